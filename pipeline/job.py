@@ -1,0 +1,257 @@
+"""A job: what is scored, with what, and what happens with it. `job.toml`, parsed once into frozen models."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from datetime import date, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+
+from pipeline.errors import JobError, nearest
+from pipeline.queries import resources
+from pipeline.records import Frozen, Name, check_name
+from pipeline.settings import Settings
+
+DEFAULT_JOB = "batch_inference"
+RESERVED = (
+    {"job", "ds", "model_version", "prediction", "prediction_proba", "value", "rank", "item", "score"}
+    | {"scored_at", "run_id", "reason", "reasons", "fingerprint", "revision"}
+)  # fmt: skip
+"""Columns of a stored prediction that are ours; a key or carried column cannot have such a name."""
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is no time zone of the IANA database") from error
+    return name
+
+
+def _one_day_pattern(pattern: str) -> str:
+    if ".." in PurePosixPath(pattern).parts:
+        raise ValueError("a path pattern may not contain '..'")
+    if "{" in pattern.replace("{ds}", ""):
+        raise ValueError("the only placeholder is {ds}")
+    return pattern
+
+
+Column = Annotated[str, Field(min_length=1)]
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_one_day_pattern)]
+
+
+class Model(Frozen):
+    name: Name
+    version: Name = "production"
+    """A version, or an alias such as `production`."""
+
+
+class Input(Frozen):
+    """Where the rows are, and which of their columns matter."""
+
+    path: Pattern | None = None
+    """A glob of Parquet files, with `{ds}`, relative to the lake's root or absolute."""
+    select: str | None = None
+    """A file in the job's folder: one SELECT over the views named in `sources`; may use `$ds`."""
+    sources: dict[Name, Pattern] = {}
+    key: tuple[Column, ...] = Field(min_length=1)
+    """The columns that name a row within a day."""
+    features: tuple[Column, ...] | None = None
+    """By default, those of the model's signature."""
+    carry: tuple[Column, ...] = ()
+    """Columns copied into the predictions."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Input:
+        if (self.path is None) == (self.select is None):
+            raise ValueError("give either `path` or `select` (with `sources`)")
+        if bool(self.select) != bool(self.sources):
+            raise ValueError("`select` and `sources` belong together")
+        if not any("{ds}" in pattern for pattern in self.patterns.values()):
+            raise ValueError("no path contains {ds}, so every day would read the same rows")
+        for kind, columns in (("key", self.key), ("carry", self.carry), ("features", self.features or ())):
+            twice = sorted({column for column in columns if columns.count(column) > 1})
+            if twice:
+                raise ValueError(f"{kind} names {', '.join(map(repr, twice))} twice")
+        for column in (*self.key, *self.carry):
+            if column in RESERVED or column.startswith(("prob_class_", "__")):
+                raise ValueError(f"a prediction has a column {column!r} of its own; rename it in a SELECT")
+        if both := set(self.key) & set(self.carry):
+            raise ValueError(f"{', '.join(sorted(both))} stands in both key and carry")
+        return self
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """The path patterns by the name of the view that reads them."""
+        return {"unscored": self.path} if self.path else dict(self.sources)
+
+
+class Policy(Frozen):
+    """What happens to rows, and days, that are not as they should be."""
+
+    null_features: Literal["quarantine", "fail", "score"] = "quarantine"
+    """`score` hands NULL to the model as NaN."""
+    infinite_features: Literal["quarantine", "fail"] = "quarantine"
+    null_keys: Literal["quarantine", "fail"] = "quarantine"
+    conflicting_duplicates: Literal["quarantine", "fail"] = "quarantine"
+    """Rows of one key that differ. Exact copies always collapse into one."""
+    extra_columns: Literal["ignore", "fail"] = "ignore"
+    """Columns of the input that are neither key, feature nor carried."""
+    missing_input: Literal["fail", "skip"] = "fail"
+    max_quarantined: float = Field(default=0.05, ge=0, le=1)
+    """The share of a day's rows above which nothing is committed."""
+
+
+class Schedule(Frozen):
+    timezone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    lookback_days: int = Field(default=0, ge=0, le=366)
+    """Earlier days that are looked at too, for rows that came late."""
+
+
+class Engine(Frozen):
+    """Overridden by LAKESCORE_DEVICE, LAKESCORE_MEMORY_LIMIT and LAKESCORE_THREADS."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    memory_limit: str = Field(default="400MB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$")
+    threads: int | None = Field(default=None, gt=0)
+    """By default, all cores."""
+    batch_rows: int = Field(default=8192, gt=0)
+    """Rows in one forward pass."""
+
+
+class Job(Frozen):
+    name: Name
+    folder: Path
+    digest: str
+    """sha256 over the files of the folder."""
+    description: str = ""
+    model: Model
+    input: Input
+    policy: Policy = Policy()
+    schedule: Schedule = Schedule()
+    engine: Engine = Engine()
+
+    @property
+    def select_text(self) -> str | None:
+        return None if self.input.select is None else (self.folder / self.input.select).read_text("utf-8")
+
+    def yesterday(self, now: datetime) -> str:
+        """Returns the last day that is over in the job's time zone."""
+        return (now.astimezone(ZoneInfo(self.schedule.timezone)).date() - timedelta(days=1)).isoformat()
+
+    def days(self, ds: str) -> list[str]:
+        """Returns `ds` and the days to look back to, latest first."""
+        return [(date.fromisoformat(ds) - timedelta(days=back)).isoformat() for back in range(self.lookback + 1)]
+
+    @property
+    def lookback(self) -> int:
+        return self.schedule.lookback_days
+
+    def config(self) -> dict[str, Any]:
+        """Returns what the run record keeps of the job."""
+        return self.model_dump(mode="json", exclude={"folder", "digest"})
+
+
+def find_job(name_or_folder: str, settings: Settings) -> Job:
+    """Reads a job by its name in the jobs folder, or by the path of its own folder.
+
+    Raises JobError, naming the jobs that exist.
+    """
+    if "/" in name_or_folder or name_or_folder in (".", ".."):
+        return read_job(Path(name_or_folder), settings)
+    check_name(name_or_folder, "job")
+    shipped = resources() / "dags" / "jobs"
+    for root in (settings.jobs, shipped):
+        if (root / name_or_folder / "job.toml").is_file():
+            return read_job(root / name_or_folder, settings)
+    known = job_names(settings) or [path.parent.name for path in sorted(shipped.glob("*/job.toml"))]
+    raise JobError(
+        f"no job is called {name_or_folder!r}{nearest(name_or_folder, known)}",
+        where=settings.jobs,
+        expected=", ".join(known) or "a folder with a job.toml",
+        next_step=f"make {settings.jobs / name_or_folder}/job.toml, or set LAKESCORE_JOBS to the folder of your jobs",
+    )
+
+
+def job_names(settings: Settings) -> list[str]:
+    return [path.parent.name for path in sorted(settings.jobs.glob("*/job.toml"))]
+
+
+def read_job(folder: Path, settings: Settings) -> Job:
+    """Parses `job.toml`. Raises JobError for what is absent, misspelt or contradictory."""
+    path = folder / "job.toml"
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise JobError("the job's folder has no job.toml", where=path, next_step="see dags/jobs/README.md") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise JobError(f"job.toml cannot be read: {error}", where=path) from None
+    for name in ("name", "folder", "digest"):
+        if name in document:
+            raise JobError(f"`{name}` cannot be set", where=path, next_step="the folder's name is the job's name")
+    try:
+        job = Job.model_validate({**document, "name": folder.resolve().name, "folder": folder, "digest": digest(folder)})
+    except ValidationError as error:
+        raise _explained(error, path) from None
+    if job.input.select and not (folder / job.input.select).resolve().is_relative_to(folder.resolve()):
+        raise JobError("the SELECT file must lie in the job's folder", where=path, got=job.input.select)
+    if job.input.select and not (folder / job.input.select).is_file():
+        raise JobError("the SELECT file is not there", where=folder / job.input.select)
+    machine = {
+        name: value
+        for name in ("device", "memory_limit", "threads")
+        if (value := getattr(settings, name)) is not None
+    }
+    try:
+        engine = Engine.model_validate({**job.engine.model_dump(), **machine})
+    except ValidationError as error:
+        raise _explained(error, "the environment (LAKESCORE_...)") from None
+    return job.model_copy(update={"engine": engine})
+
+
+def digest(folder: Path) -> str:
+    """Returns the sha256 over names and contents of the files in a job's folder."""
+    sha = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts):
+            content = path.read_bytes()
+            sha.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+            sha.update(content)
+    return sha.hexdigest()
+
+
+def _explained(error: ValidationError, where: object) -> JobError:
+    """Returns the first problem in words; an unknown key comes with the nearest valid one."""
+    problem = error.errors(include_url=False)[0]
+    location = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        valid = _keys_at(Job, problem["loc"][:-1])
+        name = str(problem["loc"][-1])
+        return JobError(
+            f"unknown key `{location}`{nearest(name, valid)}", where=where, expected=", ".join(valid), got=name
+        )
+    if problem["type"] == "missing":
+        return JobError(f"`{location}` is missing", where=where, next_step=f"add {location} to job.toml")
+    return JobError(
+        f"`{location}`: {problem['msg'].removeprefix('Value error, ')}" if location else problem["msg"],
+        where=where,
+        got=None if isinstance(problem["input"], dict) else repr(problem["input"]),
+    )
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for step in location:
+        annotation = model.model_fields[str(step)].annotation
+        inner = next((each for each in (annotation, *get_args(annotation)) if _is_model(each)), None)
+        if inner is None:
+            return []
+        model = inner
+    return [name for name in model.model_fields if name not in ("name", "folder", "digest") or model is not Job]
+
+
+def _is_model(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

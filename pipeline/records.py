@@ -1,0 +1,186 @@
+"""The values that stages hand to each other, and the run record in which they are stored.
+
+A run record is one JSON file, `runs/job=<job>/ds=<ds>/<run_id>.json`. Each stage reads it, does its work and writes it
+back with more filled in, so that any stage can run in a process of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from pipeline.errors import UsageError
+
+RECORD_FORMAT = 1
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+Name = Annotated[str, StringConstraints(pattern=rf"^{NAME.pattern}$")]
+"""A name that may stand in a path: letters, digits, dot, dash, underscore; up to 64."""
+Day = Annotated[str, StringConstraints(pattern=rf"^{DAY.pattern}$")]
+
+
+def check_name(value: str, kind: str) -> str:
+    """Returns `value` if it may stand in a path. Raises UsageError."""
+    if not NAME.fullmatch(value):
+        raise UsageError(
+            f"{kind} {value!r} cannot be used as a name",
+            expected="letters, digits, '.', '_' and '-', at most 64, starting with a letter or digit",
+            got=repr(value),
+        )
+    return value
+
+
+def check_day(value: str) -> str:
+    """Returns `value` if it is a calendar day written YYYY-MM-DD. Raises UsageError."""
+    reason = "not written as YYYY-MM-DD"
+    if DAY.fullmatch(value):
+        try:
+            return date.fromisoformat(value).isoformat()
+        except ValueError as error:
+            reason = str(error)
+    raise UsageError(f"{value!r} is not a day: {reason}", expected="a day such as 2026-01-31", got=repr(value))
+
+
+def new_run_id() -> str:
+    """Returns a run id that sorts by the time at which it was made."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + "Z-" + secrets.token_hex(4)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileInfo(Frozen):
+    """One stored file. `etag` changes whenever the content may have changed."""
+
+    path: str
+    size: int
+    etag: str
+
+
+class State(StrEnum):
+    planned = "planned"
+    scored = "scored"
+    complete = "complete"
+    overtaken = "overtaken"
+    superseded = "superseded"
+    stopped = "stopped"
+    failed = "failed"
+
+
+class ModelRef(Frozen):
+    name: Name
+    version: Name
+    digest: str
+
+
+class Term(Frozen):
+    """A number of rows, and the sum of `hash(key)` over them (comparable within one DuckDB version only)."""
+
+    rows: int = 0
+    hash_sum: int = 0
+
+    def __add__(self, other: Term) -> Term:
+        return Term(rows=self.rows + other.rows, hash_sum=self.hash_sum + other.hash_sum)
+
+
+class Ledger(Frozen):
+    """`candidates = scored + unchanged + quarantined + duplicates + overtaken`, each from a query of its own."""
+
+    candidates: Term
+    scored: Term
+    unchanged: Term
+    quarantined: Term
+    duplicates: Term
+    overtaken: Term = Term()
+
+    @property
+    def accounted(self) -> Term:
+        return self.scored + self.unchanged + self.quarantined + self.duplicates + self.overtaken
+
+    @property
+    def balanced(self) -> bool:
+        return self.candidates == self.accounted
+
+    def counts(self) -> dict[str, int]:
+        return {name: getattr(self, name).rows for name in type(self).model_fields}
+
+
+class Plan(Frozen):
+    """What a run is about, frozen before anything is read a second time."""
+
+    input: dict[str, tuple[FileInfo, ...]]
+    base: tuple[FileInfo, ...]
+    other_versions: tuple[FileInfo, ...]
+    key: tuple[str, ...]
+    carry: tuple[str, ...]
+    features: tuple[str, ...]
+    candidates: Term
+    duplicate_keys: int
+    duckdb: str
+    """Version of the engine that made the hash sum; a later stage under another version counts anew."""
+
+    @property
+    def next_part(self) -> int:
+        return len(self.base)
+
+
+class StageReport(Frozen):
+    stage: str
+    wall_s: float
+    cpu_s: float
+    rows: int = 0
+
+    @property
+    def rows_per_s(self) -> float:
+        return self.rows / self.wall_s if self.wall_s > 0 else 0.0
+
+
+class Statistics(Frozen):
+    """Over the rows that the run scored."""
+
+    classes: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    mean_confidence: float | None = None
+
+
+class RunRecord(Frozen):
+    format: int = RECORD_FORMAT
+    run_id: Name
+    job: Name
+    ds: Day
+    state: State
+    model: ModelRef
+    job_digest: str
+    job_config: dict[str, Any]
+    plan: Plan
+    started_at: datetime
+    finished_at: datetime | None = None
+    committed: tuple[FileInfo, ...] = ()
+    """The part files that this run published."""
+    last_part: int | None = None
+    """The highest part number of the partition when this run ended."""
+    quarantine: FileInfo | None = None
+    dispositions: dict[str, int] = {}
+    """What the stream counted; the ledger is computed apart from it, and both must agree."""
+    ledger: Ledger | None = None
+    statistics: Statistics = Statistics()
+    stages: tuple[StageReport, ...] = ()
+    peak_memory_bytes: int = 0
+    host: str = ""
+    pid: int = 0
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+    def with_(self, **changes: object) -> RunRecord:
+        return self.model_copy(update=changes)

@@ -1,0 +1,199 @@
+"""The few verbs that the commit protocol needs of a disk.
+
+`create` is the one that everything rests on: it publishes a finished file under a name only if that name is free.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import LakescoreError, StorageError, StorageUnavailable
+from pipeline.records import FileInfo
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class LocalStorage:
+    """A folder on a disk. Keys are relative paths with forward slashes; writes are durable when the call returns."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def path(self, key: str) -> Path:
+        """Returns where a key lies; an absolute path, such as that of a job's own input, stays as it is."""
+        return self.root / key
+
+    def list(self, prefix: str) -> list[FileInfo]:
+        """Returns the files below a folder, sorted by path; of an absent folder, none."""
+        with explained(self.path(prefix)):
+            return sorted(_walk(self.path(prefix), prefix.rstrip("/")), key=lambda file: file.path)
+
+    def folders(self, prefix: str) -> list[str]:
+        """Returns the names of the folders directly in a folder, sorted."""
+        with explained(self.path(prefix)):
+            try:
+                return sorted(entry.name for entry in os.scandir(self.path(prefix)) if entry.is_dir())
+            except FileNotFoundError:
+                return []
+
+    def glob(self, pattern: str) -> list[FileInfo]:
+        """Returns the files that match, sorted; names starting with `.` or `_` are not data."""
+        found = []
+        with explained(self.path(pattern)):
+            for match in sorted(glob.glob(str(self.path(pattern)), recursive=True)):
+                path = Path(match)
+                key = path.relative_to(self.root).as_posix() if not Path(pattern).is_absolute() else str(path)
+                if not path.name.startswith((".", "_")) and (info := self.head(key)):
+                    found.append(info)
+        return found
+
+    def head(self, key: str) -> FileInfo | None:
+        with explained(self.path(key)):
+            try:
+                stat = self.path(key).stat()
+            except FileNotFoundError:
+                return None
+            return _info(key, stat) if not self.path(key).is_dir() else None
+
+    def read(self, key: str) -> bytes | None:
+        with explained(self.path(key)):
+            try:
+                return self.path(key).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def write(self, key: str, content: bytes) -> None:
+        """Replaces a file as a whole: a reader sees the old content or the new."""
+        target = self.path(key)
+        with explained(target):
+            make_folder(target.parent)
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+            try:
+                with temporary.open("xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_folder(target.parent)
+
+    def create(self, key: str, finished: Path) -> FileInfo:
+        """Publishes a finished, synced local file under a name that must be free; the file itself stays.
+
+        Raises FileExistsError if the name is taken; nothing was changed then.
+        """
+        target = self.path(key)
+        with explained(target):
+            make_folder(target.parent)
+            os.link(finished, target)
+            sync_folder(target.parent)
+            return _info(key, target.stat())
+
+    def delete(self, key: str) -> None:
+        """Removes a file; an absent one is no error."""
+        with explained(self.path(key)):
+            try:
+                self.path(key).unlink()
+            except FileNotFoundError:
+                return
+            sync_folder(self.path(key).parent)
+
+    def probe(self) -> None:
+        """Makes sure that create-only is honoured here. Raises StorageError."""
+        name = f".probe-{secrets.token_hex(4)}"
+        source, target = self.root / f"{name}.tmp", self.root / name
+        with explained(self.root):
+            make_folder(self.root)
+            source.write_bytes(b"")
+        try:
+            self.create(name, source)
+            try:
+                self.create(name, source)
+            except FileExistsError:
+                return
+            raise StorageError("this file system lets a file be created twice", where=self.root)
+        finally:
+            source.unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(where: object) -> Iterator[None]:
+    """Turns the operating system's refusals into errors that say what to do; other errors pass unchanged."""
+    try:
+        yield
+    except OSError as error:
+        if (translated := translate(error, where)) is None:
+            raise
+        raise translated from error
+
+
+def translate(error: BaseException, where: object) -> LakescoreError | None:
+    """Returns the error of ours that an OSError, or another library's text of one, stands for."""
+    number = getattr(error, "errno", None)
+    text = str(error)
+    where = getattr(error, "filename", None) or where
+    if number in FULL or "No space left on device" in text:
+        return StorageUnavailable(
+            "the disk is full", where=where, next_step="free some space, then run again: it resumes"
+        )
+    if number in DENIED or "Permission denied" in text or "Read-only file system" in text:
+        return StorageError(
+            "no permission to write or read here", where=where, got=text, next_step="check owner, mode and mount"
+        )
+    if number in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EOPNOTSUPP, errno.EIO):
+        return StorageError("the file system refused", where=where, got=text)
+    return None
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and its parents, each entered durably in its own parent."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _walk(folder: Path, prefix: str) -> Iterator[FileInfo]:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        key = f"{prefix}/{entry.name}" if prefix else entry.name
+        try:
+            if entry.is_dir():
+                yield from _walk(folder / entry.name, key)
+            else:
+                yield _info(key, entry.stat())
+        except FileNotFoundError:
+            continue  # removed since the folder was read
+
+
+def _info(key: str, stat: os.stat_result) -> FileInfo:
+    return FileInfo(path=key, size=stat.st_size, etag=f"{stat.st_ino:x}-{stat.st_mtime_ns:x}")

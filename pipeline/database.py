@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
-from duckdb import ColumnExpression as Column
 from duckdb import ConstantExpression as Constant
 
 from pipeline.errors import LakescoreError, SchemaMismatch, StorageUnavailable, UnreadableFile
@@ -78,14 +77,10 @@ def schema(relation: Relation) -> dict[str, str]:
     return {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
 
 
-def empty(con: Connection, **columns: str) -> Relation:
+def empty(con: Connection, columns: Mapping[str, str]) -> Relation:
     """Returns a relation without rows, for what is not there yet: a list of no files cannot be read."""
     constants = [Constant(None).cast(kind).alias(name) for name, kind in columns.items()]
     return con.sql("SELECT 1 AS one").filter(Constant(value=False)).select(*constants)
-
-
-def cast(relation: Relation, columns: Iterable[tuple[str, str]]) -> Relation:
-    return relation.select(*(Column(name).cast(kind).alias(name) for name, kind in columns))
 
 
 @contextmanager

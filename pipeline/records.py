@@ -126,7 +126,9 @@ class Plan(Frozen):
     carry: tuple[str, ...]
     features: tuple[str, ...]
     candidates: Term
-    duplicate_keys: int
+    null_keys: int
+    repeated: bool
+    """Whether a key stands more than once."""
     duckdb: str
     """Version of the engine that made the hash sum; a later stage under another version counts anew."""
 

@@ -1,0 +1,66 @@
+"""What every stage is given."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.job import Job
+from pipeline.lake import Lake
+from pipeline.records import StageReport
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.model.registry import Registry
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, the rows done and the rows in all."""
+
+
+def silent(_stage: str, _done: int, _total: int) -> None:
+    """The progress of a run that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Context:
+    lake: Lake
+    job: Job
+    registry: Registry
+    progress: Progress = field(default=silent)
+
+    @classmethod
+    def open(cls, job: Job, settings: Settings, progress: Progress = silent) -> Context:
+        from pipeline.model.registry import Registry
+
+        return cls(Lake.open(settings.lake), job, Registry(Path(settings.models)), progress)
+
+
+@dataclass
+class Clock:
+    """Measures one stage."""
+
+    stage: str
+    rows: int = 0
+    report: StageReport | None = None
+
+
+@contextmanager
+def timed(stage: str) -> Iterator[Clock]:
+    """Fills in the clock's report: wall and CPU seconds of this process."""
+    clock, wall, cpu = Clock(stage), time.perf_counter(), time.process_time()
+    try:
+        yield clock
+    finally:
+        clock.report = StageReport(
+            stage=stage, wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu, rows=clock.rows
+        )
+
+
+def peak_memory_bytes() -> int:
+    """Returns the highest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,256 @@
+"""The streaming pass: Arrow batches in, staged predictions out.
+
+Equal workers, one a core, take the next batch of one shared reader in turn; each runs the forward pass in its own thread
+and writes its own files. Against a reader, a forward and a writer thread with queues between them this is faster, since
+no stage waits for another, and there is nothing to tune. See docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipeline import database, queries, selection, staging
+from pipeline.context import Context, timed
+from pipeline.dispositions import judge, only, reasons_for
+from pipeline.errors import QualityStop
+from pipeline.features import fingerprints, to_matrix
+from pipeline.lake import Partition
+from pipeline.predictions import FEW_VALUES, rejected_batch, rejected_schema, stored_batch, stored_schema
+from pipeline.records import RunRecord, State, now
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.model.predictor import Predictor
+    from pipeline.selection import Selection
+
+BATCH_VALUES = 1_500_000
+"""Feature values in one batch: 122,880 rows of up to 12 features, fewer rows of wider ones."""
+BATCH_ROWS = 122_880
+ADOPTED = "__adopted_"
+
+Outputs = Mapping[str, "NDArray[np.generic] | pa.Array"]
+_Outputs = Callable[[pa.RecordBatch, "NDArray[np.float32]"], Outputs]
+"""Gives the output columns of the rows to score, from those rows and their matrix (rows, features)."""
+
+
+def score(ctx: Context, record: RunRecord) -> RunRecord:
+    """The stage: stages a prediction for each row that needs one, and each rejected row with its reasons.
+
+    Takes up what this run, or a crashed one, had staged. Raises QualityStop if too many rows are rejected; what is
+    staged stays for inspection then.
+    """
+    partition = Partition(record.job, record.ds, record.model.version)
+    with timed("score") as clock, selection.select(ctx, record.plan, partition) as selected:
+        staged = _Staging(ctx, record, selected)
+        counts = staged.run()
+        clock.rows = counts["scored"]
+    _stop_if_too_many(ctx, record, counts["quarantined"])
+    assert clock.report is not None
+    return record.with_(state=State.scored, dispositions=dict(counts), stages=(*record.stages, clock.report))
+
+
+def preview(ctx: Context, selected: Selection) -> Counter[str]:
+    """Counts what a run would do with each row, by disposition and reason. Runs no model and writes nothing."""
+    with database.explained(selected.partition.folder):
+        unselected = selected.con.sql(queries.load("select/unselected")).aggregate("count(*)").fetchall()[0][0]
+        counts = Counter(quarantined=int(unselected), duplicates=selected.term("ledger/duplicates").rows)
+        selected.stored_view("staged", [])
+        with _reader(selected, "select/to_score") as reader:
+            for batch in reader:
+                matrix = to_matrix(batch, selected.plan.features)
+                counts += judge(batch, matrix, fingerprints(matrix), ctx.job.policy).counts()
+                ctx.progress("plan", counts["scored"] + counts["unchanged"], selected.plan.candidates.rows)
+    return counts
+
+
+def _reader(selected: Selection, query: str) -> pa.RecordBatchReader:
+    rows = max(8192, min(BATCH_ROWS, BATCH_VALUES // len(selected.plan.features)))
+    return selected.con.sql(queries.load(query)).to_arrow_reader(rows)
+
+
+def _stop_if_too_many(ctx: Context, record: RunRecord, quarantined: int) -> None:
+    share = quarantined / record.plan.candidates.rows
+    if share > ctx.job.policy.max_quarantined:
+        raise QualityStop(
+            f"{quarantined:,} of {record.plan.candidates.rows:,} rows of {record.ds} would be quarantined",
+            where=ctx.lake.storage.path(staging.folder_of(record)),
+            expected=f"at most {ctx.job.policy.max_quarantined:.1%}",
+            got=f"{share:.1%}",
+            next_step="look at the rejected-*.parquet there; repair the input, or raise max_quarantined in job.toml",
+        )
+
+
+class _Staging:
+    """The staging of one run: what is left from before is taken up, then the rest is scored."""
+
+    def __init__(self, ctx: Context, record: RunRecord, selected: Selection) -> None:
+        self.ctx, self.record, self.selected = ctx, record, selected
+        self.folder = ctx.lake.storage.path(staging.folder_of(record))
+        self.manifest = ctx.registry.resolve(record.model.name, record.model.version)
+        self.workers = ctx.job.engine.threads or os.cpu_count() or 1
+        columns = selected.con.view("candidates").limit(0).to_arrow_table().schema
+        plan = record.plan
+        self.stored = stored_schema(columns, plan.key, plan.carry, self.manifest.signature.output_schema())
+        self.rejected = rejected_schema(columns, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
+        self._loading = threading.Lock()
+
+    def run(self) -> Counter[str]:
+        for path in staging.files(self.ctx, self.record, "rejected"):
+            path.unlink()  # an earlier attempt's; they are judged again
+        counts = Counter(scored=self._show_staged())
+        counts += self._stage_unselected()
+        for paths in staging.left_behind(self.ctx, self.record):
+            if self._show_left_behind(paths):
+                counts["scored"] += self._stream("select/adoptable", _adopted)["scored"]
+                self._show_staged()
+        return counts + self._stream("select/to_score", self._predicted)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        import torch
+
+        if self.workers > 1:
+            torch.set_num_threads(1)  # each worker is a thread of its own
+        return self.ctx.registry.load(self.manifest, self.ctx.job.engine.device)
+
+    def _predicted(self, _rows: pa.RecordBatch, matrix: NDArray[np.float32]) -> Outputs:
+        with self._loading:
+            predictor = self._predictor
+        return predictor.predict(matrix, self.ctx.job.engine.batch_rows)
+
+    def _show_staged(self) -> int:
+        """Makes the view `staged` over what this run has staged so far, and returns the number of rows."""
+        paths = [str(path) for path in staging.files(self.ctx, self.record, "scored")]
+        self.selected.stored_view("staged", paths)
+        return self.selected.term("ledger/staged").rows if paths else 0
+
+    def _show_left_behind(self, paths: list[Path]) -> bool:
+        """Makes the view `left_behind` over another run's staged files. Returns False if none can be trusted."""
+        trusted = [str(path) for path in paths if staging.is_trustworthy(path, self.record, self.stored)]
+        if trusted:
+            outputs = [field.name for field in self.manifest.signature.output_schema()]
+            self.selected.stored_view("left_behind", trusted, ["fingerprint", *outputs], prefix=ADOPTED)
+        return bool(trusted)
+
+    def _stage_unselected(self) -> Counter[str]:
+        """Stages the rows without a key, or with a key whose rows differ, for the quarantine."""
+        plan, rows = self.record.plan, 0
+        if plan.null_keys or plan.repeated:
+            sink = _Sink(self, 0)
+            with database.explained(self.folder), _reader(self.selected, "select/unselected") as reader:
+                for batch in reader:
+                    sink.reject(batch, batch.column("reasons"))
+                    rows += batch.num_rows
+            sink.close()
+        return Counter(quarantined=rows)
+
+    def _stream(self, query: str, outputs: _Outputs) -> Counter[str]:
+        """Runs one query's rows through the workers, and returns the counts by disposition and reason."""
+        with database.explained(self.folder), _reader(self.selected, query) as reader:
+            source = _Source(reader, self.ctx, self.record.plan.candidates.rows)
+            with ThreadPoolExecutor(self.workers, thread_name_prefix="score") as pool:
+                workers = [pool.submit(_work, source, _Sink(self, index), outputs) for index in range(self.workers)]
+                try:
+                    return sum((worker.result() for worker in workers), Counter())
+                except BaseException:
+                    source.stop()
+                    raise
+
+
+class _Source:
+    """One reader, shared: each worker takes the next batch in turn."""
+
+    def __init__(self, reader: pa.RecordBatchReader, ctx: Context, total: int) -> None:
+        self._batches, self._ctx, self._total = iter(reader), ctx, total
+        self._lock = threading.Lock()
+        self._done = 0
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        while (batch := self._next()) is not None:
+            yield batch
+
+    def _next(self) -> pa.RecordBatch | None:
+        with self._lock:
+            batch = None if self._stopped else next(self._batches, None)
+            if batch is not None:
+                self._done += batch.num_rows
+                self._ctx.progress("score", self._done, self._total)
+            return batch
+
+    def stop(self) -> None:
+        self._stopped = True
+
+
+class _Sink:
+    """What one worker writes: predictions, and rejected rows."""
+
+    def __init__(self, staged: _Staging, worker: int) -> None:
+        self.staged, self.policy = staged, staged.ctx.job.policy
+        self.features = staged.record.plan.features
+        self.run_id = staged.record.run_id
+        metadata = staging.metadata(staged.record)
+        self._scored = staging.Writer(staged.folder, "scored", worker, staged.stored, metadata, FEW_VALUES)
+        self._rejected = staging.Writer(staged.folder, "rejected", worker, staged.rejected, metadata, ("run_id",))
+
+    def take(self, batch: pa.RecordBatch, outputs: _Outputs) -> Counter[str]:
+        matrix = to_matrix(batch, self.features)
+        prints = fingerprints(matrix)
+        judged = judge(batch, matrix, prints, self.policy)
+        if ADOPTED + "fingerprint" in batch.schema.names:
+            judged = only(judged, batch.column(ADOPTED + "fingerprint").to_numpy() == prints)
+        if judged.rejected is not None:
+            reasons = reasons_for(matrix[judged.rejected], self.features, self.policy)
+            self.reject(batch.filter(pa.array(judged.rejected)), pa.array(reasons, pa.list_(pa.string())))
+        if judged.to_score is not None:
+            batch = batch.filter(pa.array(judged.to_score))
+            matrix, prints = matrix[judged.to_score], prints[judged.to_score]
+        if batch.num_rows:
+            columns = outputs(batch, matrix)
+            self._scored.write(
+                stored_batch(self.staged.stored, batch, columns, judged, prints, self.run_id, now())
+            )
+        return judged.counts()
+
+    def reject(self, rows: pa.RecordBatch, reasons: pa.Array) -> None:
+        self._rejected.write(rejected_batch(self.staged.rejected, rows, reasons, self.run_id, now()))
+
+    def close(self) -> None:
+        self._scored.close()
+        self._rejected.close()
+
+    def abandon(self) -> None:
+        self._scored.abandon()
+        self._rejected.abandon()
+
+
+def _work(source: _Source, sink: _Sink, outputs: _Outputs) -> Counter[str]:
+    """One worker. The first error of any stops them all; what is finished stays staged for the next run."""
+    counts: Counter[str] = Counter()
+    try:
+        for batch in source:
+            counts.update(sink.take(batch, outputs))
+        sink.close()
+    except BaseException:
+        source.stop()
+        sink.abandon()
+        raise
+    return counts
+
+
+def _adopted(rows: pa.RecordBatch, _matrix: NDArray[np.float32]) -> Outputs:
+    """Returns the predictions that a crashed run had staged for these rows."""
+    return {
+        name.removeprefix(ADOPTED): rows.column(name) for name in rows.schema.names if name.startswith(ADOPTED)
+    }

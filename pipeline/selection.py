@@ -1,0 +1,308 @@
+"""The plan: which rows a run is about. SQL selects; the views that it selects from are made here.
+
+    unscored       the input as it is: the job's files, or its SELECT over its sources
+    candidates     of it the columns that matter, with `__key`: the key, as a tuple if it has several columns
+    duplicates     keys that stand more than once
+    selected       the candidates, one row a key
+    latest         the newest prediction of each key in this partition
+    other_versions keys that another model version has scored
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import duckdb
+from duckdb import CaseExpression, ColumnExpression, ConstantExpression, FunctionExpression
+
+from pipeline import database, queries
+from pipeline.context import Context
+from pipeline.errors import InputChanged, InputMissing, JobError, QualityStop, SchemaMismatch, nearest
+from pipeline.lake import Partition
+from pipeline.model.fit import check_fit
+from pipeline.records import FileInfo, Plan, Term
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+    from duckdb import DuckDBPyRelation as Relation
+    from duckdb import Expression
+
+    from pipeline.model.manifest import Manifest
+
+INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
+KEY_TYPES = {"BIGINT", "UBIGINT", "HUGEINT", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "BOOLEAN"}
+STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
+HIVE = ("job", "ds", "model_version")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The views above, in one connection."""
+
+    con: Connection
+    plan: Plan
+    partition: Partition
+
+    def count(self, query: str) -> list[dict[str, int]]:
+        """Runs a query of `sql/` and returns its rows."""
+        with database.explained(self.partition.folder):
+            relation = self.con.sql(queries.load(query))
+            return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+    def term(self, query: str) -> Term:
+        return Term(**self.count(query)[0])
+
+    def stored_view(self, name: str, paths: Sequence[str], columns: Sequence[str] = (), prefix: str = "") -> None:
+        """Makes a view of files that a run has written: `__key` and the named columns, these with a prefix."""
+        types = database.schema(self.con.view("candidates"))
+        if paths:
+            stored = database.parquet(self.con, paths)
+            check_stored_key(self.plan.key, types, database.schema(stored), self.partition.folder)
+        else:
+            of_key = {column: types[column] for column in self.plan.key}
+            stored = database.empty(self.con, of_key | {column: STORED[column] for column in columns})
+        renamed = [ColumnExpression(column).alias(prefix + column) for column in columns]
+        stored.select(key_expression(self.plan.key, types).alias("__key"), *renamed).create_view(name, replace=True)
+
+
+@contextmanager
+def select(ctx: Context, plan: Plan, partition: Partition) -> Iterator[Selection]:
+    """Opens a connection with the views that a plan speaks of. The files are those of the plan, not those of now."""
+    with _connection(ctx) as con:
+        _candidates(con, ctx, plan.input, partition.ds, plan.key, plan.carry, plan.features)
+        selection = Selection(con, plan, partition)
+        _add_duplicates(con, plan)
+        _add_stored(selection, ctx)
+        yield selection
+
+
+def make_plan(ctx: Context, manifest: Manifest, ds: str) -> Plan:
+    """Looks at the input and at what is stored, and freezes what a run of this day is about. Writes nothing.
+
+    Raises InputMissing, SchemaMismatch, UnreadableFile, ModelMismatch, or QualityStop where a policy says `fail`.
+    """
+    job, lake = ctx.job, ctx.lake
+    partition = Partition(job.name, ds, manifest.version)
+    files = input_files(ctx, ds)
+    features = manifest.signature.features
+    base = lake.parts(partition)
+    others = [
+        file
+        for version in lake.versions(job.name, ds)
+        if version != partition.version
+        for file in lake.parts(Partition(job.name, ds, version))
+    ]
+    with _connection(ctx) as con:
+        _check_schema(con, ctx, manifest, files, ds)
+        _candidates(con, ctx, files, ds, job.input.key, job.input.carry, features)
+        with database.explained(_where(files)):
+            found = con.sql(queries.load("select/uniqueness"))
+            counts = dict(zip(found.columns, found.fetchall()[0], strict=True))
+            repeated = counts["keys"] != counts["distinct_hashes"]
+            if repeated and job.policy.conflicting_duplicates == "fail":
+                _refuse_conflicts(con, files)
+    if counts["rows"] == 0:
+        raise InputMissing(f"the input of {ds} has no rows", where=_where(files), next_step="import the day again")
+    if (without := counts["rows"] - counts["keys"]) and job.policy.null_keys == "fail":
+        raise QualityStop(
+            f"{without} rows have no key", where=_where(files), expected="null_keys = 'quarantine', or no such row"
+        )
+    return Plan(
+        input=files,
+        base=base,
+        other_versions=tuple(others),
+        key=job.input.key,
+        carry=job.input.carry,
+        features=features,
+        candidates=Term(rows=counts["rows"], hash_sum=counts["hash_sum"]),
+        null_keys=without,
+        repeated=repeated,
+        duckdb=duckdb.__version__,
+    )
+
+
+def input_files(ctx: Context, ds: str) -> dict[str, tuple[FileInfo, ...]]:
+    """Raises InputMissing if a source has no file for the day."""
+    files = ctx.lake.input_files(ctx.job.input.patterns, ds)
+    for name, pattern in ctx.job.input.patterns.items():
+        if not files[name]:
+            days = ctx.lake.input_days([pattern])
+            raise InputMissing(
+                f"there is no input for {ds}",
+                where=ctx.lake.storage.path(pattern.replace("{ds}", ds)),
+                got=f"{len(days)} days, {days[0]} to {days[-1]}" if days else "no day at all",
+                next_step=f"lakescore import FILES --date {ds}, or lakescore generate --date {ds}",
+            )
+    return files
+
+
+def check_input_unchanged(ctx: Context, plan: Plan, ds: str) -> None:
+    """Raises InputChanged if the listing of the input is not that of the plan."""
+    now = ctx.lake.input_files(ctx.job.input.patterns, ds)
+    if now != plan.input:
+        changed = {
+            file.path for name in plan.input for file in set(plan.input[name]).symmetric_difference(now.get(name, ()))
+        }
+        raise InputChanged(
+            f"the input of {ds} changed while it was scored",
+            where=", ".join(sorted(changed)[:3]),
+            next_step="run again: what is scored already is kept",
+        )
+
+
+def key_expression(key: Sequence[str], types: Mapping[str, str]) -> Expression:
+    """Returns the key as one value: the column itself, or a tuple that is NULL if any of its columns is."""
+    columns = [ColumnExpression(name).cast(canonical(types[name])) for name in key]
+    if len(columns) == 1:
+        return columns[0]
+    missing = columns[0].isnull()
+    for column in columns[1:]:
+        missing = missing | column.isnull()
+    return CaseExpression(missing, ConstantExpression(None)).otherwise(FunctionExpression("row", *columns))
+
+
+def canonical(kind: str) -> str:
+    """Returns the type under which a key is stored: integers of any width are one type, and so is text."""
+    if kind in INTEGERS:
+        return "BIGINT"
+    return "VARCHAR" if kind.startswith("ENUM") or kind == "UUID" else kind
+
+
+def check_stored_key(key: Sequence[str], now: Mapping[str, str], stored: Mapping[str, str], where: object) -> None:
+    """Raises SchemaMismatch if stored predictions have another key than the job has now."""
+    expected = {name: canonical(stored[name]) for name in key if name in stored}
+    got = {name: canonical(now[name]) for name in key}
+    if expected != got:
+        raise SchemaMismatch(
+            "the stored predictions have another key than the job",
+            where=where,
+            expected=expected or "the key's columns",
+            got=got,
+            next_step="give the job a new name, or score the day under a new model version",
+        )
+
+
+def _connection(ctx: Context) -> AbstractContextManager[Connection]:
+    return database.connection(ctx.job.engine.memory_limit, ctx.job.engine.threads)
+
+
+def _unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> Relation:
+    """Returns the input: the files' rows, or those of the job's SELECT over its sources."""
+    path = ctx.lake.storage.path
+    for name, found in files.items():
+        database.parquet(con, [path(file.path) for file in found]).create_view(name, replace=True)
+    text = ctx.job.select_text
+    if text is None:
+        return con.view("unscored")
+    where = ctx.job.folder / str(ctx.job.input.select)
+    try:
+        statements = con.extract_statements(text)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise JobError("the job's SQL must be one SELECT", where=where, got=f"{len(statements)} statements")
+        parameters = {"ds": ds} if "ds" in statements[0].named_parameters else {}
+        return con.sql(text, params=parameters)
+    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
+        raise JobError(f"the job's SELECT does not work: {error}", where=where, expected=", ".join(files)) from None
+
+
+def _candidates(
+    con: Connection,
+    ctx: Context,
+    files: Mapping[str, Sequence[FileInfo]],
+    ds: str,
+    key: Sequence[str],
+    carry: Sequence[str],
+    features: Sequence[str],
+) -> None:
+    """Makes the view `candidates`: `__key`, then key, carried and feature columns, each once."""
+    with database.explained(_where(files)):
+        unscored = _unscored(con, ctx, files, ds)
+        types = database.schema(unscored)
+        columns = [key_expression(key, types).alias("__key")]
+        for name in dict.fromkeys((*key, *carry, *features)):
+            kind = canonical(types[name]) if name in key else types[name]
+            if name in features and (kind.startswith("DECIMAL") or kind.endswith("HUGEINT")):
+                kind = "DOUBLE"
+            columns.append(ColumnExpression(name).cast(kind).alias(name))
+        unscored.select(*columns).create_view("candidates", replace=True)
+
+
+def _refuse_conflicts(con: Connection, files: Mapping[str, Sequence[FileInfo]]) -> None:
+    conflicting = con.sql(queries.load("select/duplicates")).filter(ColumnExpression("conflicting"))
+    if keys := conflicting.aggregate("count(*)").fetchall()[0][0]:
+        raise QualityStop(
+            f"{keys:,} keys have rows that differ",
+            where=_where(files),
+            expected="one row a key, or conflicting_duplicates = 'quarantine' in job.toml",
+        )
+
+
+def _add_duplicates(con: Connection, plan: Plan) -> None:
+    if plan.repeated:
+        con.sql(queries.load("select/duplicates")).create("duplicates")
+    else:
+        key = con.view("candidates").select("__key").filter(ConstantExpression(value=False))
+        columns = (ConstantExpression(0).alias("copies"), ConstantExpression(value=False).alias("conflicting"))
+        key.select(ColumnExpression("__key"), *columns).create_view("duplicates")
+    if plan.repeated or plan.null_keys:
+        con.sql(queries.load("select/selected")).create_view("selected")
+    else:
+        con.view("candidates").create_view("selected")
+
+
+def _add_stored(selection: Selection, ctx: Context) -> None:
+    path = ctx.lake.storage.path
+    plan = selection.plan
+    selection.stored_view("stored", [str(path(file.path)) for file in plan.base], ("fingerprint", "revision"))
+    selection.con.sql(queries.load("select/latest")).create_view("latest")
+    selection.stored_view("other_versions", [str(path(file.path)) for file in plan.other_versions])
+
+
+def _check_schema(
+    con: Connection, ctx: Context, manifest: Manifest, files: Mapping[str, Sequence[FileInfo]], ds: str
+) -> None:
+    """Checks columns and types, file by file, before any row is read."""
+    needed = (*ctx.job.input.key, *ctx.job.input.carry)
+    if ctx.job.input.select:
+        found = {str(ctx.job.folder / ctx.job.input.select): database.schema(_unscored(con, ctx, files, ds))}
+    else:
+        paths = [ctx.lake.storage.path(file.path) for file in files["unscored"]]
+        found = database.columns_by_file(con, paths)
+    for where, columns in found.items():
+        check_fit(manifest, ctx.job.input.features, columns, where)
+        if missing := [name for name in needed if name not in columns]:
+            raise SchemaMismatch(
+                f"the input lacks {', '.join(missing)}{nearest(missing[0], list(columns))}",
+                where=where,
+                expected=", ".join(needed),
+                got=", ".join(columns),
+                next_step="correct the file, or `key` and `carry` in job.toml",
+            )
+        for name in ctx.job.input.key:
+            if canonical(columns[name]) not in KEY_TYPES:
+                raise SchemaMismatch(
+                    f"column {name} cannot be a key", where=where, expected="an integer, text or time", got=columns[name]
+                )
+        _check_extra(ctx, manifest, columns, where)
+    kinds = [{name: canonical(columns[name]) for name in ctx.job.input.key} for columns in found.values()]
+    for where, kind in zip(found, kinds, strict=True):
+        if kind != kinds[0]:
+            raise SchemaMismatch("the files of a day have keys of different types", where=where, expected=kinds[0], got=kind)
+
+
+def _check_extra(ctx: Context, manifest: Manifest, columns: Iterable[str], where: str) -> None:
+    known = {*ctx.job.input.key, *ctx.job.input.carry, *manifest.signature.features, *HIVE}
+    if ctx.job.policy.extra_columns == "fail" and (extra := [name for name in columns if name not in known]):
+        raise SchemaMismatch(
+            f"the input has columns that the job does not know: {', '.join(extra)}",
+            where=where,
+            next_step="carry them, or set extra_columns = 'ignore'",
+        )
+
+
+def _where(files: Mapping[str, Sequence[FileInfo]]) -> str:
+    paths = [file.path for found in files.values() for file in found]
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"

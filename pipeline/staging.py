@@ -1,0 +1,231 @@
+"""Staged rows: written by a run before its commit, seen by nobody, and kept if it crashes.
+
+    .staging/job=<job>/ds=<ds>/model_version=<version>/<model digest>-<job digest>/<run_id>/
+        scored-<worker>-<number>.parquet     predictions, up to about 1M rows a file
+        rejected-<worker>-<number>.parquet   rows for the quarantine
+
+A file under such a name is whole and synced; one that is being written has another name. The digests stand in the path
+so that a run finds what an earlier run of the same model and job left behind, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.context import Context
+from pipeline.lake import Partition
+from pipeline.records import RunRecord
+from pipeline.storage import explained, make_folder, sync_file, sync_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+log = logging.getLogger(__name__)
+
+FILE_ROWS = 1_000_000
+GROUP_ROWS = 122_880
+METADATA = "lakescore."
+
+
+def folder_of_kind(record: RunRecord) -> str:
+    """Returns the folder in which all runs of this partition, model and job stage."""
+    partition = Partition(record.job, record.ds, record.model.version)
+    return f"{partition.folder.replace('predictions/', '.staging/', 1)}/{record.model.digest[:16]}-{record.job_digest[:16]}"
+
+
+def folder_of(record: RunRecord) -> str:
+    return f"{folder_of_kind(record)}/{record.run_id}"
+
+
+def files(ctx: Context, record: RunRecord, kind: str) -> list[Path]:
+    """Returns the whole files of a kind (`scored`, `rejected`) that a run has staged, in order."""
+    found = ctx.lake.storage.list(folder_of(record))
+    names = (file.path for file in found if file.path.rpartition("/")[2].startswith(f"{kind}-"))
+    return [ctx.lake.storage.path(name) for name in names if name.endswith(".parquet")]
+
+
+def left_behind(ctx: Context, record: RunRecord) -> list[list[Path]]:
+    """Returns the scored files of each other run of the same partition, model and job, newest run first."""
+    runs = [run for run in ctx.lake.storage.folders(folder_of_kind(record)) if run != record.run_id]
+    found = (files(ctx, record.with_(run_id=run), "scored") for run in reversed(runs))
+    return [paths for paths in found if paths]
+
+
+def metadata(record: RunRecord) -> dict[str, str]:
+    """Returns what each staged, and so each published, file says of itself."""
+    return {
+        "format": str(record.format),
+        "run_id": record.run_id,
+        "job": record.job,
+        "ds": record.ds,
+        "model": record.model.name,
+        "model_version": record.model.version,
+        "model_digest": record.model.digest,
+        "job_digest": record.job_digest,
+    }
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Returns what a Parquet file of ours says of itself; of another file, nothing."""
+    import pyarrow.parquet as pq
+
+    found = pq.read_metadata(path).metadata or {}
+    decoded = {name.decode(): value.decode("utf-8", "replace") for name, value in found.items()}
+    return {name.removeprefix(METADATA): text for name, text in decoded.items() if name.startswith(METADATA)}
+
+
+def is_trustworthy(path: Path, record: RunRecord, schema: pa.Schema) -> bool:
+    """Tells whether a file left behind is whole, of this model, job and day, and has our columns. Reads every page."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    own = metadata(record)
+    try:
+        found = read_metadata(path)
+        if any(found.get(name) != own[name] for name in own if name != "run_id"):
+            return False
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if not file.schema_arrow.equals(schema):
+                return False
+            for _ in file.iter_batches():
+                pass
+    except (pa.ArrowException, OSError) as error:
+        log.warning("not adopted, cannot be read: %s (%s)", path, error)
+        return False
+    return True
+
+
+def discard(ctx: Context, record: RunRecord) -> None:
+    """Removes what a finished run staged, and what runs left behind that can no longer be at work."""
+    lake = ctx.lake
+    for run in lake.storage.folders(folder_of_kind(record)):
+        if run == record.run_id or _is_dead(ctx, record, run):
+            folder = lake.storage.path(f"{folder_of_kind(record)}/{run}")
+            for file in lake.storage.list(f"{folder_of_kind(record)}/{run}"):
+                lake.storage.delete(file.path)
+            with explained(folder):
+                folder.rmdir()
+    remove_empty(lake.storage.path(folder_of_kind(record)), lake.storage.path(".staging"))
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Removes a folder and those above it, up to `top`, as long as they are empty."""
+    while folder != top.parent and folder.is_dir() and not any(folder.iterdir()):
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # another run has just begun there
+        folder = folder.parent
+
+
+def _is_dead(ctx: Context, record: RunRecord, run_id: str) -> bool:
+    """Tells whether a run of this host has no process any more. Of other hosts nobody knows."""
+    if not ctx.lake.storage.head(ctx.lake.record_key(record.job, record.ds, run_id)):
+        return False
+    other = ctx.lake.read_record(record.job, record.ds, run_id)
+    if other.host != socket.gethostname():
+        return False
+    try:
+        os.kill(other.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return other.pid == os.getpid()
+
+
+class Writer:
+    """Writes one worker's rows of one kind, a new file after each `FILE_ROWS` rows. Made lazily: no row, no file."""
+
+    def __init__(
+        self, folder: Path, kind: str, worker: int, schema: pa.Schema, metadata: dict[str, str], dictionaries: Sequence[str]
+    ) -> None:
+        self.folder, self.kind, self.worker = folder, kind, worker
+        self.schema, self.metadata, self.dictionaries = schema, metadata, list(dictionaries)
+        self.rows = 0
+        self._number = 0
+        self._file_rows = 0
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Takes rows; small batches are put together to row groups of `GROUP_ROWS`."""
+        if batch.num_rows == 0:
+            return
+        self._pending.append(batch)
+        self._pending_rows += batch.num_rows
+        self.rows += batch.num_rows
+        if self._pending_rows >= GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is pending and gives the last file its name."""
+        self._flush()
+        self._finish()
+
+    def abandon(self) -> None:
+        """Drops the file that is being written; the finished ones stay."""
+        if self._writer is not None:
+            self._writer.close()
+            self._temporary.unlink(missing_ok=True)
+            self._writer = None
+
+    @property
+    def _name(self) -> str:
+        return f"{self.kind}-{self.worker:02d}-{self._number:05d}.parquet"
+
+    @property
+    def _temporary(self) -> Path:
+        return self.folder / f"{self._name}.tmp"
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if not self._pending:
+            return
+        table = pa.Table.from_batches(self._pending, self.schema)
+        self._pending, self._pending_rows = [], 0
+        with explained(self.folder):
+            if self._writer is None:
+                self._open()
+            assert self._writer is not None
+            self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        self._file_rows += table.num_rows
+        if self._file_rows >= FILE_ROWS:
+            self._finish()
+
+    def _open(self) -> None:
+        import pyarrow.parquet as pq
+
+        make_folder(self.folder)
+        while (self.folder / self._name).exists():  # an earlier attempt of this run
+            self._number += 1
+        self._writer = pq.ParquetWriter(
+            self._temporary,
+            self.schema,
+            compression="zstd",
+            use_dictionary=self.dictionaries,
+            store_schema=False,
+            write_page_checksum=True,
+        )
+        staged = {**self.metadata, "staged": self._name}
+        self._writer.add_key_value_metadata({METADATA + name: value for name, value in staged.items()})
+
+    def _finish(self) -> None:
+        if self._writer is None:
+            return
+        with explained(self.folder):
+            self._writer.close()
+            sync_file(self._temporary)
+            self._temporary.rename(self.folder / self._name)
+            sync_folder(self.folder)
+        self._writer = None
+        self._number += 1
+        self._file_rows = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +115,13 @@ class Lake:
         return [name.removeprefix("model_version=") for name in names if name.startswith("model_version=")]
 
     def prediction_days(self, job: str) -> list[str]:
-        names = self.storage.folders(f"predictions/job={job}")
+        return self._days(f"predictions/job={job}")
+
+    def run_days(self, job: str) -> list[str]:
+        return self._days(f"runs/job={job}")
+
+    def _days(self, folder: str) -> list[str]:
+        names = self.storage.folders(folder)
         return [name.removeprefix("ds=") for name in names if name.startswith("ds=")]
 
     def quarantine_files(self, job: str, ds: str) -> tuple[FileInfo, ...]:
@@ -139,11 +145,15 @@ class Lake:
             raise UsageError(f"no run is called {run_id!r}", where=self.storage.path(key))
         return record
 
+    def iter_records(self, job: str, ds: str) -> Iterator[RunRecord]:
+        """Yields the runs of a day, newest first, each read when it is asked for."""
+        for file in reversed(self.storage.list(f"runs/job={job}/ds={ds}")):
+            if file.path.endswith(".json") and (record := self._read_record(file.path)) is not None:
+                yield record
+
     def records(self, job: str, ds: str) -> list[RunRecord]:
         """Returns the runs of a day, newest first."""
-        keys = [file.path for file in self.storage.list(f"runs/job={job}/ds={ds}") if file.path.endswith(".json")]
-        read = (self._read_record(key) for key in reversed(keys))
-        return [record for record in read if record is not None]
+        return list(self.iter_records(job, ds))
 
     def last_complete(self, job: str, ds: str) -> RunRecord | None:
         complete = [record for record in self.records(job, ds) if record.state is State.complete]

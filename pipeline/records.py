@@ -170,9 +170,10 @@ class RunRecord(Frozen):
     finished_at: datetime | None = None
     committed: tuple[FileInfo, ...] = ()
     """The part files that this run published."""
-    last_part: int | None = None
-    """The highest part number of the partition when this run ended."""
-    quarantine: FileInfo | None = None
+    parts: tuple[FileInfo, ...] = ()
+    """The partition as this run knew it: its base, what others published meanwhile, and its own files."""
+    quarantine: tuple[FileInfo, ...] = ()
+    """The day's quarantine files when this run ended; the newest is current."""
     dispositions: dict[str, int] = {}
     """What the stream counted; the ledger is computed apart from it, and both must agree."""
     ledger: Ledger | None = None

@@ -99,10 +99,9 @@ class _Staging:
         self.folder = ctx.lake.storage.path(staging.folder_of(record))
         self.manifest = ctx.registry.resolve(record.model.name, record.model.version)
         self.workers = ctx.job.engine.threads or os.cpu_count() or 1
-        columns = selected.con.view("candidates").limit(0).to_arrow_table().schema
         plan = record.plan
-        self.stored = stored_schema(columns, plan.key, plan.carry, self.manifest.signature.output_schema())
-        self.rejected = rejected_schema(columns, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
+        self.stored = stored_schema(selected.schema, plan.key, plan.carry, self.manifest.signature.output_schema())
+        self.rejected = rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
         self._loading = threading.Lock()
 
     def run(self) -> Counter[str]:

@@ -26,6 +26,7 @@ from pipeline.model.fit import check_fit
 from pipeline.records import FileInfo, Plan, Term
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
     from duckdb import Expression
@@ -45,6 +46,12 @@ class Selection:
     con: Connection
     plan: Plan
     partition: Partition
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The key, carried and feature columns of the selected rows."""
+        candidates = self.con.view("candidates").limit(0).to_arrow_table().schema
+        return candidates.remove(candidates.get_field_index("__key"))
 
     def count(self, query: str) -> list[dict[str, int]]:
         """Runs a query of `sql/` and returns its rows."""

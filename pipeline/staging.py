@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 FILE_ROWS = 1_000_000
 GROUP_ROWS = 122_880
 METADATA = "lakescore."
+REST = "rest-"
+"""Before the name of a staged file from which rows were dropped, since another run has published them."""
 
 
 def folder_of_kind(record: RunRecord) -> str:
@@ -99,6 +101,53 @@ def is_trustworthy(path: Path, record: RunRecord, schema: pa.Schema) -> bool:
         log.warning("not adopted, cannot be read: %s (%s)", path, error)
         return False
     return True
+
+
+def schema_of(path: Path) -> pa.Schema:
+    import pyarrow.parquet as pq
+
+    return pq.read_schema(path).remove_metadata()
+
+
+def batches_of(path: Path) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(GROUP_ROWS)
+
+
+def write_one(
+    path: Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    record: RunRecord,
+    staged_name: str,
+    *,
+    even_if_empty: bool = False,
+) -> Path | None:
+    """Writes one whole, synced file; returns None, and writes nothing, if there are no rows."""
+    import pyarrow.parquet as pq
+
+    temporary = path.with_name(f"{path.name}.tmp")
+    rows = 0
+    with explained(path):
+        make_folder(path.parent)
+        with pq.ParquetWriter(temporary, schema, compression="zstd", store_schema=False, write_page_checksum=True) as file:
+            file.add_key_value_metadata(_prefixed({**metadata(record), "staged": staged_name}))
+            for batch in batches:
+                file.write_batch(batch.cast(schema))
+                rows += batch.num_rows
+        if rows == 0 and not even_if_empty:
+            temporary.unlink()
+            return None
+        sync_file(temporary)
+        temporary.rename(path)
+        sync_folder(path.parent)
+    return path
+
+
+def _prefixed(values: dict[str, str]) -> dict[str, str]:
+    return {METADATA + name: value for name, value in values.items()}
 
 
 def discard(ctx: Context, record: RunRecord) -> None:
@@ -215,8 +264,7 @@ class Writer:
             store_schema=False,
             write_page_checksum=True,
         )
-        staged = {**self.metadata, "staged": self._name}
-        self._writer.add_key_value_metadata({METADATA + name: value for name, value in staged.items()})
+        self._writer.add_key_value_metadata(_prefixed({**self.metadata, "staged": self._name}))
 
     def _finish(self) -> None:
         if self._writer is None:

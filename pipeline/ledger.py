@@ -1,0 +1,102 @@
+"""Does every row add up? Each term of the ledger has a query of its own, over what is stored.
+
+    candidates = scored + unchanged + quarantined + duplicates + overtaken
+
+in rows and in sums of `hash(key)`, so that a lost row and a doubled one do not make up for each other. What the stream
+counted is compared with it too, but is no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from pipeline.errors import LedgerImbalance
+from pipeline.records import Ledger, RunRecord, Statistics, Term
+
+if TYPE_CHECKING:
+    from pipeline.selection import Selection
+
+
+def before_commit(selected: Selection, record: RunRecord, staged: Sequence[str], rejected: Sequence[str]) -> Ledger:
+    """Returns the ledger over the staged rows. Raises LedgerImbalance if it does not add up."""
+    selected.stored_view("staged", staged, ["fingerprint"] if staged else [])
+    selected.stored_view("rejected", rejected)
+    selected.stored_view("scored", staged)
+    candidates = record.plan.candidates
+    if record.plan.duckdb != duckdb.__version__:  # hash() may differ between versions
+        candidates = selected.term("ledger/candidates")
+    ledger = Ledger(
+        candidates=candidates,
+        scored=selected.term("ledger/scored"),
+        unchanged=selected.term("ledger/unchanged") if record.plan.base else Term(),
+        quarantined=selected.term("ledger/quarantined"),
+        duplicates=selected.term("ledger/duplicates") if record.plan.repeated else Term(),
+    )
+    check(ledger, record, "nothing was committed")
+    _check_stream(ledger, record)
+    return ledger
+
+
+def after_commit(
+    selected: Selection, record: RunRecord, ledger: Ledger, published: Sequence[str], others: Sequence[str]
+) -> Ledger:
+    """Returns the ledger over the committed rows; `others` are files that other runs published since the plan.
+
+    Expects the views of `before_commit`. Raises LedgerImbalance if it does not add up.
+    """
+    columns = ["prediction", "prediction_proba", "reason"]
+    selected.stored_view("scored", published, columns if published else [])
+    scored = selected.term("ledger/scored")
+    terms = {False: Term(), True: Term()}
+    if others:
+        selected.stored_view("meanwhile", others, ["fingerprint", "revision"])
+        for row in selected.count("ledger/meanwhile"):
+            terms[bool(row["overtaken"])] = Term(rows=row["rows"], hash_sum=row["hash_sum"])
+    after = ledger.model_copy(
+        update={"scored": scored, "unchanged": ledger.unchanged + terms[False], "overtaken": terms[True]}
+    )
+    check(after, record, "rows are committed, but the partition is not marked complete")
+    return after
+
+
+def statistics(selected: Selection, published: Sequence[str]) -> Statistics:
+    """Returns what the run predicted, from the view `scored` of `after_commit`."""
+    if not published:
+        return Statistics()
+    rows = selected.count("ledger/statistics")
+    classes: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    for row in rows:
+        classes[str(row["prediction"])] = classes.get(str(row["prediction"]), 0) + row["rows"]
+        reasons[str(row["reason"])] = reasons.get(str(row["reason"]), 0) + row["rows"]
+    confidence = sum(row["sum_confidence"] for row in rows) / sum(row["rows"] for row in rows)
+    return Statistics(classes=classes, reasons=reasons, mean_confidence=confidence)
+
+
+def check(ledger: Ledger, record: RunRecord, consequence: str) -> None:
+    if ledger.balanced:
+        return
+    difference = ledger.accounted.rows - ledger.candidates.rows
+    raise LedgerImbalance(
+        f"run {record.run_id} of {record.ds} does not add up; {consequence}",
+        expected=f"{ledger.candidates.rows:,} candidates",
+        got=" + ".join(f"{rows:,} {name}" for name, rows in ledger.counts().items() if name != "candidates")
+        + (f", which is {difference:+,}" if difference else ", as many, but with other keys"),
+        next_step="run again; if it stays so, keep the staged files and report it: this is a fault of Lakescore",
+    )
+
+
+def _check_stream(ledger: Ledger, record: RunRecord) -> None:
+    """Compares with what the stream counted, apart: a changed row that was lost would look unchanged to SQL."""
+    counted = {name: record.dispositions.get(name, 0) for name in ("scored", "unchanged", "quarantined")}
+    stored = {name: ledger.counts()[name] for name in counted}
+    if counted != stored:
+        raise LedgerImbalance(
+            f"run {record.run_id} of {record.ds} does not add up; nothing was committed",
+            expected=f"as the stream counted: {counted}",
+            got=f"as is stored: {stored}",
+            next_step="run again; if it stays so, keep the staged files and report it: this is a fault of Lakescore",
+        )

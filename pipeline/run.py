@@ -1,0 +1,159 @@
+"""The flow, in order: check, plan, score, commit.
+
+Each stage is a function of the context and the run record, and what passes between stages lies in the lake, so that any
+stage can run in a process of its own. A stage fills in the record; here it is written back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline import check
+from pipeline.context import Context, peak_memory_bytes, timed
+from pipeline.errors import CommitConflict, InputChanged, InputMissing, LakescoreError, QualityStop, TransientError
+from pipeline.lake import Partition
+from pipeline.records import RunRecord, State, new_run_id, now
+
+if TYPE_CHECKING:
+    from pipeline.model.manifest import Manifest
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 3
+"""How often a run plans again after the input changed or another run was faster."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one day."""
+
+    ds: str
+    record: RunRecord | None = None
+    """The run; of an up-to-date day, its last complete one."""
+    up_to_date: bool = False
+    error: LakescoreError | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
+
+def run(ctx: Context, ds: str) -> list[Outcome]:
+    """Brings a day, and the days to look back to, up to date. Raises what `ds` itself fails with."""
+    first, *earlier = ctx.job.days(ds)
+    with_input = set(ctx.lake.input_days(ctx.job.input.patterns.values())) if earlier else set()
+    return [run_day(ctx, first), *(run_day(ctx, day) for day in earlier if day in with_input)]
+
+
+def backfill(ctx: Context, days: Iterable[str]) -> Iterator[Outcome]:
+    """Brings days up to date one by one, and goes on past a failed one."""
+    for ds in days:
+        try:
+            yield run_day(ctx, ds)
+        except LakescoreError as error:
+            log.error("%s failed: %s", ds, error)  # noqa: TRY400 - the message says all; a traceback says less
+            yield Outcome(ds, error=error)
+
+
+def run_day(ctx: Context, ds: str) -> Outcome:
+    """Runs all stages for one day, unless nothing has changed since its last complete run.
+
+    Raises CommitConflict or InputChanged if the day does not come to rest, and what the stages raise.
+    """
+    manifest = ctx.registry.resolve(ctx.job.model.name, ctx.job.model.version)
+    last: TransientError | None = None
+    for _ in range(ROUNDS):
+        if (done := check.up_to_date(ctx, manifest, ds)) is not None:
+            return Outcome(ds, done, up_to_date=True)
+        try:
+            record = commit(ctx, score(ctx, plan(ctx, manifest, ds)))
+        except InputMissing as error:
+            if ctx.job.policy.missing_input == "skip":
+                return Outcome(ds, error=None)
+            raise error
+        except InputChanged as error:
+            last = error
+            continue
+        if record.state is State.complete:
+            return Outcome(ds, record)
+        last = CommitConflict(f"other runs keep changing {ds}", where=Partition(record.job, ds, manifest.version).folder)
+    assert last is not None
+    raise last
+
+
+def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -> RunRecord:
+    """Freezes what a run is about, and writes its record."""
+    from pipeline import selection
+
+    if not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)):
+        _warm_up()  # there is something to score
+    with timed("plan") as clock:
+        planned = selection.make_plan(ctx, manifest, ds)
+        clock.rows = planned.candidates.rows
+    assert clock.report is not None
+    record = RunRecord(
+        run_id=run_id or new_run_id(),
+        job=ctx.job.name,
+        ds=ds,
+        state=State.planned,
+        model=manifest.ref,
+        job_digest=ctx.job.digest,
+        job_config=ctx.job.config(),
+        plan=planned,
+        started_at=now(),
+        stages=(clock.report,),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+    ctx.lake.prepare()
+    ctx.lake.write_record(record)
+    return record
+
+
+def score(ctx: Context, record: RunRecord) -> RunRecord:
+    from pipeline import scoring
+
+    return _stage(ctx, record, scoring.score)
+
+
+def commit(ctx: Context, record: RunRecord) -> RunRecord:
+    from pipeline.commit import commit
+
+    return _stage(ctx, record, commit)
+
+
+def _stage(ctx: Context, record: RunRecord, stage: Callable[[Context, RunRecord], RunRecord]) -> RunRecord:
+    """Runs a stage and writes the record, also when it fails."""
+    with _failure_recorded(ctx, record):
+        done = stage(ctx, record)
+    done = done.with_(peak_memory_bytes=peak_memory_bytes())
+    if done.state is State.scored:
+        ctx.lake.write_record(done)
+    return done
+
+
+@contextmanager
+def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        state = {InputChanged: State.superseded, QualityStop: State.stopped}.get(type(error), State.failed)
+        text = str(error) or type(error).__name__
+        try:
+            ctx.lake.write_record(record.with_(state=state, error=text, finished_at=now()))
+        except LakescoreError as second:
+            log.warning("the failure of run %s could not be recorded: %s", record.run_id, second.what)
+        raise
+
+
+def _warm_up() -> None:
+    """Imports torch while the plan is made: it takes two seconds."""
+    threading.Thread(target=importlib.import_module, args=("torch",)).start()

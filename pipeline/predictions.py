@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ def stored_schema(columns: pa.Schema, key: Sequence[str], carry: Sequence[str], 
     return pa.schema([*fields, *outputs, *OURS])
 
 
-def rejected_schema(columns: pa.Schema, names: Sequence[str]) -> pa.Schema:
+def rejected_schema(columns: pa.Schema, names: Iterable[str]) -> pa.Schema:
     fields = [columns.field(name) for name in names]
     reasons = pa.field("reasons", pa.list_(pa.string()), nullable=False)
     return pa.schema([*fields, reasons, OURS.field("run_id"), pa.field("quarantined_at", pa.timestamp("us", "UTC"))])
@@ -44,7 +44,7 @@ def rejected_schema(columns: pa.Schema, names: Sequence[str]) -> pa.Schema:
 def stored_batch(
     schema: pa.Schema,
     rows: pa.RecordBatch,
-    outputs: Mapping[str, NDArray[np.generic] | pa.Array],
+    outputs: pa.RecordBatch,
     judged: Judged,
     prints: NDArray[np.int64],
     run_id: str,
@@ -62,7 +62,7 @@ def stored_batch(
     for field in schema:
         values = ours.get(field.name)
         if values is None:
-            values = outputs[field.name] if field.name in outputs else rows.column(field.name)
+            values = outputs.column(field.name) if field.name in outputs.schema.names else rows.column(field.name)
         arrays.append(pa.array(values, field.type) if isinstance(values, np.ndarray) else values)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipeline.dispositions import judge, only, reasons_for
 from pipeline.errors import QualityStop
 from pipeline.features import fingerprints, to_matrix
 from pipeline.lake import Partition
+from pipeline.model.outputs import output_schema
 from pipeline.predictions import FEW_VALUES, rejected_batch, rejected_schema, stored_batch, stored_schema
 from pipeline.records import RunRecord, State, now
 
@@ -39,8 +40,7 @@ BATCH_VALUES = 1_500_000
 BATCH_ROWS = 122_880
 ADOPTED = "__adopted_"
 
-Outputs = Mapping[str, "NDArray[np.generic] | pa.Array"]
-_Outputs = Callable[[pa.RecordBatch, "NDArray[np.float32]"], Outputs]
+Outputs = Callable[[pa.RecordBatch, "NDArray[np.float32]"], pa.RecordBatch]
 """Gives the output columns of the rows to score, from those rows and their matrix (rows, features)."""
 
 
@@ -100,7 +100,7 @@ class _Staging:
         self.manifest = ctx.registry.resolve(record.model.name, record.model.version)
         self.workers = ctx.job.engine.threads or os.cpu_count() or 1
         plan = record.plan
-        self.stored = stored_schema(selected.schema, plan.key, plan.carry, self.manifest.signature.output_schema())
+        self.stored = stored_schema(selected.schema, plan.key, plan.carry, output_schema(self.manifest.signature))
         self.rejected = rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
         self._loading = threading.Lock()
 
@@ -123,10 +123,10 @@ class _Staging:
             torch.set_num_threads(1)  # each worker is a thread of its own
         return self.ctx.registry.load(self.manifest, self.ctx.job.engine.device)
 
-    def _predicted(self, _rows: pa.RecordBatch, matrix: NDArray[np.float32]) -> Outputs:
+    def _predicted(self, _rows: pa.RecordBatch, matrix: NDArray[np.float32]) -> pa.RecordBatch:
         with self._loading:
             predictor = self._predictor
-        return predictor.predict(matrix, self.ctx.job.engine.batch_rows)
+        return predictor.predict_arrow(matrix, self.ctx.job.engine.batch_rows)
 
     def _show_staged(self) -> int:
         """Makes the view `staged` over what this run has staged so far, and returns the number of rows."""
@@ -138,7 +138,7 @@ class _Staging:
         """Makes the view `left_behind` over another run's staged files. Returns False if none can be trusted."""
         trusted = [str(path) for path in paths if staging.is_trustworthy(path, self.record, self.stored)]
         if trusted:
-            outputs = [field.name for field in self.manifest.signature.output_schema()]
+            outputs = [field.name for field in output_schema(self.manifest.signature)]
             self.selected.stored_view("left_behind", trusted, ["fingerprint", *outputs], prefix=ADOPTED)
         return bool(trusted)
 
@@ -154,7 +154,7 @@ class _Staging:
             sink.close()
         return Counter(quarantined=rows)
 
-    def _stream(self, query: str, outputs: _Outputs) -> Counter[str]:
+    def _stream(self, query: str, outputs: Outputs) -> Counter[str]:
         """Runs one query's rows through the workers, and returns the counts by disposition and reason."""
         with database.explained(self.folder), _reader(self.selected, query) as reader:
             source = _Source(reader, self.ctx, self.record.plan.candidates.rows)
@@ -203,7 +203,7 @@ class _Sink:
         self._scored = staging.Writer(staged.folder, "scored", worker, staged.stored, metadata, FEW_VALUES)
         self._rejected = staging.Writer(staged.folder, "rejected", worker, staged.rejected, metadata, ("run_id",))
 
-    def take(self, batch: pa.RecordBatch, outputs: _Outputs) -> Counter[str]:
+    def take(self, batch: pa.RecordBatch, outputs: Outputs) -> Counter[str]:
         matrix = to_matrix(batch, self.features)
         prints = fingerprints(matrix)
         judged = judge(batch, matrix, prints, self.policy)
@@ -234,7 +234,7 @@ class _Sink:
         self._rejected.abandon()
 
 
-def _work(source: _Source, sink: _Sink, outputs: _Outputs) -> Counter[str]:
+def _work(source: _Source, sink: _Sink, outputs: Outputs) -> Counter[str]:
     """One worker. The first error of any stops them all; what is finished stays staged for the next run."""
     counts: Counter[str] = Counter()
     try:
@@ -248,8 +248,7 @@ def _work(source: _Source, sink: _Sink, outputs: _Outputs) -> Counter[str]:
     return counts
 
 
-def _adopted(rows: pa.RecordBatch, _matrix: NDArray[np.float32]) -> Outputs:
+def _adopted(rows: pa.RecordBatch, _matrix: NDArray[np.float32]) -> pa.RecordBatch:
     """Returns the predictions that a crashed run had staged for these rows."""
-    return {
-        name.removeprefix(ADOPTED): rows.column(name) for name in rows.schema.names if name.startswith(ADOPTED)
-    }
+    names = [name for name in rows.schema.names if name.startswith(ADOPTED)]
+    return rows.select(names).rename_columns([name.removeprefix(ADOPTED) for name in names])

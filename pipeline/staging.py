@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.context import Context
 from pipeline.lake import Partition
-from pipeline.records import RunRecord
+from pipeline.records import RunRecord, State
 from pipeline.storage import explained, make_folder, sync_file, sync_folder
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def discard(ctx: Context, record: RunRecord) -> None:
     """Removes what a finished run staged, and what runs left behind that can no longer be at work."""
     lake = ctx.lake
     for run in lake.storage.folders(folder_of_kind(record)):
-        if run == record.run_id or _is_dead(ctx, record, run):
+        if run == record.run_id or _is_over(ctx, record, run):
             folder = lake.storage.path(f"{folder_of_kind(record)}/{run}")
             for file in lake.storage.list(f"{folder_of_kind(record)}/{run}"):
                 lake.storage.delete(file.path)
@@ -173,11 +173,16 @@ def remove_empty(folder: Path, top: Path) -> None:
         folder = folder.parent
 
 
-def _is_dead(ctx: Context, record: RunRecord, run_id: str) -> bool:
-    """Tells whether a run of this host has no process any more. Of other hosts nobody knows."""
-    if not ctx.lake.storage.head(ctx.lake.record_key(record.job, record.ds, run_id)):
+def _is_over(ctx: Context, record: RunRecord, run_id: str) -> bool:
+    """Tells whether a run has ended, or had a process on this host that is gone. Of other hosts nobody knows.
+
+    What a run staged that was stopped because of its data stays, for a person to look at.
+    """
+    if ctx.lake.storage.head(ctx.lake.record_key(record.job, record.ds, run_id)) is None:
         return False
     other = ctx.lake.read_record(record.job, record.ds, run_id)
+    if other.state not in (State.planned, State.scored):
+        return other.state is not State.stopped
     if other.host != socket.gethostname():
         return False
     try:
@@ -186,7 +191,7 @@ def _is_dead(ctx: Context, record: RunRecord, run_id: str) -> bool:
         return True
     except PermissionError:
         return False
-    return other.pid == os.getpid()
+    return False
 
 
 class Writer:

@@ -1,0 +1,165 @@
+"""`lakescore models`: register a model, look at what is registered, and choose what `production` stands for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.options import JsonOption, settings
+from pipeline.cli.output import console, emit_json, table
+
+if TYPE_CHECKING:
+    from pipeline.model.manifest import Manifest
+    from pipeline.model.registry import Registry
+
+models = typer.Typer(help="Register models, and choose which one is in production.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(models, name="models")
+
+
+@models.command()
+def register(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file written by torch.save.")],
+    name: Annotated[str, typer.Option("--name", help="The model's name.")],
+    version: Annotated[str, typer.Option("--version", help="A new version of it, such as v1.")],
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features", help="Input columns a,b,c in the order of training.", show_default="those the file lists"
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", help="Labels of the outputs.", show_default="those the file lists, or 0,1,..."),
+    ] = None,
+    alias: Annotated[str | None, typer.Option("--alias", help="Promote it too, for example to production.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Copy a checkpoint into the registry; the same content again changes nothing."""
+    registry = _registry()
+    manifest = registry.register(
+        checkpoint, name=name, version=version, features=_names(features), classes=_labels(classes), alias=alias
+    )
+    if json:
+        emit_json(_described(registry, manifest))
+    else:
+        aliased = f" as {alias}" if alias else ""
+        console().print(f"{name} {version} is registered{aliased}, digest {manifest.digest[:12]}", markup=False)
+
+
+@models.command("list")
+def list_(json: JsonOption = False) -> None:
+    """List every version of every model."""
+    registry = _registry()
+    found = [_described(registry, manifest) for manifest in registry.manifests()]
+    if json:
+        emit_json(found)
+    elif not found:
+        console(stderr=True).print(f"no model is registered in {registry.root}; see lakescore models register --help")
+    else:
+        columns = ["model", "version", "aliases", "features", "classes", "registered", "digest"]
+        table(columns, (_row(entry) for entry in found))
+
+
+@models.command()
+def show(
+    name: NameArgument,
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="[VERSION]", help="A version or alias.", show_default="production, else the newest"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one version: its signature, where it came from, and whether its files are those registered."""
+    registry = _registry()
+    manifest = registry.resolve(name, version or _default_version(registry, name))
+    registry.content(manifest)
+    entry = _described(registry, manifest)
+    if json:
+        emit_json(entry)
+        return
+    signature = manifest.signature
+    facts = {
+        "model": name,
+        "version": manifest.version,
+        "aliases": ", ".join(entry["aliases"]) or None,
+        "task": signature.task,
+        "features": ", ".join(signature.features),
+        "classes": ", ".join(map(str, signature.classes)),
+        "kind": manifest.kind,
+        "version inside": manifest.recorded_version or "unknown",
+        "registered": f"{manifest.registered_at:%Y-%m-%d %H:%M:%S %Z}",
+        "digest": f"{manifest.digest} (verified)",
+        "folder": str(registry.root / name / manifest.version),
+    }
+    table(["", ""], facts.items())
+
+
+@models.command()
+def promote(
+    name: NameArgument,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, or another alias.")],
+    alias: Annotated[str, typer.Option("--alias", help="The alias that is to stand for it.")] = "production",
+    json: JsonOption = False,
+) -> None:
+    """Let an alias stand for a version; jobs that name the alias score with it from their next run on."""
+    registry = _registry()
+    before = registry.aliases(name).get(alias)
+    registry.promote(name, version, alias)
+    after = registry.aliases(name)[alias]
+    if json:
+        emit_json({"name": name, "alias": alias, "version": after, "before": before})
+    else:
+        console().print(f"{alias} of {name} is {after}" + (f", was {before}" if before else ""), markup=False)
+
+
+def _registry() -> Registry:
+    from pipeline.model.registry import Registry
+
+    return Registry(Path(settings().models))
+
+
+def _default_version(registry: Registry, name: str) -> str:
+    from pipeline.model.registry import PRODUCTION
+
+    versions = registry.manifests(name)
+    return PRODUCTION if PRODUCTION in registry.aliases(name) or not versions else versions[-1].version
+
+
+def _described(registry: Registry, manifest: Manifest) -> dict[str, Any]:
+    aliases = registry.aliases(manifest.name)
+    return {
+        **manifest.model_dump(mode="json"),
+        "aliases": sorted(alias for alias, version in aliases.items() if version == manifest.version),
+    }
+
+
+def _row(entry: dict[str, Any]) -> list[Any]:
+    return [
+        entry["name"],
+        entry["version"],
+        ", ".join(entry["aliases"]) or None,
+        len(entry["signature"]["features"]),
+        ", ".join(map(str, entry["signature"]["classes"])),
+        entry["registered_at"][:10],
+        entry["digest"][:12],
+    ]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _labels(text: str | None) -> list[str | int] | None:
+    """Returns the labels as integers if all of them are."""
+    names = _names(text)
+    if names is not None and all(re.fullmatch(r"-?\d+", name) for name in names):
+        return [int(name) for name in names]
+    return None if names is None else list(names)

@@ -1,0 +1,166 @@
+"""The scorer without a lake: a table in, predictions out; or a file in, a file out."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import database
+from pipeline.errors import InputMissing, SchemaMismatch, UsageError
+from pipeline.features import to_matrix
+from pipeline.model.fit import check_fit
+from pipeline.model.outputs import output_schema
+from pipeline.model.registry import Registry
+from pipeline.storage import explained, sync_file, sync_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from duckdb import DuckDBPyConnection as Connection
+    from duckdb import DuckDBPyRelation as Relation
+
+    from pipeline.model.manifest import Manifest
+    from pipeline.model.predictor import Predictor
+
+BATCH_ROWS = 122_880
+KINDS = {".csv": "csv", ".parquet": "parquet"}
+Table = TypeVar("Table", pa.Table, "pd.DataFrame")
+
+
+class Scorer:
+    """A registered model, ready to score tables.
+
+        scorer = Scorer.load("churn", "v3")
+        predictions = scorer.score(table)
+    """
+
+    def __init__(self, manifest: Manifest, predictor: Predictor, batch_rows: int = 8192) -> None:
+        self.manifest, self.predictor, self.batch_rows = manifest, predictor, batch_rows
+
+    @classmethod
+    def load(cls, name: str, version: str = "production", *, models: str | Path = "models", device: str = "auto") -> Scorer:
+        """Raises ModelNotFound, or ModelMismatch if the files are not those that were registered."""
+        registry = Registry(Path(models))
+        manifest = registry.resolve(name, version)
+        return cls(manifest, registry.load(manifest, device))
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return self.manifest.signature.features
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of `score`'s result."""
+        return pa.schema([field.with_nullable(nullable=True) for field in output_schema(self.manifest.signature)])
+
+    def score(self, data: Table) -> Table:
+        """Returns one row of predictions for each row, in order, as the kind of table that was given.
+
+        A DataFrame's result keeps its index. A row with a NULL or infinite feature has NULL predictions.
+        Raises SchemaMismatch if a feature is absent or no number.
+        """
+        if isinstance(data, pa.Table):
+            self._check(data.schema)
+            batches = [self.score_batch(batch) for batch in data.to_batches(BATCH_ROWS)]
+            return pa.Table.from_batches(batches, self.schema)
+        self._check(pa.Schema.from_pandas(data.head(0), preserve_index=False))
+        table = pa.Table.from_pandas(data[list(self.features)], preserve_index=False)
+        return self.score(table).to_pandas().set_index(data.index)
+
+    def score_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Returns the predictions of a batch, row by row. Expects the features' columns."""
+        matrix = to_matrix(batch, self.features)
+        valid = np.isfinite(matrix).all(axis=1)
+        complete = bool(valid.all())
+        scored = self.predictor.predict_arrow(matrix if complete else matrix[valid], self.batch_rows)
+        if not complete:
+            scored = scored.take(pa.array(np.cumsum(valid) - 1, mask=~valid))
+        return pa.RecordBatch.from_arrays(scored.columns, schema=self.schema)
+
+    def _check(self, schema: pa.Schema) -> None:
+        with database.connection() as con:
+            found = con.from_arrow(schema.empty_table())
+            check_fit(self.manifest, None, database.schema(found), "the table")
+
+
+def score_file(
+    scorer: Scorer,
+    source: Path,
+    target: Path,
+    *,
+    replace: bool = False,
+    memory_limit: str = "400MB",
+    progress: Callable[[int], None] = lambda _rows: None,
+) -> tuple[int, int]:
+    """Scores a CSV or Parquet file into another, in a stream: its columns, then the predictions.
+
+    Returns the number of rows, and of those without prediction, since a feature is NULL or infinite. The target
+    appears when it is whole. Raises UsageError, InputMissing, SchemaMismatch or UnreadableFile.
+    """
+    kind = _kind(source)
+    if not source.is_file():
+        raise InputMissing("there is no such file", where=source)
+    if target.exists() and not replace:
+        raise UsageError("the output is there already", where=target, next_step="name another one, or say --replace")
+    rows = without = 0
+    with database.connection(memory_limit) as con, database.explained(source):
+        con.execute("SET preserve_insertion_order = true")
+        relation = _relation(con, source, kind)
+        columns = database.schema(relation)
+        check_fit(scorer.manifest, None, columns, source)
+        if clash := [name for name in scorer.schema.names if name in columns]:
+            raise SchemaMismatch(f"the file has a column {clash[0]} already", where=source)
+        with relation.to_arrow_reader(BATCH_ROWS) as reader, _writer(target, reader.schema, scorer.schema) as write:
+            for batch in reader:
+                predictions = scorer.score_batch(batch)
+                write(pa.RecordBatch.from_arrays([*batch.columns, *predictions.columns], schema=_joined(batch, predictions)))
+                rows += batch.num_rows
+                without += predictions.column(0).null_count
+                progress(rows)
+    return rows, without
+
+
+def _kind(path: Path) -> str:
+    try:
+        return KINDS[path.suffix.lower()]
+    except KeyError:
+        raise UsageError("the kind of file is not known", where=path, expected=" or ".join(KINDS)) from None
+
+
+def _relation(con: Connection, path: Path, kind: str) -> Relation:
+    if kind == "csv":
+        return con.sql("SELECT * FROM read_csv($path)", params={"path": str(path)})
+    return con.sql("SELECT * FROM read_parquet($path, hive_partitioning = false)", params={"path": str(path)})
+
+
+def _joined(left: pa.RecordBatch | pa.Schema, right: pa.RecordBatch | pa.Schema) -> pa.Schema:
+    fields = [getattr(side, "schema", side) for side in (left, right)]
+    return pa.schema([*fields[0], *fields[1]])
+
+
+@contextmanager
+def _writer(target: Path, left: pa.Schema, right: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Writes to a temporary file beside the target, which takes its name when all went well."""
+    from pyarrow import csv, parquet
+
+    schema = _joined(left, right)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with explained(target):
+        try:
+            if _kind(target) == "csv":
+                writer = csv.CSVWriter(temporary, schema)
+            else:
+                writer = parquet.ParquetWriter(temporary, schema, compression="zstd")
+            with writer:
+                yield writer.write
+            sync_file(temporary)
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)

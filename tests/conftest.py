@@ -1,0 +1,70 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import hypothesis
+import pytest
+
+from tests.workspace import Workspace
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("LAKESCORE_TEST_DATA", ROOT.parent / "shared" / "data"))
+ON_CI = bool(os.environ.get("CI"))
+
+# Two workers share two cores, so an example's time says nothing; on CI the same examples each time.
+hypothesis.settings.register_profile("lakescore", deadline=None, derandomize=ON_CI)
+hypothesis.settings.load_profile("lakescore")
+
+
+class Lakescore(Protocol):
+    def __call__(self, *arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the person or the machine that runs the tests reaches them, or the processes that they start."""
+    for name in os.environ:
+        if name.startswith("LAKESCORE_") or name in {"FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "CLICOLOR_FORCE"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the workers of pytest-xdist share the cores already
+
+
+@pytest.fixture
+def lakescore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lakescore:
+    """The command line, in a process of its own and an empty folder (`tmp_path`); `expect` is its exit code."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def call(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == expect, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The real data sets, which lie beside the repository: without them a test is skipped, but on CI it fails."""
+    if not DATA.is_dir():
+        message = f"no real data in {DATA}; LAKESCORE_TEST_DATA names their folder"
+        if ON_CI:
+            pytest.fail(message)
+        pytest.skip(message)
+    return DATA
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A lake without input, a job `toy` and its model."""
+    made = Workspace(tmp_path)
+    made.job()
+    made.model()
+    return made

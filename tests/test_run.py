@@ -1,0 +1,304 @@
+"""The flow: what is scored, and what is not, as days and models change."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline import run
+from pipeline.errors import InputChanged, InputMissing, QualityStop
+from pipeline.records import State
+from tests.workspace import DAY, Workspace, changed, table
+
+
+def test_run_first_time_scores_every_row_once(workspace: Workspace) -> None:
+    workspace.day(100)
+    record = workspace.complete()
+    assert record.state is State.complete
+    assert record.ledger is not None
+    assert record.ledger.counts() == {
+        "candidates": 100,
+        "scored": 100,
+        "unchanged": 0,
+        "quarantined": 0,
+        "duplicates": 0,
+        "overtaken": 0,
+    }
+    assert record.ledger.balanced
+    rows = workspace.stored()
+    assert sorted(row["id"] for row in rows) == sorted(f"u{i}" for i in range(100))
+    assert {(row["reason"], row["revision"], row["run_id"]) for row in rows} == {("new", 0, record.run_id)}
+
+
+def test_run_unchanged_day_writes_nothing(workspace: Workspace) -> None:
+    workspace.day(100)
+    workspace.run()
+    before = {path: path.stat() for path in workspace.lake.rglob("*")}
+    outcome = workspace.run()
+    assert outcome.up_to_date
+    assert {path: path.stat() for path in workspace.lake.rglob("*")} == before
+
+
+def test_run_touched_input_scores_nothing(workspace: Workspace) -> None:
+    path = workspace.day(100)
+    workspace.run()
+    os.utime(path)
+    outcome = workspace.run()
+    assert not outcome.up_to_date
+    assert outcome.record is not None
+    assert outcome.record.ledger is not None
+    assert outcome.record.ledger.unchanged.rows == 100
+    assert len(workspace.stored()) == 100
+    assert workspace.run().up_to_date
+
+
+def test_run_new_and_changed_rows_scores_only_these_with_reason_and_revision(workspace: Workspace) -> None:
+    rows = table(100)
+    workspace.day(rows)
+    workspace.run()
+    new = table({"id": ["n1", "n2"], "a": [0.1, 0.2], "b": [0.3, 0.4]})
+    workspace.day(pa.concat_tables([changed(rows, "b", {3: 9.0, 4: 9.0, 5: 9.0}), new]))
+    ledger = workspace.complete().ledger
+    assert ledger is not None
+    assert (ledger.scored.rows, ledger.unchanged.rows) == (5, 97)
+    found = workspace.stored("SELECT id, reason, revision FROM predictions WHERE reason <> 'new' OR id LIKE 'n%' ORDER BY id")
+    assert [tuple(row.values()) for row in found] == [
+        ("n1", "new", 0),
+        ("n2", "new", 0),
+        ("u3", "changed", 1),
+        ("u4", "changed", 1),
+        ("u5", "changed", 1),
+    ]
+
+
+def test_run_row_changed_back_scores_it_a_third_time(workspace: Workspace) -> None:
+    rows = table(10)
+    for version in (rows, changed(rows, "a", {0: 7.0}), rows):
+        workspace.day(version)
+        workspace.run()
+    revisions = workspace.stored("SELECT revision, fingerprint FROM predictions WHERE id = 'u0' ORDER BY revision")
+    assert [row["revision"] for row in revisions] == [0, 1, 2]
+    assert revisions[0]["fingerprint"] == revisions[2]["fingerprint"] != revisions[1]["fingerprint"]
+
+
+def test_run_new_model_version_scores_all_with_reason_model(workspace: Workspace) -> None:
+    workspace.day(10)
+    workspace.run()
+    workspace.model("v2", seed=2)
+    record = workspace.complete()
+    assert record.statistics.reasons == {"model": 10}
+    assert len(workspace.stored()) == 20
+
+
+def test_run_bad_rows_quarantines_them_and_scores_the_rest(workspace: Workspace) -> None:
+    rows = table(20)
+    rows = changed(rows, "a", {0: None, 1: float("nan"), 2: float("inf"), 3: 1e300})
+    rows = changed(rows, "id", {4: None})
+    copies = rows.slice(5, 2)
+    conflict = changed(rows.slice(7, 1), "b", {0: 5.0})
+    workspace.day(pa.concat_tables([rows, copies, conflict]))
+    record = workspace.complete()
+    assert record.ledger is not None
+    assert record.ledger.counts() == {
+        "candidates": 23,
+        "scored": 14,
+        "unchanged": 0,
+        "quarantined": 7,
+        "duplicates": 2,
+        "overtaken": 0,
+    }
+    (path,) = (workspace.lake / "quarantine").rglob("*.parquet")
+    found = sorted((row["reasons"][0], row["id"] or "") for row in pq.read_table(path).to_pylist())
+    assert found == [
+        ("conflicting_duplicate", "u7"),
+        ("conflicting_duplicate", "u7"),
+        ("infinite:a", "u2"),
+        ("infinite:a", "u3"),
+        ("null:a", "u0"),
+        ("null:a", "u1"),
+        ("null_key", ""),
+    ]
+
+
+def test_run_repaired_rows_are_scored_and_leave_the_quarantine(workspace: Workspace) -> None:
+    rows = table(10)
+    workspace.day(changed(rows, "a", {0: None}))
+    workspace.run()
+    workspace.day(rows)
+    record = workspace.complete()
+    assert record.ledger is not None
+    assert (record.ledger.scored.rows, record.ledger.quarantined.rows) == (1, 0)
+    newest = max((workspace.lake / "quarantine").rglob("*.parquet"))
+    assert pq.read_table(newest).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "values"),
+    [
+        ('null_features = "fail"', {"id": ["x"], "a": pa.array([None], pa.float64()), "b": [1.0]}),
+        ('infinite_features = "fail"', {"id": ["x"], "a": [float("inf")], "b": [1.0]}),
+        ('null_keys = "fail"', {"id": pa.array([None], pa.string()), "a": [1.0], "b": [1.0]}),
+        ('conflicting_duplicates = "fail"', {"id": ["x", "x"], "a": [1.0, 2.0], "b": [1.0, 1.0]}),
+    ],
+)
+def test_run_policy_fail_stops_and_commits_nothing(workspace: Workspace, policy: str, values: dict[str, object]) -> None:
+    workspace.job(policy=policy)
+    workspace.day(values)
+    with pytest.raises(QualityStop, match=policy.split(" ", maxsplit=1)[0]):
+        workspace.run()
+    assert not list((workspace.lake).rglob("part-*"))
+
+
+def test_run_more_bad_rows_than_allowed_stops_and_keeps_them_for_inspection(workspace: Workspace) -> None:
+    job = workspace.job() / "job.toml"
+    job.write_text(job.read_text().replace("max_quarantined = 1.0", "max_quarantined = 0.1"))
+    workspace.day(changed(table(10), "a", {0: None, 1: None}))
+    with pytest.raises(QualityStop, match=r"2 of 10 rows"):
+        workspace.run()
+    assert not list(workspace.lake.rglob("part-*"))
+    assert list(workspace.lake.rglob("rejected-*.parquet"))
+    (record,) = workspace.context().lake.records("toy", DAY)
+    assert record.state is State.stopped
+
+
+def test_run_null_policy_score_hands_nan_to_the_model(workspace: Workspace) -> None:
+    workspace.job(policy='null_features = "score"')
+    workspace.day(changed(table(4), "a", {0: None}))
+    record = workspace.complete()
+    assert record.ledger is not None
+    assert record.ledger.scored.rows == 4
+
+
+def test_run_several_key_columns_and_carried_columns(workspace: Workspace) -> None:
+    folder = workspace.job(input='carry = ["country"]')
+    path = folder / "job.toml"
+    path.write_text(path.read_text().replace('key = ["id"]', 'key = ["shop", "customer id"]'))
+    rows = {
+        "shop": [1, 1, 2, None],
+        "customer id": ["x", "y", "x", "z"],
+        "country": ["UK", "FR", "UK", "UK"],
+        "a": [1.0, 2.0, 3.0, 4.0],
+        "b": [1.0, 2.0, 3.0, 4.0],
+    }
+    workspace.day(rows)
+    first = workspace.complete().ledger
+    assert first is not None
+    assert (first.scored.rows, first.quarantined.rows) == (3, 1)
+    workspace.day({**rows, "b": [9.0, 2.0, 3.0, 4.0]})
+    second = workspace.complete().ledger
+    assert second is not None
+    assert (second.scored.rows, second.unchanged.rows) == (1, 2)
+    found = workspace.stored('SELECT shop, "customer id" AS c, country, revision FROM predictions ORDER BY ALL')
+    assert [tuple(row.values()) for row in found] == [(1, "x", "UK", 0), (1, "x", "UK", 1), (1, "y", "FR", 0), (2, "x", "UK", 0)]
+
+
+def test_run_lookback_scores_late_rows_of_earlier_days(workspace: Workspace) -> None:
+    workspace.job(schedule="lookback_days = 2")
+    workspace.day(10, "2026-01-01")
+    workspace.day(10, "2026-01-03")
+    ctx = workspace.context()
+    assert [outcome.ds for outcome in run.run(ctx, "2026-01-03")] == ["2026-01-03", "2026-01-01"]
+    workspace.day(table({"id": ["late"], "a": [1.0], "b": [1.0]}), "2026-01-01", file="late.parquet")
+    today, earlier = run.run(ctx, "2026-01-03")
+    assert today.up_to_date
+    assert earlier.record is not None
+    assert earlier.record.statistics.reasons == {"new": 1}
+
+
+def test_run_missing_input_fails_or_is_skipped_as_the_job_says(workspace: Workspace) -> None:
+    workspace.day(3, "2026-02-01")
+    with pytest.raises(InputMissing, match="1 days, 2026-02-01 to 2026-02-01"):
+        workspace.run(DAY)
+    workspace.job(policy='missing_input = "skip"')
+    assert workspace.run(DAY).record is None
+
+
+def test_run_input_through_a_select_of_the_job(workspace: Workspace) -> None:
+    folder = workspace.job()
+    text = (folder / "job.toml").read_text()
+    text = text.replace('path = "unscored/ds={ds}/*.parquet"', 'select = "features.sql"')
+    text += '\n[input.sources]\norders = "unscored/ds={ds}/*.parquet"\n'
+    (folder / "job.toml").write_text(text)
+    (folder / "features.sql").write_text(
+        "SELECT who AS id, sum(price) AS a, count(*) AS b FROM orders WHERE day = $ds GROUP BY who"
+    )
+    workspace.day({"who": ["x", "x", "y", "z"], "price": [1.0, 2.0, 3.0, 4.0], "day": [DAY, DAY, DAY, "2020-01-01"]})
+    workspace.run()
+    assert [row["id"] for row in workspace.stored()] == ["x", "y"]
+
+
+def test_run_input_changed_under_way_plans_again(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.day(10)
+    real = run.score
+    late = iter(["late.parquet"])
+
+    def score_while_a_file_arrives(*arguments: object) -> object:
+        record = real(*arguments)  # type: ignore[arg-type]
+        if (name := next(late, None)) is not None:
+            workspace.day({"id": ["late"], "a": [1.0], "b": [1.0]}, file=name)
+        return record
+
+    monkeypatch.setattr(run, "score", score_while_a_file_arrives)
+    record = workspace.complete()
+    assert record.ledger is not None
+    assert record.ledger.scored.rows == 11
+    states = [each.state for each in workspace.context().lake.records("toy", DAY)]
+    assert states == [State.complete, State.superseded]
+    assert not list((workspace.lake / ".staging").rglob("*.parquet"))
+
+
+def test_run_input_that_never_rests_is_a_transient_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = workspace.day(10)
+    real = run.score
+
+    def score_while_the_input_moves(*arguments: object) -> object:
+        record = real(*arguments)  # type: ignore[arg-type]
+        os.utime(path)
+        return record
+
+    monkeypatch.setattr(run, "score", score_while_the_input_moves)
+    with pytest.raises(InputChanged) as caught:
+        workspace.run()
+    assert caught.value.transient
+    assert not list(workspace.lake.rglob("part-*"))
+
+
+def test_backfill_failed_day_goes_on_and_tells(workspace: Workspace) -> None:
+    for ds in ("2026-01-01", "2026-01-02", "2026-01-03"):
+        workspace.day(5, ds)
+    (workspace.lake / "unscored/ds=2026-01-02/data.parquet").write_bytes(b"PAR1 no parquet")
+    days = ["2026-01-01", "2026-01-02", "2026-01-03"]
+    outcomes = list(run.backfill(workspace.context(), days))
+    assert [outcome.failed for outcome in outcomes] == [False, True, False]
+    assert "ds=2026-01-02/data.parquet" in str(outcomes[1].error)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 100, 8192, 1_000_000])
+@pytest.mark.parametrize("files", [1, 7])
+def test_run_probabilities_equal_a_plain_loop(workspace: Workspace, tmp_path: Path, batch_rows: int, files: int) -> None:
+    rows = table(10_000)
+    shuffled = rows.take(np.random.default_rng(files).permutation(10_000))
+    for number in range(files):
+        part = shuffled.slice(number * 10_000 // files, (number + 1) * 10_000 // files - number * 10_000 // files)
+        workspace.day(part, file=f"{number}.parquet")
+    folder = workspace.job()
+    (folder / "job.toml").write_text((folder / "job.toml").read_text() + f"\n[engine]\nbatch_rows = {batch_rows}\n")
+    workspace.run()
+    state = torch.load(tmp_path / "toy-v1.pt", weights_only=True)["model_state_dict"]
+    x = torch.tensor(np.column_stack([rows["a"], rows["b"]]), dtype=torch.float32)  # (10000, 2)
+    for layer in range(3):
+        x = x @ state[f"fc{layer}.weight"].T + state[f"fc{layer}.bias"]
+        x = torch.relu(x) if layer < 2 else torch.softmax(x, 1)
+    expected = dict(zip(rows["id"].to_pylist(), x.tolist(), strict=True))
+    stored = workspace.stored("SELECT id, prob_class_0, prob_class_1, prediction, prediction_proba FROM predictions")
+    assert len(stored) == 10_000
+    for row in stored:
+        assert (row["prob_class_0"], row["prob_class_1"]) == pytest.approx(expected[row["id"]], abs=1e-6)
+        assert row["prediction"] == int(row["prob_class_1"] > row["prob_class_0"])
+        assert row["prediction_proba"] == max(row["prob_class_0"], row["prob_class_1"])

@@ -1,0 +1,130 @@
+"""A folder with a lake, models and jobs, as a user has it, for tests to work on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import run
+from pipeline.context import Context
+from pipeline.job import find_job
+from pipeline.records import RunRecord
+from pipeline.settings import Settings
+
+DAY = "2026-01-01"
+JOB = """
+[model]
+name = "{model}"
+
+[input]
+path = "unscored/ds={{ds}}/*.parquet"
+key = ["id"]
+features = ["a", "b"]
+{input}
+
+[policy]
+max_quarantined = 1.0
+{policy}
+
+[schedule]
+{schedule}
+"""
+
+
+@dataclasses.dataclass
+class Workspace:
+    root: Path
+    settings: Settings = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = Settings(
+            lake=str(self.root / "lake"), jobs=self.root / "dags" / "jobs", models=str(self.root / "models"), threads=2
+        )
+
+    @property
+    def lake(self) -> Path:
+        return Path(self.settings.lake)
+
+    def job(self, name: str = "toy", *, model: str = "toy", input: str = "", policy: str = "", schedule: str = "") -> Path:
+        """Writes a job with key `id` and features `a` and `b`; returns its folder."""
+        folder = self.settings.jobs / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "job.toml").write_text(JOB.format(model=model, input=input, policy=policy, schedule=schedule))
+        return folder
+
+    def model(
+        self, version: str = "v1", *, name: str = "toy", features: tuple[str, ...] = ("a", "b"), classes: int = 2, seed: int = 0
+    ) -> Path:
+        """Registers a small network with random weights as `production`; returns its checkpoint."""
+        import torch
+
+        from pipeline.model.registry import Registry
+
+        torch.manual_seed(seed)
+        shapes = [(len(features), 16), (16, 16), (16, classes)]
+        layers = [torch.nn.Linear(*shape) for shape in shapes]
+        state = {f"fc{i}.{n}": p for i, layer in enumerate(layers) for n, p in layer.state_dict().items()}
+        path = self.root / f"{name}-{version}.pt"
+        torch.save({"model_state_dict": state}, path)
+        registry = Registry(Path(self.settings.models))
+        registry.register(path, name=name, version=version, features=features, alias="production")
+        return path
+
+    def day(self, rows: dict[str, Any] | pa.Table | int = 100, ds: str = DAY, *, file: str = "data.parquet") -> Path:
+        """Writes (or replaces) an input file of a day; a number makes rows `u0`, `u1`, ... with random features."""
+        path = self.lake / "unscored" / f"ds={ds}" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table(rows), path)
+        return path
+
+    def context(self, job: str = "toy", **settings: Any) -> Context:
+        machine = dataclasses.replace(self.settings, **settings)
+        return Context.open(find_job(job, machine), machine)
+
+    def run(self, ds: str = DAY, job: str = "toy", **settings: Any) -> run.Outcome:
+        return run.run_day(self.context(job, **settings), ds)
+
+    def complete(self, ds: str = DAY, job: str = "toy") -> RunRecord:
+        """Runs a day, and returns the record of what must be a complete run with a ledger."""
+        record = self.run(ds, job).record
+        assert record is not None
+        assert record.ledger is not None
+        return record
+
+    def stored(self, query: str = "FROM predictions ORDER BY ALL", job: str = "toy") -> list[dict[str, Any]]:
+        """Runs SQL over all stored predictions of a job, without our own views."""
+        pattern = f"{self.lake}/predictions/job={job}/*/*/part-*.parquet"
+        with duckdb.connect() as con:
+            con.sql("SELECT * FROM read_parquet($p, union_by_name = true)", params={"p": pattern}).create_view("predictions")
+            return con.sql(query).to_arrow_table().to_pylist()
+
+    def files(self) -> dict[str, bytes]:
+        """Returns all files of the lake with their content."""
+        return {
+            path.relative_to(self.lake).as_posix(): path.read_bytes()
+            for path in sorted(self.lake.rglob("*"))
+            if path.is_file()
+        }
+
+
+def table(rows: dict[str, Any] | pa.Table | int) -> pa.Table:
+    if isinstance(rows, pa.Table):
+        return rows
+    if isinstance(rows, dict):
+        return pa.table(rows)
+    rng = np.random.default_rng(rows)
+    return pa.table({"id": [f"u{i}" for i in range(rows)], "a": rng.normal(size=rows), "b": rng.normal(size=rows)})
+
+
+def changed(rows: pa.Table, column: str, values: dict[int, Any]) -> pa.Table:
+    """Returns a table with some values of a column replaced, by row number."""
+    found = rows.column(column).to_pylist()
+    for row, value in values.items():
+        found[row] = value
+    return rows.set_column(rows.schema.get_field_index(column), column, pa.array(found, rows.schema.field(column).type))

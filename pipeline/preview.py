@@ -61,7 +61,7 @@ def preview(ctx: Context, ds: str) -> Preview:
 
 
 def _count(ctx: Context, manifest: Manifest, ds: str) -> tuple[dict[str, int], int]:
-    plan = selection.make_plan(ctx, manifest, ds)
+    plan = selection.make_plan(ctx, manifest, ds, selection.check_input(ctx, manifest, ds))
     with selection.select(ctx, plan, Partition(ctx.job.name, ds, manifest.version)) as selected:
         counts = scoring.preview(ctx, selected)
     return {**counts, "candidates": plan.candidates.rows}, sum(map(len, plan.input.values()))

@@ -10,7 +10,6 @@ import importlib
 import logging
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,10 +92,11 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -
     """Freezes what a run is about, and writes its record."""
     from pipeline import selection
 
-    if not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)):
-        _warm_up()  # there is something to score
     with timed("plan") as clock:
-        planned = selection.make_plan(ctx, manifest, ds)
+        files = selection.check_input(ctx, manifest, ds)
+        if not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)):
+            _import_torch_meanwhile()  # there is something to score
+        planned = selection.make_plan(ctx, manifest, ds, files)
         clock.rows = planned.candidates.rows
     assert clock.report is not None
     record = RunRecord(
@@ -154,6 +154,10 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
         raise
 
 
-def _warm_up() -> None:
-    """Imports torch while the plan is made: it takes two seconds."""
-    threading.Thread(target=importlib.import_module, args=("torch",)).start()
+def _import_torch_meanwhile() -> None:
+    """Imports torch, which takes two seconds, while the plan is made. Should it fail, scoring meets the error itself."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="import")
+    pool.submit(importlib.import_module, "torch")
+    pool.shutdown(wait=False)

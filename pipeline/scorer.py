@@ -96,7 +96,7 @@ def score_file(
     *,
     replace: bool = False,
     memory_limit: str = "400MB",
-    progress: Callable[[int], None] = lambda _rows: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[int, int]:
     """Scores a CSV or Parquet file into another, in a stream: its columns, then the predictions.
 
@@ -112,6 +112,7 @@ def score_file(
     with database.connection(memory_limit) as con, database.explained(source):
         con.execute("SET preserve_insertion_order = true")
         relation = _relation(con, source, kind)
+        total = relation.aggregate("count(*)").fetchall()[0][0] if kind == "parquet" else 0
         columns = database.schema(relation)
         check_fit(scorer.manifest, None, columns, source)
         if clash := [name for name in scorer.schema.names if name in columns]:
@@ -122,7 +123,7 @@ def score_file(
                 write(pa.RecordBatch.from_arrays([*batch.columns, *predictions.columns], schema=_joined(batch, predictions)))
                 rows += batch.num_rows
                 without += predictions.column(0).null_count
-                progress(rows)
+                progress(rows, total)
     return rows, without
 
 

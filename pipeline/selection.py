@@ -86,14 +86,24 @@ def select(ctx: Context, plan: Plan, partition: Partition) -> Iterator[Selection
         yield selection
 
 
-def make_plan(ctx: Context, manifest: Manifest, ds: str) -> Plan:
-    """Looks at the input and at what is stored, and freezes what a run of this day is about. Writes nothing.
+def check_input(ctx: Context, manifest: Manifest, ds: str) -> dict[str, tuple[FileInfo, ...]]:
+    """Returns the day's input files, whose columns fit the job and the model. Reads footers only.
 
-    Raises InputMissing, SchemaMismatch, UnreadableFile, ModelMismatch, or QualityStop where a policy says `fail`.
+    Raises InputMissing, SchemaMismatch, UnreadableFile or ModelMismatch.
+    """
+    files = input_files(ctx, ds)
+    with _connection(ctx) as con:
+        _check_schema(con, ctx, manifest, files, ds)
+    return files
+
+
+def make_plan(ctx: Context, manifest: Manifest, ds: str, files: dict[str, tuple[FileInfo, ...]]) -> Plan:
+    """Looks at checked input and at what is stored, and freezes what a run of this day is about. Writes nothing.
+
+    Raises InputMissing if there is no row, or QualityStop where a policy says `fail`.
     """
     job, lake = ctx.job, ctx.lake
     partition = Partition(job.name, ds, manifest.version)
-    files = input_files(ctx, ds)
     features = manifest.signature.features
     base = lake.parts(partition)
     others = [
@@ -103,7 +113,6 @@ def make_plan(ctx: Context, manifest: Manifest, ds: str) -> Plan:
         for file in lake.parts(Partition(job.name, ds, version))
     ]
     with _connection(ctx) as con:
-        _check_schema(con, ctx, manifest, files, ds)
         _candidates(con, ctx, files, ds, job.input.key, job.input.carry, features)
         with database.explained(_where(files)):
             found = con.sql(queries.load("select/uniqueness"))

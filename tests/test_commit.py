@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +15,7 @@ from pipeline import run, staging
 from pipeline.context import Context
 from pipeline.errors import LakeDamaged, LedgerImbalance
 from pipeline.lake import Partition
+from pipeline.model.predictor import Predictor
 from pipeline.records import RunRecord, State
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -132,18 +135,19 @@ def test_run_after_a_crash_adopts_what_was_staged(workspace: Workspace, monkeypa
     rows = table(50)
     workspace.day(rows)
     ctx = workspace.context()
-    crashed = staged(ctx)
-    scored_at = {row["id"]: row["prediction_proba"] for path in staging.files(ctx, crashed, "scored") for row in pq.read_table(path).to_pylist()}
-    assert len(scored_at) == 50
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    crashed = staged(ctx).with_(pid=gone.pid)
+    ctx.lake.write_record(crashed)
     workspace.day(changed(rows, "a", {0: 5.0}))
     predicted = []
-    real = type(ctx.registry.load(ctx.registry.resolve("toy", "v1"))).predict
+    real = Predictor.predict_arrow
 
-    def counting(self: object, matrix: object, batch_rows: int) -> object:
-        predicted.append(len(matrix))  # type: ignore[arg-type]
-        return real(self, matrix, batch_rows)  # type: ignore[arg-type]
+    def counting(self: Predictor, matrix: np.ndarray, batch_rows: int) -> pa.RecordBatch:
+        predicted.append(len(matrix))
+        return real(self, matrix, batch_rows)
 
-    monkeypatch.setattr("pipeline.model.predictor.Predictor.predict", counting)
+    monkeypatch.setattr(Predictor, "predict_arrow", counting)
     record = workspace.complete()
     assert sum(predicted) == 1
     assert record.ledger is not None

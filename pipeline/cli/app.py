@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from pipeline.cli import run
+from pipeline.cli import models, run, score
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
 
@@ -17,7 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-run.add_to(app)
+for group in (run, score, models):
+    group.add_to(app)
 
 
 def main() -> None:

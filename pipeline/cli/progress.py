@@ -61,6 +61,6 @@ def _bar() -> Iterator[Progress]:
                 tasks[stage] = bar.add_task(stage, total=total, speed="")
             elapsed = bar.tasks[tasks[stage]].elapsed or 0.0
             speed = f"{done / elapsed:,.0f}" if elapsed > 0 else ""
-            bar.update(tasks[stage], completed=done, total=total, speed=speed)
+            bar.update(tasks[stage], completed=done, total=total or None, speed=speed)
 
         yield show

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from pipeline.errors import ModelRefused
-from pipeline.model.kinds import read_file
 
 WRAPPERS = ("model_state_dict", "state_dict")
 DIMENSIONS = ("input_dim", "hidden_dim", "output_dim")
@@ -63,8 +62,8 @@ class Checkpoint:
 
 
 def read(path: Path) -> Checkpoint:
-    """Raises ModelRefused as `parse` does, UsageError if there is no such file."""
-    return parse(read_file(path), path)
+    """Raises ModelRefused as `parse` does, and FileNotFoundError."""
+    return parse(path.read_bytes(), path)
 
 
 def parse(content: bytes, where: object) -> Checkpoint:
@@ -105,7 +104,7 @@ def _load(content: bytes, where: object) -> Mapping[str, object]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and TorchScript: what matters is refused below
             document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no checkpoint torch raises anything: KeyError, EOFError, struct.error
+    except Exception as error:  # what is no checkpoint makes torch raise anything: KeyError, EOFError, struct.error
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise ModelRefused(
                 "the checkpoint carries pickled code; it was not run",
@@ -164,13 +163,13 @@ def _layers(state: Mapping[str, torch.Tensor], where: object) -> tuple[Layer, ..
             got=", ".join(f"`{name}` {tuple(state[name].shape)}" for name in foreign),
             next_step=HOW_TO_REPLACE,
         )
-    for (name, above), (next_name, below) in pairwise(groups.items()):
+    for (name, above), (after, below) in pairwise(groups.items()):
         if above["weight"].shape[0] != below["weight"].shape[1]:
             raise ModelRefused(
                 "the layers do not chain",
                 where=where,
-                expected="each layer takes as many values as the one before it gives, in the order of the state dict",
-                got=f"`{name}weight` gives {above['weight'].shape[0]}, `{next_name}weight` takes {below['weight'].shape[1]}",
+                expected="(outputs, inputs) whose inputs are the outputs before, in the order of the state dict",
+                got=f"{tuple(above['weight'].shape)} of `{name}weight`, {tuple(below['weight'].shape)} of `{after}weight`",
                 next_step=HOW_TO_REPLACE,
             )
     values = {name: _values(name, tensor, where) for name, tensor in state.items()}

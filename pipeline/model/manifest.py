@@ -101,7 +101,7 @@ def parse(content: bytes, where: object) -> Manifest:
 
 
 def problem(error: ValidationError) -> tuple[str, str | None]:
-    """Returns the first problem in words, and the value that is wrong; an unknown key comes with the nearest valid one."""
+    """Returns the first problem in words and the value that is wrong; for an unknown key, the nearest valid one."""
     first = error.errors(include_url=False)[0]
     location = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":

@@ -11,4 +11,5 @@ def output_schema(signature: Signature) -> pa.Schema:
     """Returns `prediction` (the class), `prediction_proba` (its probability) and `prob_class_<i>` of each class."""
     label = pa.int64() if isinstance(signature.classes[0], int) else pa.string()
     names = ["prediction_proba", *(f"prob_class_{index}" for index in range(len(signature.classes)))]
-    return pa.schema([pa.field("prediction", label, nullable=False)] + [pa.field(name, pa.float32(), nullable=False) for name in names])
+    fields = [("prediction", label), *((name, pa.float32()) for name in names)]
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])

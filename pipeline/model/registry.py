@@ -92,7 +92,7 @@ class Registry:
         return content
 
     def load(self, manifest: Manifest, device: str = "auto") -> Predictor:
-        """Returns the model, ready to score. Raises ModelMismatch as `content` does, UsageError for an absent device."""
+        """Returns the model, ready to score. Raises ModelMismatch as `content` does, UsageError for no such device."""
         from pipeline.model.predictor import Predictor
 
         content = self.content(manifest)

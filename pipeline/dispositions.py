@@ -43,9 +43,7 @@ class Judged:
         return counts
 
 
-def judge(
-    batch: pa.RecordBatch, matrix: NDArray[np.float32], prints: NDArray[np.int64], policy: Policy
-) -> Judged:
+def judge(batch: pa.RecordBatch, matrix: NDArray[np.float32], prints: NDArray[np.int64], policy: Policy) -> Judged:
     """Judges a batch of `select/to_score.sql`. Raises QualityStop where the policy says `fail`."""
     rows = batch.num_rows
     reasons = np.zeros(rows, np.int8)
@@ -107,5 +105,5 @@ def _rejected(matrix: NDArray[np.float32], policy: Policy) -> NDArray[np.bool_] 
                 got=f"columns number {', '.join(str(index + 1) for index in np.nonzero(mask.any(axis=0))[0])}",
             )
     bad = infinite if policy.null_features == "score" else infinite | missing
-    rejected: NDArray[np.bool_] = bad.any(axis=1)
+    rejected = np.asarray(bad.any(axis=1))
     return rejected if rejected.any() else None

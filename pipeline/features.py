@@ -30,7 +30,7 @@ def to_matrix(batch: pa.RecordBatch, features: Sequence[str]) -> NDArray[np.floa
 def fingerprints(matrix: NDArray[np.float32]) -> NDArray[np.int64]:
     """Returns a 64-bit hash of each row: int64 (rows,).
 
-    Own arithmetic over the bits of the float32 values, so that it is the same in every engine and version: it is stored.
+    Own arithmetic over the bits of the float32 values, so that it is the same in every engine and version: we store it.
     All NaN count as one value, and -0.0 as 0.0. Two rows that differ share a fingerprint with a chance of 2^-64.
     """
     rows, columns = matrix.shape

@@ -194,7 +194,9 @@ def read_job(folder: Path, settings: Settings) -> Job:
         if name in document:
             raise JobError(f"`{name}` cannot be set", where=path, next_step="the folder's name is the job's name")
     try:
-        job = Job.model_validate({**document, "name": folder.resolve().name, "folder": folder, "digest": digest(folder)})
+        job = Job.model_validate(
+            {**document, "name": folder.resolve().name, "folder": folder, "digest": digest(folder)}
+        )
     except ValidationError as error:
         raise _explained(error, path) from None
     if job.input.select and not (folder / job.input.select).resolve().is_relative_to(folder.resolve()):
@@ -202,9 +204,7 @@ def read_job(folder: Path, settings: Settings) -> Job:
     if job.input.select and not (folder / job.input.select).is_file():
         raise JobError("the SELECT file is not there", where=folder / job.input.select)
     machine = {
-        name: value
-        for name in ("device", "memory_limit", "threads")
-        if (value := getattr(settings, name)) is not None
+        name: value for name in ("device", "memory_limit", "threads") if (value := getattr(settings, name)) is not None
     }
     try:
         engine = Engine.model_validate({**job.engine.model_dump(), **machine})

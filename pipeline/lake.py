@@ -95,7 +95,7 @@ class Lake:
         Raises LakeDamaged if one is not there at all.
         """
         found: dict[int, FileInfo] = {}
-        for file in self.storage.list(partition.folder):
+        for file in self.storage.files(partition.folder):
             if match := PART.fullmatch(file.path.rpartition("/")[2]):
                 found[int(match.group(1))] = file
         for number in range(max(found, default=-1)):
@@ -125,7 +125,7 @@ class Lake:
         return [name.removeprefix("ds=") for name in names if name.startswith("ds=")]
 
     def quarantine_files(self, job: str, ds: str) -> tuple[FileInfo, ...]:
-        return tuple(self.storage.list(f"quarantine/job={job}/ds={ds}"))
+        return tuple(self.storage.files(f"quarantine/job={job}/ds={ds}"))
 
     # Run records
 
@@ -147,7 +147,7 @@ class Lake:
 
     def iter_records(self, job: str, ds: str) -> Iterator[RunRecord]:
         """Yields the runs of a day, newest first, each read when it is asked for."""
-        for file in reversed(self.storage.list(f"runs/job={job}/ds={ds}")):
+        for file in reversed(self.storage.files(f"runs/job={job}/ds={ds}")):
             if file.path.endswith(".json") and (record := self._read_record(file.path)) is not None:
                 yield record
 

@@ -30,6 +30,10 @@ ROUNDS = 3
 """How often a run plans again after the input changed or another run was faster."""
 
 
+_END: dict[type[BaseException], State] = {InputChanged: State.superseded, QualityStop: State.stopped}
+"""The states of runs that ended otherwise than by a fault."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one day."""
@@ -74,16 +78,18 @@ def run_day(ctx: Context, ds: str) -> Outcome:
             return Outcome(ds, done, up_to_date=True)
         try:
             record = commit(ctx, score(ctx, plan(ctx, manifest, ds)))
-        except InputMissing as error:
+        except InputMissing:
             if ctx.job.policy.missing_input == "skip":
                 return Outcome(ds, error=None)
-            raise error
+            raise
         except InputChanged as error:
             last = error
             continue
         if record.state is State.complete:
             return Outcome(ds, record)
-        last = CommitConflict(f"other runs keep changing {ds}", where=Partition(record.job, ds, manifest.version).folder)
+        last = CommitConflict(
+            f"other runs keep changing {ds}", where=Partition(record.job, ds, manifest.version).folder
+        )
     assert last is not None
     raise last
 
@@ -145,7 +151,7 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        state = {InputChanged: State.superseded, QualityStop: State.stopped}.get(type(error), State.failed)
+        state = _END.get(type(error), State.failed)
         text = str(error) or type(error).__name__
         try:
             ctx.lake.write_record(record.with_(state=state, error=text, finished_at=now()))
@@ -155,7 +161,7 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
 
 
 def _import_torch_meanwhile() -> None:
-    """Imports torch, which takes two seconds, while the plan is made. Should it fail, scoring meets the error itself."""
+    """Imports torch, which takes two seconds, while the plan is made. If it fails, scoring meets the error itself."""
     from concurrent.futures import ThreadPoolExecutor
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="import")

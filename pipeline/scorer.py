@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,15 +35,17 @@ Table = TypeVar("Table", pa.Table, "pd.DataFrame")
 class Scorer:
     """A registered model, ready to score tables.
 
-        scorer = Scorer.load("churn", "v3")
-        predictions = scorer.score(table)
+    scorer = Scorer.load("churn", "v3")
+    predictions = scorer.score(table)
     """
 
     def __init__(self, manifest: Manifest, predictor: Predictor, batch_rows: int = 8192) -> None:
         self.manifest, self.predictor, self.batch_rows = manifest, predictor, batch_rows
 
     @classmethod
-    def load(cls, name: str, version: str = "production", *, models: str | Path = "models", device: str = "auto") -> Scorer:
+    def load(
+        cls, name: str, version: str = "production", *, models: str | Path = "models", device: str = "auto"
+    ) -> Scorer:
         """Raises ModelNotFound, or ModelMismatch if the files are not those that were registered."""
         registry = Registry(Path(models))
         manifest = registry.resolve(name, version)
@@ -120,7 +121,11 @@ def score_file(
         with relation.to_arrow_reader(BATCH_ROWS) as reader, _writer(target, reader.schema, scorer.schema) as write:
             for batch in reader:
                 predictions = scorer.score_batch(batch)
-                write(pa.RecordBatch.from_arrays([*batch.columns, *predictions.columns], schema=_joined(batch, predictions)))
+                write(
+                    pa.RecordBatch.from_arrays(
+                        [*batch.columns, *predictions.columns], schema=_joined(batch, predictions)
+                    )
+                )
                 rows += batch.num_rows
                 without += predictions.column(0).null_count
                 progress(rows, total)
@@ -161,7 +166,7 @@ def _writer(target: Path, left: pa.Schema, right: pa.Schema) -> Iterator[Callabl
             with writer:
                 yield writer.write
             sync_file(temporary)
-            os.replace(temporary, target)
+            temporary.replace(target)
             sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The streaming pass: Arrow batches in, staged predictions out.
 
-Equal workers, one a core, take the next batch of one shared reader in turn; each runs the forward pass in its own thread
-and writes its own files. Against a reader, a forward and a writer thread with queues between them this is faster, since
+Equal workers, one a core, take the next batch of one shared reader in turn; each runs the forward pass in its own
+thread and writes its own files. Against a reader, a forward and a writer thread with queues between them this is faster, since
 no stage waits for another, and there is nothing to tune. See docs/performance.md.
 """
 
@@ -217,9 +217,7 @@ class _Sink:
             matrix, prints = matrix[judged.to_score], prints[judged.to_score]
         if batch.num_rows:
             columns = outputs(batch, matrix)
-            self._scored.write(
-                stored_batch(self.staged.stored, batch, columns, judged, prints, self.run_id, now())
-            )
+            self._scored.write(stored_batch(self.staged.stored, batch, columns, judged, prints, self.run_id, now()))
         return judged.counts()
 
     def reject(self, rows: pa.RecordBatch, reasons: pa.Array) -> None:

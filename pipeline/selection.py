@@ -1,11 +1,11 @@
 """The plan: which rows a run is about. SQL selects; the views that it selects from are made here.
 
-    unscored       the input as it is: the job's files, or its SELECT over its sources
-    candidates     of it the columns that matter, with `__key`: the key, as a tuple if it has several columns
-    duplicates     keys that stand more than once
-    selected       the candidates, one row a key
-    latest         the newest prediction of each key in this partition
-    other_versions keys that another model version has scored
+unscored       the input as it is: the job's files, or its SELECT over its sources
+candidates     of it the columns that matter, with `__key`: the key, as a tuple if it has several columns
+duplicates     keys that stand more than once
+selected       the candidates, one row a key
+latest         the newest prediction of each key in this partition
+other_versions keys that another model version has scored
 """
 
 from __future__ import annotations
@@ -300,13 +300,18 @@ def _check_schema(
         for name in ctx.job.input.key:
             if canonical(columns[name]) not in KEY_TYPES:
                 raise SchemaMismatch(
-                    f"column {name} cannot be a key", where=where, expected="an integer, text or time", got=columns[name]
+                    f"column {name} cannot be a key",
+                    where=where,
+                    expected="an integer, text or time",
+                    got=columns[name],
                 )
         _check_extra(ctx, manifest, columns, where)
     kinds = [{name: canonical(columns[name]) for name in ctx.job.input.key} for columns in found.values()]
     for where, kind in zip(found, kinds, strict=True):
         if kind != kinds[0]:
-            raise SchemaMismatch("the files of a day have keys of different types", where=where, expected=kinds[0], got=kind)
+            raise SchemaMismatch(
+                "the files of a day have keys of different types", where=where, expected=kinds[0], got=kind
+            )
 
 
 def _check_extra(ctx: Context, manifest: Manifest, columns: Iterable[str], where: str) -> None:

@@ -38,7 +38,8 @@ REST = "rest-"
 def folder_of_kind(record: RunRecord) -> str:
     """Returns the folder in which all runs of this partition, model and job stage."""
     partition = Partition(record.job, record.ds, record.model.version)
-    return f"{partition.folder.replace('predictions/', '.staging/', 1)}/{record.model.digest[:16]}-{record.job_digest[:16]}"
+    folder = partition.folder.replace("predictions/", ".staging/", 1)
+    return f"{folder}/{record.model.digest[:16]}-{record.job_digest[:16]}"
 
 
 def folder_of(record: RunRecord) -> str:
@@ -47,7 +48,7 @@ def folder_of(record: RunRecord) -> str:
 
 def files(ctx: Context, record: RunRecord, kind: str) -> list[Path]:
     """Returns the whole files of a kind (`scored`, `rejected`) that a run has staged, in order."""
-    found = ctx.lake.storage.list(folder_of(record))
+    found = ctx.lake.storage.files(folder_of(record))
     names = (file.path for file in found if file.path.rpartition("/")[2].startswith(f"{kind}-"))
     return [ctx.lake.storage.path(name) for name in names if name.endswith(".parquet")]
 
@@ -132,7 +133,9 @@ def write_one(
     rows = 0
     with explained(path):
         make_folder(path.parent)
-        with pq.ParquetWriter(temporary, schema, compression="zstd", store_schema=False, write_page_checksum=True) as file:
+        with pq.ParquetWriter(
+            temporary, schema, compression="zstd", store_schema=False, write_page_checksum=True
+        ) as file:
             file.add_key_value_metadata(_prefixed({**metadata(record), "staged": staged_name}))
             for batch in batches:
                 file.write_batch(batch.cast(schema))
@@ -156,7 +159,7 @@ def discard(ctx: Context, record: RunRecord) -> None:
     for run in lake.storage.folders(folder_of_kind(record)):
         if run == record.run_id or _is_over(ctx, record, run):
             folder = lake.storage.path(f"{folder_of_kind(record)}/{run}")
-            for file in lake.storage.list(f"{folder_of_kind(record)}/{run}"):
+            for file in lake.storage.files(f"{folder_of_kind(record)}/{run}"):
                 lake.storage.delete(file.path)
             with explained(folder):
                 folder.rmdir()
@@ -198,7 +201,13 @@ class Writer:
     """Writes one worker's rows of one kind, a new file after each `FILE_ROWS` rows. Made lazily: no row, no file."""
 
     def __init__(
-        self, folder: Path, kind: str, worker: int, schema: pa.Schema, metadata: dict[str, str], dictionaries: Sequence[str]
+        self,
+        folder: Path,
+        kind: str,
+        worker: int,
+        schema: pa.Schema,
+        metadata: dict[str, str],
+        dictionaries: Sequence[str],
     ) -> None:
         self.folder, self.kind, self.worker = folder, kind, worker
         self.schema, self.metadata, self.dictionaries = schema, metadata, list(dictionaries)

@@ -33,7 +33,7 @@ class LocalStorage:
         """Returns where a key lies; an absolute path, such as that of a job's own input, stays as it is."""
         return self.root / key
 
-    def list(self, prefix: str) -> list[FileInfo]:
+    def files(self, prefix: str) -> list[FileInfo]:
         """Returns the files below a folder, sorted by path; of an absent folder, none."""
         with explained(self.path(prefix)):
             return sorted(_walk(self.path(prefix), prefix.rstrip("/")), key=lambda file: file.path)

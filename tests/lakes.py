@@ -172,7 +172,7 @@ def add_day(
 ) -> RunRecord:
     """Stores a day as one complete run leaves it: input, one part file, record and mark; `columns` as in prediction_rows."""
     partition = Partition(job, ds, version)
-    if not lake.storage.list(f"unscored/ds={ds}"):
+    if not lake.storage.files(f"unscored/ds={ds}"):
         add_input(lake, ds, input_rows(ids, key))
     rows = prediction_rows({key: list(ids)}, run=run_id(ds, number), ds=ds, **columns)
     part = add_part(lake, partition, rows)

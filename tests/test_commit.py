@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -115,7 +114,9 @@ def test_commit_overtaken_by_other_input_is_told_and_the_next_plan_decides(works
     assert len(workspace.stored()) == 50
 
 
-def test_commit_again_after_a_crash_recognises_its_own_files(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_again_after_a_crash_recognises_its_own_files(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace.day(50)
     ctx = workspace.context()
     record = staged(ctx)
@@ -222,4 +223,4 @@ def test_published_file_says_whose_it_is(workspace: Workspace) -> None:
     found = staging.read_metadata(path)
     assert found["run_id"] == record.run_id
     assert found["model_digest"] == record.model.digest
-    assert dataclasses.is_dataclass(ctx := workspace.context()) and ctx.job.name == found["job"]
+    assert (found["job"], found["ds"], found["model_version"]) == ("toy", DAY, "v1")

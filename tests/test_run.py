@@ -17,6 +17,11 @@ from pipeline.records import State
 from tests.workspace import DAY, Workspace, changed, table
 
 
+def identities(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    stats = {path: path.stat() for path in folder.rglob("*")}
+    return {path: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
 def test_run_first_time_scores_every_row_once(workspace: Workspace) -> None:
     workspace.day(100)
     record = workspace.complete()
@@ -39,10 +44,10 @@ def test_run_first_time_scores_every_row_once(workspace: Workspace) -> None:
 def test_run_unchanged_day_writes_nothing(workspace: Workspace) -> None:
     workspace.day(100)
     workspace.run()
-    before = {path: path.stat() for path in workspace.lake.rglob("*")}
+    before = identities(workspace.lake)
     outcome = workspace.run()
     assert outcome.up_to_date
-    assert {path: path.stat() for path in workspace.lake.rglob("*")} == before
+    assert identities(workspace.lake) == before
 
 
 def test_run_touched_input_scores_nothing(workspace: Workspace) -> None:
@@ -67,7 +72,9 @@ def test_run_new_and_changed_rows_scores_only_these_with_reason_and_revision(wor
     ledger = workspace.complete().ledger
     assert ledger is not None
     assert (ledger.scored.rows, ledger.unchanged.rows) == (5, 97)
-    found = workspace.stored("SELECT id, reason, revision FROM predictions WHERE reason <> 'new' OR id LIKE 'n%' ORDER BY id")
+    found = workspace.stored(
+        "SELECT id, reason, revision FROM predictions WHERE reason <> 'new' OR id LIKE 'n%' ORDER BY id"
+    )
     assert [tuple(row.values()) for row in found] == [
         ("n1", "new", 0),
         ("n2", "new", 0),
@@ -147,7 +154,9 @@ def test_run_repaired_rows_are_scored_and_leave_the_quarantine(workspace: Worksp
         ('conflicting_duplicates = "fail"', {"id": ["x", "x"], "a": [1.0, 2.0], "b": [1.0, 1.0]}),
     ],
 )
-def test_run_policy_fail_stops_and_commits_nothing(workspace: Workspace, policy: str, values: dict[str, object]) -> None:
+def test_run_policy_fail_stops_and_commits_nothing(
+    workspace: Workspace, policy: str, values: dict[str, object]
+) -> None:
     workspace.job(policy=policy)
     workspace.day(values)
     with pytest.raises(QualityStop, match=policy.split(" ", maxsplit=1)[0]):
@@ -176,7 +185,7 @@ def test_run_null_policy_score_hands_nan_to_the_model(workspace: Workspace) -> N
 
 
 def test_run_several_key_columns_and_carried_columns(workspace: Workspace) -> None:
-    folder = workspace.job(input='carry = ["country"]')
+    folder = workspace.job(reads='carry = ["country"]')
     path = folder / "job.toml"
     path.write_text(path.read_text().replace('key = ["id"]', 'key = ["shop", "customer id"]'))
     rows = {
@@ -195,7 +204,12 @@ def test_run_several_key_columns_and_carried_columns(workspace: Workspace) -> No
     assert second is not None
     assert (second.scored.rows, second.unchanged.rows) == (1, 2)
     found = workspace.stored('SELECT shop, "customer id" AS c, country, revision FROM predictions ORDER BY ALL')
-    assert [tuple(row.values()) for row in found] == [(1, "x", "UK", 0), (1, "x", "UK", 1), (1, "y", "FR", 0), (2, "x", "UK", 0)]
+    assert [tuple(row.values()) for row in found] == [
+        (1, "x", "UK", 0),
+        (1, "x", "UK", 1),
+        (1, "y", "FR", 0),
+        (2, "x", "UK", 0),
+    ]
 
 
 def test_run_lookback_scores_late_rows_of_earlier_days(workspace: Workspace) -> None:
@@ -281,7 +295,9 @@ def test_backfill_failed_day_goes_on_and_tells(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("batch_rows", [1, 100, 8192, 1_000_000])
 @pytest.mark.parametrize("files", [1, 7])
-def test_run_probabilities_equal_a_plain_loop(workspace: Workspace, tmp_path: Path, batch_rows: int, files: int) -> None:
+def test_run_probabilities_equal_a_plain_loop(
+    workspace: Workspace, tmp_path: Path, batch_rows: int, files: int
+) -> None:
     rows = table(10_000)
     shuffled = rows.take(np.random.default_rng(files).permutation(10_000))
     for number in range(files):

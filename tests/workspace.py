@@ -51,15 +51,23 @@ class Workspace:
     def lake(self) -> Path:
         return Path(self.settings.lake)
 
-    def job(self, name: str = "toy", *, model: str = "toy", input: str = "", policy: str = "", schedule: str = "") -> Path:
+    def job(
+        self, name: str = "toy", *, model: str = "toy", reads: str = "", policy: str = "", schedule: str = ""
+    ) -> Path:
         """Writes a job with key `id` and features `a` and `b`; returns its folder."""
         folder = self.settings.jobs / name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "job.toml").write_text(JOB.format(model=model, input=input, policy=policy, schedule=schedule))
+        (folder / "job.toml").write_text(JOB.format(model=model, input=reads, policy=policy, schedule=schedule))
         return folder
 
     def model(
-        self, version: str = "v1", *, name: str = "toy", features: tuple[str, ...] = ("a", "b"), classes: int = 2, seed: int = 0
+        self,
+        version: str = "v1",
+        *,
+        name: str = "toy",
+        features: tuple[str, ...] = ("a", "b"),
+        classes: int = 2,
+        seed: int = 0,
     ) -> Path:
         """Registers a small network with random weights as `production`; returns its checkpoint."""
         import torch
@@ -101,7 +109,9 @@ class Workspace:
         """Runs SQL over all stored predictions of a job, without our own views."""
         pattern = f"{self.lake}/predictions/job={job}/*/*/part-*.parquet"
         with duckdb.connect() as con:
-            con.sql("SELECT * FROM read_parquet($p, union_by_name = true)", params={"p": pattern}).create_view("predictions")
+            con.sql("SELECT * FROM read_parquet($p, union_by_name = true)", params={"p": pattern}).create_view(
+                "predictions"
+            )
             return con.sql(query).to_arrow_table().to_pylist()
 
     def files(self) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""How results are shown: tables and colour on a terminal, JSON for programs. Results go to stdout, the rest to stderr."""
+"""How results are shown: tables and colour for people, JSON for programs. Results go to stdout, the rest to stderr."""
 
 from __future__ import annotations
 

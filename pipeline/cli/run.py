@@ -160,12 +160,16 @@ def _show(outcome: Outcome) -> None:
         out.print(f"{outcome.ds}: no input, skipped")
         return
     if outcome.up_to_date:
-        rows = record.ledger.candidates.rows
-        out.print(f"{outcome.ds}: up to date, {rows:,} rows (run {record.run_id}); no data was read")
+        candidates = record.ledger.candidates.rows
+        out.print(f"{outcome.ds}: up to date, {candidates:,} rows (run {record.run_id}); no data was read")
         return
-    out.print(f"[bold]{record.job}[/] {record.ds}, model {record.model.name} {record.model.version}, run {record.run_id}")
+    out.print(
+        f"[bold]{record.job}[/] {record.ds}, model {record.model.name} {record.model.version}, run {record.run_id}"
+    )
     ledger = record.ledger.counts()
-    rows = [(name, count, "") for name, count in ledger.items() if count or name in ("candidates", "scored", "unchanged")]
+    rows = [
+        (name, count, "") for name, count in ledger.items() if count or name in ("candidates", "scored", "unchanged")
+    ]
     rows[1] = ("scored", ledger["scored"], _reasons(record.statistics.reasons))
     table(("", "rows", ""), rows)
     _show_statistics(record)
@@ -186,4 +190,3 @@ def _show_statistics(record: RunRecord) -> None:
 
 def _reasons(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
-

@@ -38,7 +38,12 @@ def score(
     limit = machine.memory_limit or "400MB"
     with progress(quiet=json) as show:
         rows, without = score_file(
-            scorer, source, target, replace=replace, memory_limit=limit, progress=lambda done, total: show("score", done, total)
+            scorer,
+            source,
+            target,
+            replace=replace,
+            memory_limit=limit,
+            progress=lambda done, total: show("score", done, total),
         )
     if json:
         emit_json({"rows": rows, "without_prediction": without, "model": scorer.manifest.ref.model_dump()})

@@ -44,7 +44,7 @@ class Checkpoint:
     declared: Mapping[str, int]
     """Those of `input_dim`, `hidden_dim` and `output_dim` that the file states; they agree with the layers."""
     features: tuple[str, ...] | None
-    classes: tuple[str | int, ...] | None
+    classes: tuple[str, ...] | None
     version: str | None
 
     @property
@@ -69,8 +69,8 @@ def read(path: Path) -> Checkpoint:
 def parse(content: bytes, where: object) -> Checkpoint:
     """Reads a checkpoint without running code from it.
 
-    Raises ModelRefused if it is not one, carries code, is not a stack of linear layers with ReLU, contradicts
-    its own `input_dim`, `hidden_dim` or `output_dim`, or has weights that are not finite.
+    Raises ModelRefused if it is not one, carries code, is not a stack of linear layers with ReLU, contradicts its
+    own `input_dim`, `hidden_dim` or `output_dim`, or has weights that are not finite.
     """
     document = _load(content, where)
     layers = _layers(_state_dict(document, where), where)
@@ -164,13 +164,14 @@ def _layers(state: Mapping[str, torch.Tensor], where: object) -> tuple[Layer, ..
             next_step=HOW_TO_REPLACE,
         )
     for (name, above), (after, below) in pairwise(groups.items()):
-        if above["weight"].shape[0] != below["weight"].shape[1]:
+        gives, takes = above["weight"].shape[0], below["weight"].shape[1]
+        if gives != takes:
             raise ModelRefused(
                 "the layers do not chain",
                 where=where,
-                expected="(outputs, inputs) whose inputs are the outputs before, in the order of the state dict",
-                got=f"{tuple(above['weight'].shape)} of `{name}weight`, {tuple(below['weight'].shape)} of `{after}weight`",
-                next_step=HOW_TO_REPLACE,
+                expected="each layer takes what the one before it gives, in the order of the state dict",
+                got=f"`{name}weight` gives {gives} values, `{after}weight` takes {takes}",
+                next_step="define the layers in the order in which they run; a network that branches has no such order",
             )
     values = {name: _values(name, tensor, where) for name, tensor in state.items()}
     return tuple(Layer(values[f"{prefix}weight"], values.get(f"{prefix}bias")) for prefix in groups)
@@ -226,7 +227,7 @@ def _check_activation(document: Mapping[str, object], where: object) -> None:
             where=where,
             expected="relu",
             got=activation,
-            next_step="train the model with ReLU: a state dict holds no activations, so only ReLU can be rebuilt",
+            next_step="train it with ReLU: a state dict holds no activations, and no other can be rebuilt",
         )
 
 

@@ -124,8 +124,8 @@ def choose_device(name: str) -> str:
 def _probabilities(logits: torch.Tensor) -> torch.Tensor:
     """Returns (classes, rows) of (rows, classes), or of the single logit (rows, 1) of the second class.
 
-    Over the last axis of (8192, 2), softmax takes 400 us, a third of what a 6-64-64-2 network takes; over the first axis
-    of (2, 8192), 16 us. Stacking the columns takes 13 us, and `t().contiguous()` 44 us.
+    Over the last axis of (8192, 2), softmax takes 400 us, a third of what a 6-64-64-2 network takes; over the first
+    axis of (2, 8192), 16 us. Stacking the columns takes 13 us, and `t().contiguous()` 44 us.
     """
     columns = torch.stack(logits.unbind(dim=1))
     if len(columns) == 1:

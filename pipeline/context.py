@@ -46,7 +46,8 @@ class Clock:
 
     stage: str
     rows: int = 0
-    report: StageReport | None = None
+    report: StageReport = field(init=False)
+    """Set when the stage has ended."""
 
 
 @contextmanager

@@ -147,6 +147,10 @@ class StageReport(Frozen):
     def rows_per_s(self) -> float:
         return self.rows / self.wall_s if self.wall_s > 0 else 0.0
 
+    def without(self, other: StageReport) -> StageReport:
+        """Returns this stage less another that took place within it."""
+        return self.model_copy(update={"wall_s": self.wall_s - other.wall_s, "cpu_s": self.cpu_s - other.cpu_s})
+
 
 class Statistics(Frozen):
     """Over the rows that the run scored."""

@@ -104,7 +104,6 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -
             _import_torch_meanwhile()  # there is something to score
         planned = selection.make_plan(ctx, manifest, ds, files)
         clock.rows = planned.candidates.rows
-    assert clock.report is not None
     record = RunRecord(
         run_id=run_id or new_run_id(),
         job=ctx.job.name,

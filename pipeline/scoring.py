@@ -26,7 +26,7 @@ from pipeline.features import fingerprints, to_matrix
 from pipeline.lake import Partition
 from pipeline.model.outputs import output_schema
 from pipeline.predictions import FEW_VALUES, rejected_batch, rejected_schema, stored_batch, stored_schema
-from pipeline.records import RunRecord, State, now
+from pipeline.records import RunRecord, StageReport, State, now
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +56,8 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
         counts = staged.run()
         clock.rows = counts["scored"]
     _stop_if_too_many(ctx, record, counts["quarantined"])
-    assert clock.report is not None
-    return record.with_(state=State.scored, dispositions=dict(counts), stages=(*record.stages, clock.report))
+    stages = (*record.stages, staged.loading, clock.report.without(staged.loading))
+    return record.with_(state=State.scored, dispositions=dict(counts), stages=stages)
 
 
 def preview(ctx: Context, selected: Selection) -> Counter[str]:
@@ -102,7 +102,9 @@ class _Staging:
         plan = record.plan
         self.stored = stored_schema(selected.schema, plan.key, plan.carry, output_schema(self.manifest.signature))
         self.rejected = rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
-        self._loading = threading.Lock()
+        self.loading = StageReport(stage="load", wall_s=0, cpu_s=0)
+        """What it took to import torch and load the model, while the workers waited."""
+        self._lock = threading.Lock()
 
     def run(self) -> Counter[str]:
         for path in staging.files(self.ctx, self.record, "rejected"):
@@ -117,14 +119,17 @@ class _Staging:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        import torch
+        with timed("load") as clock:
+            import torch
 
-        if self.workers > 1:
-            torch.set_num_threads(1)  # each worker is a thread of its own
-        return self.ctx.registry.load(self.manifest, self.ctx.job.engine.device)
+            if self.workers > 1:
+                torch.set_num_threads(1)  # each worker is a thread of its own
+            predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device)
+        self.loading = clock.report
+        return predictor
 
     def _predicted(self, _rows: pa.RecordBatch, matrix: NDArray[np.float32]) -> pa.RecordBatch:
-        with self._loading:
+        with self._lock:
             predictor = self._predictor
         return predictor.predict_arrow(matrix, self.ctx.job.engine.batch_rows)
 

@@ -11,7 +11,7 @@ import typer
 from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings
 from pipeline.cli.output import bytes_text, console, emit_json, table
 from pipeline.cli.progress import progress
-from pipeline.context import Context
+from pipeline.context import Context, Progress
 from pipeline.errors import InputMissing, LakescoreError
 from pipeline.job import find_job
 from pipeline.records import RunRecord, check_day
@@ -28,8 +28,8 @@ def plan(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *
     """Shows what a run of a day would do. Writes nothing."""
     from pipeline.preview import preview
 
-    with progress(quiet=json) as show:
-        ctx = _context(job, lake, show)
+    with progress(quiet=json) as report:
+        ctx = _context(job, lake, report)
         found = preview(ctx, _day(ctx, ds))
     if json:
         emit_json(found.as_dict())
@@ -52,14 +52,14 @@ def run(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *,
     """Scores what is not scored yet of a day, and of the days that the job looks back to."""
     from pipeline import run as flow
 
-    with progress(quiet=json) as show:
-        ctx = _context(job, lake, show)
+    with progress(quiet=json) as report:
+        ctx = _context(job, lake, report)
         outcomes = flow.run(ctx, _day(ctx, ds))
     if json:
         emit_json([_as_dict(outcome) for outcome in outcomes])
         return
     for outcome in outcomes:
-        _show(outcome)
+        show_outcome(outcome)
 
 
 def backfill(
@@ -74,8 +74,8 @@ def backfill(
     from pipeline import run as flow
 
     check_day(first), check_day(last)
-    with progress(quiet=True) as show:
-        ctx = _context(job, lake, show)
+    with progress(quiet=True) as report:
+        ctx = _context(job, lake, report)
         days = [day for day in ctx.lake.input_days(ctx.job.input.patterns.values()) if first <= day <= last]
         if not days:
             raise InputMissing(f"no day from {first} to {last} has input", where=ctx.lake.storage)
@@ -105,9 +105,9 @@ def _finish_backfill(outcomes: list[Outcome], first: str, last: str, *, json: bo
         )
 
 
-def _context(job: str, lake: str | None, show: Any) -> Context:
+def _context(job: str, lake: str | None, report: Progress) -> Context:
     machine = settings(lake)
-    return Context.open(find_job(job, machine), machine, show)
+    return Context.open(find_job(job, machine), machine, report)
 
 
 def _day(ctx: Context, ds: str | None) -> str:
@@ -152,7 +152,7 @@ def _line(outcome: Outcome) -> str:
     return f"{text}  {record.ledger.candidates.rows:>11,} rows  {_scored(outcome):>11,} scored"
 
 
-def _show(outcome: Outcome) -> None:
+def show_outcome(outcome: Outcome) -> None:
     """The end of a run: the ledger, what was predicted, what it took."""
     out = console()
     record = outcome.record
@@ -184,6 +184,7 @@ def _show_statistics(record: RunRecord) -> None:
     times = ", ".join(
         f"{stage.stage} {stage.wall_s:.1f} s" + (f" ({stage.rows_per_s:,.0f} rows/s)" if stage.rows else "")
         for stage in record.stages
+        if stage.wall_s
     )
     out.print(f"{times}; peak memory {bytes_text(record.peak_memory_bytes)}")
 

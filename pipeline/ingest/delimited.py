@@ -11,7 +11,7 @@ import csv
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 from duckdb import CaseExpression as Case
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RULES = {
     "BOOLEAN": r"(?i)true|false",
-    "BIGINT": r" *[-+]?(0|[1-9]\d{0,17}) *",
+    "BIGINT": r" *[-+]?(0|[1-9]\d{0,18}) *",
     "DOUBLE": r" *([-+]?((0|[1-9]\d{0,14})([eE][-+]?\d+)?|((0|[1-9]\d*)\.\d*|\.\d+)([eE][-+]?\d+)?)|(?i)[-+]?inf(inity)?|nan) *",
     "DATE": r"\d{4}-\d\d-\d\d",
     "TIMESTAMP": r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?",
@@ -47,8 +47,13 @@ READ = """
 """
 
 
-def header(file: Path) -> tuple[list[str], str]:
-    """Returns the names of the columns, and the delimiter: of `,` `;` tab `|` the one that the header has most of.
+class Header(NamedTuple):
+    names: list[str]
+    delimiter: str
+
+
+def header(file: Path) -> Header:
+    """Reads the first line. The delimiter is that of `,` `;` tab `|` which it has most of.
 
     Raises UnreadableFile, or SchemaMismatch for names that are empty or there twice (DuckDB does not tell capitals apart).
     """
@@ -73,12 +78,13 @@ def header(file: Path) -> tuple[list[str], str]:
             got=f"{twice[0]!r} and {twice[1]!r}" if twice else "a column without a name",
             next_step="give the columns names (pandas: to_csv(index=False))",
         )
-    return names, delimiter
+    return Header(names, delimiter)
 
 
-def read(con: Connection, paths: Sequence[str], names: list[str], delimiter: str, text: Collection[str]) -> Relation:
+def read(con: Connection, paths: Sequence[str], header: Header, text: Collection[str]) -> Relation:
     """Returns the rows of files that all have this header. Columns in `text` are not looked at and stay text."""
-    options = {"paths": paths, "delimiter": delimiter}
+    names = header.names
+    options = {"paths": paths, "delimiter": header.delimiter}
     as_text = con.sql(READ, params=options | {"columns": dict.fromkeys(names, TEXT)})
     types = _types(as_text, [name for name in names if name not in text])
     return con.sql(READ, params=options | {"columns": {name: types.get(name, TEXT) for name in names}})
@@ -86,10 +92,16 @@ def read(con: Connection, paths: Sequence[str], names: list[str], delimiter: str
 
 def explain(text: str) -> LakescoreError | None:
     """Returns the error of ours for one of DuckDB's CSV reader: with file and line, and without the line's content."""
+    if "CSV Parser state machine" in text:
+        return UnreadableFile(
+            "a CSV file is not well-formed",
+            where=_file(text),
+            got="line ends of two kinds (CRLF and LF), or a quote that is not closed",
+            next_step="write it again with one kind of line end",
+        )
     if not (line := re.search(r"CSV Error on Line: (\d+)", text)):
         return None
-    file = re.findall(r"^  file = (.*)$", text, re.MULTILINE)
-    where = f"{file[-1] if file else 'a CSV file'}, line {line.group(1)}"
+    where = f"{_file(text)}, line {line.group(1)}"
     if column := re.findall(r'^Error when converting column "(.*)"\. Could not convert', text, re.MULTILINE):
         return SchemaMismatch(f"a value of {column[-1]!r} does not have its column's type", where=where)
     if counts := re.findall(r"^Expected Number of Columns: (\d+) Found: (\d+)$", text, re.MULTILINE):
@@ -98,6 +110,10 @@ def explain(text: str) -> LakescoreError | None:
     if "Invalid unicode" in text:
         return UnreadableFile("a line is not UTF-8", where=where, next_step="convert it: iconv -t UTF-8")
     return UnreadableFile("a line is not valid CSV", where=where, next_step="look for a quote that is not closed")
+
+
+def _file(text: str) -> str:
+    return (re.findall(r"^  file = (.*)$", text, re.MULTILINE) or ["a CSV file"])[-1]
 
 
 def _types(rows: Relation, names: Sequence[str]) -> dict[str, str]:
@@ -121,6 +137,7 @@ def _first_fit(rows: Relation, candidates: Mapping[str, Sequence[str]]) -> dict[
 
 
 def _fits(name: str, kind: str) -> Expression:
+    """Returns whether all values have the type; NULL if there are none."""
     column = Column(name)
     castable = Function("try", column.cast(kind)).isnotnull()
     looks_right = Function("regexp_full_match", column, Constant(RULES[kind]))

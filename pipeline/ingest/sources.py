@@ -29,6 +29,7 @@ INTEGERS = {f"{sign}{size}" for sign in ("", "U") for size in ("TINYINT", "SMALL
 TYPES = {"BOOLEAN", "FLOAT", "DOUBLE", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"} | (
     INTEGERS - {"HUGEINT", "UHUGEINT"}
 )
+REFUSED = "not of the type given: "
 NOT_STORED = re.compile(r"INTERVAL|BIT|JSON|UUID|ENUM\(.*|TIME WITH TIME ZONE|\"?NULL\"?")
 """Types that become text: neither Parquet nor our readers have a plain equal."""
 EXACT = 2.0**53
@@ -120,11 +121,13 @@ def read(con: Connection, kind: Kind, files: Sequence[Path], types: Mapping[str,
     """
     # DuckDB takes a path for a pattern; a file may well be called `data [1].csv`.
     paths = [glob.escape(str(file.absolute())) for file in files]
-    text_columns = {name for name, kind_ in types.items() if kind_ == "VARCHAR"}
+    as_text = {name for name, type_ in types.items() if type_ == "VARCHAR"}
     if kind is Kind.csv:
-        rows = delimited.read(con, files, paths, text_columns)
+        headers = {file: delimited.header(file) for file in files}
+        same_columns({file: [*header.names, f"(delimiter {header.delimiter!r})"] for file, header in headers.items()})
+        rows = delimited.read(con, paths, headers[files[0]], as_text)
     elif kind is Kind.json:
-        rows = jsonlines.read(con, paths, text_columns)
+        rows = jsonlines.read(con, paths, as_text)
     else:
         rows = _parquet(con, files, paths)
     found = database.schema(rows)
@@ -133,7 +136,7 @@ def read(con: Connection, kind: Kind, files: Sequence[Path], types: Mapping[str,
             f"--types names a column that is not there: {unknown[0]!r}{nearest(unknown[0], list(found))}",
             expected=", ".join(found),
         )
-    return rows.select(*(_column(name, kind_, types.get(name)) for name, kind_ in found.items()))
+    return rows.select(*(_column(name, type_, types.get(name)) for name, type_ in found.items()))
 
 
 def _parquet(con: Connection, files: Sequence[Path], paths: Sequence[str]) -> Relation:
@@ -149,8 +152,8 @@ def _parquet(con: Connection, files: Sequence[Path], paths: Sequence[str]) -> Re
     return con.sql(query, params={"paths": paths})
 
 
-def same_columns(columns: Mapping[Path, Sequence[str]], *, ordered: bool = False) -> None:
-    """Raises SchemaMismatch if the files have not the same columns: NULL would stand silently for those of the others."""
+def same_columns(columns: Mapping[Path, Sequence[str]]) -> None:
+    """Raises SchemaMismatch if the files have not the same columns: NULL would silently stand for what one lacks."""
     first, *others = columns
     for file in others:
         mine, theirs = columns[first], columns[file]
@@ -165,14 +168,43 @@ def same_columns(columns: Mapping[Path, Sequence[str]], *, ordered: bool = False
 
 
 def _column(name: str, found: str, wanted: str | None) -> Expression:
-    """Returns the column in its stored type."""
+    """Returns the column in its stored type; a value that does not have the type wanted stops the reading."""
     column = Column(name)
+    if wanted is None:
+        return (column.cast("VARCHAR") if NOT_STORED.fullmatch(found) else column).alias(name)
+    value = Function("try", column.cast(wanted))
+    lost = value.isnull()
     if wanted in INTEGERS and found not in INTEGERS:
-        # A plain cast would round 31.7 to 32 without a word.
-        number = column.cast("DOUBLE")
-        whole = (Function("round", number) == number) & (Function("abs", number) < Constant(EXACT))
-        refused = Function("error", Constant(f"{NOT_WHOLE}{name}"))
-        column = Case(number.isnull() | whole, number).otherwise(refused)
-    if wanted is None and NOT_STORED.fullmatch(found):
-        wanted = "VARCHAR"
-    return (column.cast(wanted) if wanted else column).alias(name)
+        lost |= ~_is_whole(column, found)  # a plain cast makes 32 of 31.7 without a word
+    refusal = Function("error", Constant(f"{REFUSED}{name!r} {wanted}"))
+    return Case(column.isnotnull() & lost, refusal).otherwise(value).alias(name)
+
+
+def _is_whole(column: Expression, found: str) -> Expression:
+    if found == "VARCHAR":
+        return Function("regexp_full_match", column, Constant(r" *[-+]?\d+(\.0*)? *"))
+    number = column.cast("DOUBLE")
+    return (Function("round", number) == number) & (Function("abs", number) < Constant(EXACT))
+
+
+@contextmanager
+def explained(kind: Kind, files: Sequence[Path]) -> Iterator[None]:
+    """Turns DuckDB's errors into ours. They quote what they could not read: ours give file and line, and no content."""
+    where = files[0] if len(files) == 1 else f"{len(files)} files, from {files[0]}"
+    try:
+        yield
+    except LakescoreError:
+        raise
+    except (duckdb.Error, OSError) as error:
+        text = str(error)
+        if explanation := delimited.explain(text) or jsonlines.explain(text):
+            raise explanation from None
+        if refused := re.search(rf"{REFUSED}('.*'|\".*\") (.*)", text):
+            column, wanted = refused.groups()
+            raise SchemaMismatch(f"a value of {column} is not {wanted}", where=where, next_step="see --types") from None
+        if "Conversion Error" in text:
+            raise SchemaMismatch("a value does not have its column's type", where=where, next_step="see --types") from None
+        if kind is not Kind.parquet and re.search("GZIP|ZSTD|compress", text, re.IGNORECASE):
+            raise UnreadableFile(f"a compressed {kind} file is damaged", where=where, got=text.splitlines()[0]) from None
+        with database.explained(where):
+            raise

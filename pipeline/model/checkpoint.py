@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -104,6 +105,7 @@ def _load(content: bytes, where: object) -> Mapping[str, object]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols and TorchScript: what matters is refused below
             document = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        damaged = _damaged(content)
     except Exception as error:  # what is no checkpoint makes torch raise anything: KeyError, EOFError, struct.error
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             raise ModelRefused(
@@ -120,9 +122,22 @@ def _load(content: bytes, where: object) -> Mapping[str, object]:
             got=f"{type(error).__name__} from torch.load",
             next_step=HOW_TO_SAVE,
         ) from error
+    if damaged is not None:
+        raise ModelRefused(
+            "the checkpoint is damaged: a checksum in it differs",
+            where=where,
+            got=damaged,
+            next_step="copy it again from where it was trained",
+        )
     if not isinstance(document, Mapping):
         raise _no_state_dict(f"a {type(document).__name__}", where)
     return document
+
+
+def _damaged(content: bytes) -> str | None:
+    """Returns the first record of the archive whose checksum differs: torch.load does not look at them."""
+    file = io.BytesIO(content)
+    return zipfile.ZipFile(file).testzip() if zipfile.is_zipfile(file) else None
 
 
 def _state_dict(document: Mapping[str, object], where: object) -> dict[str, torch.Tensor]:
@@ -256,4 +271,6 @@ def _names(document: Mapping[str, object], key: str) -> tuple[str, ...] | None:
 
 def _version(document: Mapping[str, object]) -> str | None:
     value = document.get("version")
-    return str(value) if isinstance(value, str | int | float) else None
+    if not isinstance(value, str | int | float):
+        return None
+    return str(value).encode(errors="replace").decode()[:200]  # a stranger's text: it must at least be storable

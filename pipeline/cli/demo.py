@@ -1,0 +1,59 @@
+"""demo: everything once, in a folder of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.output import console
+from pipeline.cli.run import show_outcome
+
+DAYS = ("2026-01-01", "2026-01-02")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="A new folder.")] = Path("lakescore-demo"),
+    rows: Annotated[int, typer.Option(help="Rows a day.", min=1)] = 100_000,
+) -> None:
+    """Makes data and a model, scores two days, runs again, and asks the history."""
+    from pipeline.context import Context
+    from pipeline.demo import FEATURES, make_workspace, train
+    from pipeline.ingest.generate import generate_day
+    from pipeline.job import DEFAULT_JOB, find_job
+    from pipeline.model.registry import Registry
+    from pipeline.query import run_named
+    from pipeline.run import run_day
+
+    settings = make_workspace(folder)
+    _say("1. A model", "trained on made-up customers, registered and promoted to production")
+    accuracy = train(folder / "checkpoint.pt")
+    registry = Registry(Path(settings.models))
+    registry.register(folder / "checkpoint.pt", name=DEFAULT_JOB, version="v1", features=FEATURES, alias="production")
+    console().print(f"{DEFAULT_JOB} v1, right about {accuracy:.0%} of customers it has not seen")
+
+    ctx = Context.open(find_job(DEFAULT_JOB, settings), settings)
+    _say("2. Two days", f"of {rows:,} rows each, scored")
+    for ds in DAYS:
+        generate_day(ctx.lake, ds, rows=rows)
+        show_outcome(run_day(ctx, ds))
+    _say("3. The same again", "nothing has changed, so nothing is read")
+    for ds in DAYS:
+        show_outcome(run_day(ctx, ds))
+    _say("4. The history", "lakescore query daily_summary")
+    run_named(ctx, "daily_summary")
+    console().print(
+        f"\nNow try, in [bold]{folder}[/]:\n"
+        "  lakescore status\n"
+        "  lakescore query prediction_history --param key=user_000042\n"
+        '  lakescore query "SELECT ds, prediction, count(*) FROM predictions GROUP BY ALL ORDER BY ALL"'
+    )
+
+
+def _say(title: str, text: str) -> None:
+    console().print(f"\n[bold cyan]{title}[/] [dim]{text}[/]")

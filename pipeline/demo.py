@@ -1,0 +1,100 @@
+"""The tour: made-up customers, a small model that is trained on the spot, and two days scored."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import UsageError
+from pipeline.ingest.generate import batches
+from pipeline.job import DEFAULT_JOB
+from pipeline.queries import resources
+from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from numpy.typing import NDArray
+
+FEATURES = (
+    "age",
+    "income",
+    "tenure_days",
+    "num_purchases",
+    "avg_transaction_value",
+    "days_since_last_purchase",
+)
+TRAINING_DAY = "2025-12-31"
+TRAINING_ROWS = 20_000
+HIDDEN = 64
+
+
+def make_workspace(folder: Path) -> Settings:
+    """Makes a folder with the default job, for a lake and models. Raises UsageError if something lies there."""
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError("the demo's folder is not empty", where=folder, next_step="remove it, or name another: --dir")
+    shipped = resources() / "dags" / "jobs" / DEFAULT_JOB
+    shutil.copytree(shipped, folder / "dags" / "jobs" / DEFAULT_JOB)
+    return Settings(lake=str(folder / "lake"), jobs=folder / "dags" / "jobs", models=str(folder / "models"))
+
+
+def train(path: Path, seed: int = 0) -> float:
+    """Trains a `SimpleClassifier` to tell who buys next, saves its checkpoint, and returns its accuracy on fresh rows.
+
+    Nobody bought anything: a customer's label is drawn from a rule of our own, so that there is something to learn.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    matrix, labels = _labelled(next(iter(batches(TRAINING_DAY, TRAINING_ROWS, seed))), seed)
+    mean, deviation = matrix.mean(axis=0), matrix.std(axis=0)
+    layers = [torch.nn.Linear(*shape) for shape in ((len(FEATURES), HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2))]
+    network = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
+    _fit(network, torch.from_numpy((matrix - mean) / deviation), torch.from_numpy(labels))
+    with torch.no_grad():  # the model takes features as they are: the scaling goes into its first layer
+        layers[0].weight /= torch.from_numpy(deviation)
+        layers[0].bias.sub_(layers[0].weight @ torch.from_numpy(mean))
+        fresh, truth = _labelled(next(iter(batches(TRAINING_DAY, TRAINING_ROWS, seed + 1))), seed + 1)
+        accuracy = (network(torch.from_numpy(fresh)).argmax(1).numpy() == truth).mean()
+    names = ("fc1", "fc2", "fc3")
+    state = {
+        f"{name}.{key}": value
+        for name, layer in zip(names, layers, strict=True)
+        for key, value in layer.state_dict().items()
+    }
+    torch.save(
+        {
+            "model_state_dict": state,
+            "input_dim": len(FEATURES),
+            "hidden_dim": HIDDEN,
+            "output_dim": 2,
+            "version": "demo",
+        },
+        path,
+    )
+    return float(accuracy)
+
+
+def _labelled(batch: pa.RecordBatch, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Returns float32 (rows, features), and int64 (rows,): 1 for recent, frequent and well-to-do customers, mostly."""
+    columns = [batch.column(name).to_numpy().astype(np.float32) for name in FEATURES]
+    _, income, _, purchases, value, recency = columns
+    score = 0.5 * (purchases - 5) - 0.05 * (recency - 20) + np.log(income / 60_000) + 0.5 * np.log(value / 55)
+    drawn = np.random.default_rng(seed).random(len(score)) < 1 / (1 + np.exp(-score))
+    return np.column_stack(columns), drawn.astype(np.int64)
+
+
+def _fit(network: torch.nn.Module, matrix: torch.Tensor, labels: torch.Tensor) -> None:
+    """Four passes of Adam over batches of 512, in one thread: these are too small to share."""
+    import torch
+
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    torch.set_num_threads(1)
+    for _ in range(4):
+        for rows in torch.randperm(len(matrix)).split(512):  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(matrix[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()

@@ -1,0 +1,11 @@
+-- The current predictions: those of the model version that completed last on that day.
+-- Grain: one row per job, ds and key.
+-- Views: predictions_by_version, runs
+SELECT p.* FROM predictions_by_version AS p
+SEMI JOIN (
+    SELECT job, ds, arg_max(model_version, coalesce(finished_at, started_at)) AS model_version
+    FROM runs
+    WHERE state = 'complete'
+    GROUP BY job, ds
+) AS newest
+    ON newest.job = p.job AND newest.ds = p.ds AND newest.model_version = p.model_version

@@ -1,0 +1,29 @@
+-- The run records, parsed; what a record holds beyond this is passed over.
+-- Grain: one row per run.
+-- Views: run_files
+SELECT unnest(from_json(content, '{
+    "run_id": "VARCHAR",
+    "job": "VARCHAR",
+    "ds": "VARCHAR",
+    "state": "VARCHAR",
+    "model": {"name": "VARCHAR", "version": "VARCHAR", "digest": "VARCHAR"},
+    "plan": {"key": ["VARCHAR"]},
+    "started_at": "TIMESTAMPTZ",
+    "finished_at": "TIMESTAMPTZ",
+    "committed": [{"size": "BIGINT"}],
+    "ledger": {
+        "candidates": {"rows": "BIGINT", "hash_sum": "HUGEINT"},
+        "scored": {"rows": "BIGINT", "hash_sum": "HUGEINT"},
+        "unchanged": {"rows": "BIGINT", "hash_sum": "HUGEINT"},
+        "quarantined": {"rows": "BIGINT", "hash_sum": "HUGEINT"},
+        "duplicates": {"rows": "BIGINT", "hash_sum": "HUGEINT"},
+        "overtaken": {"rows": "BIGINT", "hash_sum": "HUGEINT"}
+    },
+    "statistics": {"classes": "JSON", "reasons": "JSON", "mean_confidence": "DOUBLE"},
+    "stages": [{"stage": "VARCHAR", "wall_s": "DOUBLE", "cpu_s": "DOUBLE", "rows": "BIGINT"}],
+    "peak_memory_bytes": "BIGINT",
+    "host": "VARCHAR",
+    "warnings": ["VARCHAR"],
+    "error": "VARCHAR"
+}'))
+FROM stored.run_files

@@ -1,0 +1,28 @@
+"""`python -m tests.benchmarks [NAME ...]`: runs benchmarks and writes their tables into docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks import daily
+
+BENCHMARKS = {"daily": daily.run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], help="all by default")
+    parser.add_argument("--rows", type=int, nargs="+", default=[5_000_000, 30_000_000])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--scratch", type=Path, help="a folder for the data (10 GB at 30M rows); by default a temporary one"
+    )
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lakescore-bench-") as temporary:
+        for name in arguments.names or BENCHMARKS:
+            BENCHMARKS[name](arguments.scratch or Path(temporary), arguments.rows, arguments.repeats)
+
+
+main()

@@ -1,0 +1,86 @@
+"""A first scoring against the sum of its parts, its memory, and the re-run of an unchanged day."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.measuring import in_process, machine, markdown, median, python, whole_process, write_section
+from tests.benchmarks.parts import DAY, PARTS
+
+STAGES = ("plan", "score", "commit")
+MB = 1e6
+
+
+def run(scratch: Path, rows: list[int], repeats: int) -> None:
+    text = [f"{machine()}. Medians of {repeats} runs, taken in turn.\n"]
+    found = [_measure(_workspace(scratch, count), repeats) for count in rows]
+    text.append(_parts_table(rows, found))
+    text.append("")
+    text.append(_rerun_table(rows, found))
+    write_section("daily", "\n".join(text))
+
+
+def _workspace(scratch: Path, rows: int) -> Path:
+    """Makes a day of input and a model of 6-64-64-2."""
+    folder = scratch / f"daily-{rows}"
+    shutil.rmtree(folder, ignore_errors=True)
+    python("-c", f"from pathlib import Path; from pipeline.demo import *; make_workspace(Path({str(folder)!r}))")
+    python(
+        "-c", f"from pathlib import Path; from pipeline.demo import train; train(Path({str(folder / 'model.pt')!r}))"
+    )
+    features = "age,income,tenure_days,num_purchases,avg_transaction_value,days_since_last_purchase"
+    register = ["models", "register", "model.pt", "--name", "batch_inference", "--version", "v1"]
+    python("-m", "pipeline", *register, "--features", features, "--alias", "production", cwd=folder)
+    python("-m", "pipeline", "generate", "--date", DAY, "--rows", rows, cwd=folder)
+    return folder
+
+
+def _measure(folder: Path, repeats: int) -> dict[str, Any]:
+    """Runs the parts and the whole in turn, so that noise of the machine meets all alike."""
+    parts: dict[str, list[Any]] = {name: [] for name in PARTS}
+    runs = []
+    for _ in range(repeats):
+        for name, results in parts.items():
+            results.append(in_process("tests.benchmarks.parts", name, folder))
+        for left in ("predictions", "runs", ".staging"):
+            shutil.rmtree(folder / "lake" / left, ignore_errors=True)
+        runs.append(json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))[0])
+    again = [whole_process("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder) for _ in range(repeats * 2)]
+    imports = [whole_process("-c", "import duckdb, pydantic", cwd=folder) for _ in range(repeats * 2)]
+    return {"parts": parts, "runs": runs, "again": median(again), "imports": median(imports)}
+
+
+def _parts_table(rows: list[int], found: list[dict[str, Any]]) -> str:
+    cores = os.cpu_count() or 1
+    lines: list[list[object]] = []
+    for name in PARTS:
+        lines.append([name, *(f"{median([part.cpu_s for part in each['parts'][name]]):.2f}" for each in found)])
+    bounds = [sum(median([part.cpu_s for part in each["parts"][name]]) for name in PARTS) / cores for each in found]
+    lines.append([f"**sum / {cores} cores**", *(f"**{bound:.2f}**" for bound in bounds)])
+    for stage in STAGES:
+        lines.append([f"run: {stage}, wall", *(f"{_stage(each, stage):.2f}" for each in found)])
+    walls = [sum(_stage(each, stage) for stage in STAGES) for each in found]
+    lines.append(["**run, wall**", *(f"**{wall:.2f}**" for wall in walls)])
+    lines.append(["**ratio**", *(f"**{wall / bound:.2f}**" for wall, bound in zip(walls, bounds, strict=True))])
+    peaks = [median([run["peak_memory_bytes"] for run in each["runs"]]) for each in found]
+    lines.append(["peak memory of the run", *(f"{peak / MB:,.0f} MB" for peak in peaks)])
+    return markdown(["seconds (CPU of the parts)", *(f"{count / 1e6:g}M rows" for count in rows)], lines)
+
+
+def _rerun_table(rows: list[int], found: list[dict[str, Any]]) -> str:
+    lines = [
+        ["`lakescore run`, nothing changed", *(f"{each['again']:.2f} s" for each in found)],
+        ["`python -c 'import duckdb, pydantic'`", *(f"{each['imports']:.2f} s" for each in found)],
+        ["**ratio**", *(f"**{each['again'] / each['imports']:.2f}**" for each in found)],
+    ]
+    return markdown(["whole process", *(f"{count / 1e6:g}M rows" for count in rows)], lines)
+
+
+def _stage(each: dict[str, Any], name: str) -> float:
+    """Returns the median wall seconds of a stage. Importing torch and loading the model are the stage `load`, left out."""
+    walls = [stage["wall_s"] for run in each["runs"] for stage in run["stages"] if stage["stage"] == name]
+    return median(walls)

@@ -1,0 +1,317 @@
+"""Reading checkpoints: what is rebuilt, and what is refused, without running code from it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from pipeline.errors import ModelRefused
+from pipeline.model import checkpoint
+from tests.model.networks import classifier, save, state
+
+X = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+
+
+class Malicious:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.system, (f"touch '{self.target}'",))
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ModelRefused) as caught:
+        checkpoint.read(path)
+    assert caught.value.where == str(path)
+    assert caught.value.got
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("wrapper", ["model_state_dict", "state_dict", None])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_build_of_a_saved_classifier_gives_its_outputs(
+    tmp_path: Path, prefix: str, wrapper: str | None, legacy: bool
+) -> None:
+    network = classifier()
+    parameters = OrderedDict((prefix + name, value) for name, value in network.state_dict().items())
+    document = parameters if wrapper is None else {wrapper: parameters, "epoch": 3}
+    read = checkpoint.read(save(tmp_path / "m.pt", document, legacy=legacy))
+    with torch.inference_mode():
+        torch.testing.assert_close(checkpoint.build(read)(X), network(X), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Linear(3, 2),
+        nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Dropout(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)),
+        nn.ModuleDict({"net": nn.Sequential(nn.Linear(3, 1))}),
+    ],
+    ids=["one layer", "without bias", "one logit"],
+)
+def test_build_of_other_linear_stacks_gives_their_outputs(tmp_path: Path, network: nn.Module) -> None:
+    read = checkpoint.read(save(tmp_path / "m.pt", {"model_state_dict": network.state_dict()}))
+    run = network["net"] if isinstance(network, nn.ModuleDict) else network
+    with torch.inference_mode():
+        torch.testing.assert_close(checkpoint.build(read)(X), run.eval()(X), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+def test_read_other_float_types_gives_float32(tmp_path: Path, kind: torch.dtype) -> None:
+    network = classifier().to(kind)
+    read = checkpoint.read(save(tmp_path / "m.pt", network.state_dict()))
+    assert {tensor.dtype for layer in read.layers for tensor in layer if tensor is not None} == {torch.float32}
+    assert torch.equal(read.layers[0].weight, network.fc1.weight.float())
+
+
+def test_read_transposed_weights_gives_the_same_values(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).reshape(3, 2).t()  # (2, 3), not contiguous
+    read = checkpoint.read(save(tmp_path / "m.pt", {"fc.weight": weight}))
+    assert torch.equal(read.layers[0].weight, weight)
+
+
+def test_read_full_checkpoint_keeps_what_it_states(tmp_path: Path) -> None:
+    stated = {"input_dim": 3, "hidden_dim": 8, "output_dim": 2, "version": 1.5, "activation": "nn.ReLU"}
+    names = {"feature_names": ["a", "b", "c"], "classes": ["no", "yes"]}
+    read = checkpoint.read(save(tmp_path / "m.pt", **stated, **names))
+    assert read.declared == {"input_dim": 3, "hidden_dim": 8, "output_dim": 2}
+    assert (read.features, read.classes, read.version) == (("a", "b", "c"), ("no", "yes"), "1.5")
+    assert (read.inputs, read.outputs, read.class_count) == (3, 2, 2)
+
+
+def test_read_bare_checkpoint_states_nothing(tmp_path: Path) -> None:
+    read = checkpoint.read(save(tmp_path / "m.pt", features=3))
+    assert (read.declared, read.features, read.classes, read.version) == ({}, None, None, None)
+
+
+def test_read_version_that_is_no_text_is_storable(tmp_path: Path) -> None:
+    assert checkpoint.read(save(tmp_path / "m.pt", version="v\udce9")).version == "v?"
+    assert checkpoint.read(save(tmp_path / "m.pt", version={"major": 1})).version is None
+
+
+def test_build_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
+    read = checkpoint.read(save(tmp_path / "m.pt"))
+    before = torch.get_rng_state()
+    checkpoint.build(read)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Not a stack of linear layers
+
+
+@pytest.mark.parametrize(
+    ("network", "named"),
+    [
+        (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), "`1.running_mean` (4,)"),
+        (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), "`1.weight` (4,)"),
+        (nn.Sequential(nn.Linear(3, 4, bias=False), nn.RMSNorm(4), nn.Linear(4, 2)), "`1.weight` (4,)"),
+        (nn.Sequential(nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 2)), "`1.weight` (1,)"),
+        (nn.Sequential(nn.Conv1d(1, 4, 2), nn.Flatten(), nn.Linear(8, 2)), "`0.weight` (4, 1, 2)"),
+        (nn.GRU(3, 4), "`weight_ih_l0` (12, 3)"),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), "`parametrizations.weight.original0` (2, 1)"),
+    ],
+    ids=lambda value: type(value[1] if isinstance(value, nn.Sequential) else value).__name__,
+)
+def test_read_other_layers_is_refused_by_name(tmp_path: Path, network: nn.Module, named: str) -> None:
+    text = refused(save(tmp_path / "m.pt", {"model_state_dict": network.state_dict()}))
+    assert "only linear layers with ReLU between" in text
+    assert named in text
+    assert "fold BatchNorm into the layer before it" in text
+
+
+def test_read_other_layers_does_not_blame_the_linear_ones(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    text = refused(save(tmp_path / "m.pt", {"model_state_dict": network.state_dict()}))
+    assert "got       `1.weight` (4,), `1.bias` (4,)\n" in text
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        state(fc1__weight=(4, 3), fc1__bias=(5,)),
+        state(fc1__bias=(4,), fc2__weight=(2, 4)),
+        state(fc1__weight=(4, 3), fc1__bias=(4,), fc1__scale=(4,)),
+        state(w1=(4, 3), w2=(2, 4)),
+    ],
+    ids=["bias of another length", "bias alone", "third parameter", "matrices that are no layers"],
+)
+def test_read_parameters_that_are_no_layer_is_refused(
+    tmp_path: Path, parameters: dict[str, torch.Tensor]
+) -> None:
+    text = refused(save(tmp_path / "m.pt", parameters))
+    assert "only linear layers" in text
+    assert "(4,)" in text or "(5,)" in text or "(4, 3)" in text
+
+
+def test_read_layers_out_of_order_is_refused(tmp_path: Path) -> None:
+    text = refused(save(tmp_path / "m.pt", state(out__weight=(2, 4), fc1__weight=(4, 3))))
+    assert "do not chain" in text
+    assert "`out.weight` gives 2 values, `fc1.weight` takes 3" in text
+    assert "in the order in which they run" in text
+
+
+@pytest.mark.parametrize(
+    ("stated", "layers"),
+    [({"input_dim": 4}, "3 to 8"), ({"hidden_dim": 64}, "8 to 4"), ({"output_dim": 3}, "4 to 2")],
+    ids=str,
+)
+def test_read_stated_dimension_that_weights_contradict_is_refused(
+    tmp_path: Path, stated: dict[str, object], layers: str
+) -> None:
+    text = refused(save(tmp_path / "m.pt", **stated))
+    ((key, value),) = stated.items()
+    assert f"`{key}` {value}, as stated" in text
+    assert layers in text
+
+
+def test_read_hidden_dimension_without_hidden_layer_is_refused(tmp_path: Path) -> None:
+    document = {"state_dict": nn.Linear(3, 2).state_dict(), "hidden_dim": 64}
+    assert "layers of 3 to 2" in refused(save(tmp_path / "m.pt", document))
+
+
+def test_read_dimension_that_is_no_integer_is_refused(tmp_path: Path) -> None:
+    assert "`hidden_dim` is not a number of units" in refused(save(tmp_path / "m.pt", hidden_dim=[8, 4]))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "nn.LeakyReLU"])
+def test_read_another_activation_is_refused(tmp_path: Path, activation: str) -> None:
+    assert activation in refused(save(tmp_path / "m.pt", activation=activation))
+
+
+# Weights that are no numbers
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.nan, torch.inf, -torch.inf, torch.tensor(1e300, dtype=torch.float64)], ids=["nan", "inf", "-inf", "1e300"]
+)
+def test_read_weights_not_finite_is_refused(tmp_path: Path, bad: float | torch.Tensor) -> None:
+    network = classifier().double()
+    network.fc2.bias.data[1] = bad
+    text = refused(save(tmp_path / "m.pt", network.state_dict()))
+    assert "`fc2.bias` has weights that are not finite" in text
+    assert "1 of 4" in text
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.ones(2, 3, dtype=torch.int64),
+        torch.ones(2, 3, dtype=torch.complex64),
+        torch.ones(2, 3, device="meta"),
+        torch.ones(2, 3).to_sparse(),
+        torch.ones(1).expand(1 << 20, 1 << 20),  # 4 bytes that look like 4 TiB
+        torch.ones(2, 0),
+    ],
+    ids=["int64", "complex", "meta", "sparse", "stride 0", "empty"],
+)
+def test_read_weights_that_are_no_plain_floats_is_refused(tmp_path: Path, weight: torch.Tensor) -> None:
+    text = refused(save(tmp_path / "m.pt", {"fc.weight": weight}))
+    assert "`fc.weight` is not a plain tensor of floating-point numbers" in text
+
+
+# Not a checkpoint, or one with code
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "protocol 2", "protocol 4"])
+def test_read_malicious_pickle_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
+    target, path = tmp_path / "executed", tmp_path / "m.pt"
+    document = {"model_state_dict": classifier().state_dict(), "extra": Malicious(target)}
+    if form.startswith("protocol"):
+        path.write_bytes(pickle.dumps(Malicious(target), protocol=int(form[-1])))
+    else:
+        save(path, document, legacy=form == "legacy")
+    text = refused(path)
+    assert not target.exists()
+    assert "without running code" in text if form == "protocol 4" else "posix.system" in text
+    assert "torch.save(" in text
+    if not form.startswith("protocol"):
+        torch.load(path, weights_only=False)
+        assert target.exists()  # it was dangerous indeed
+
+
+def test_read_whole_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    text = refused(save(tmp_path / "m.pt", classifier()))
+    assert "tests.model.networks.SimpleClassifier" in text
+    assert 'torch.save({"model_state_dict": model.state_dict()}, path)' in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello world\n" * 10, b"\x89PNG\r\n\x1a\n" + b"x" * 100, b"PAR1" + b"\0" * 200 + b"PAR1"],
+    ids=["empty", "text", "png", "parquet"],
+)
+def test_read_other_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.pt").write_bytes(content)
+    assert "not a checkpoint" in refused(tmp_path / "m.pt")
+
+
+def test_read_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.pt")
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "not a checkpoint" in refused(path)
+
+
+def test_read_other_archive_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+        archive.writestr("m/readme.txt", "no model")
+    assert "not a checkpoint" in refused(tmp_path / "m.pt")
+
+
+def test_read_flipped_bit_in_a_weight_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.pt", {"fc.weight": torch.full((2, 3), 0.5)})
+    content = path.read_bytes()
+    half = np.float32(0.5).tobytes() * 6
+    assert content.count(half) == 1
+    path.write_bytes(content.replace(half, half[:-1] + b"\x3e"))
+    assert "a checksum in it differs" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("document", "got"),
+    [
+        ([torch.ones(2, 3)], "a list"),
+        ({"weights": {"fc.weight": torch.ones(2, 3)}, "epoch": 3}, "`weights`, `epoch` beside 0 tensors"),
+        ({"model_state_dict": {"fc.weight": torch.ones(2, 3), "scale": 2.0}}, "in `model_state_dict`, `scale`"),
+        ({"model_state_dict": None}, "`model_state_dict`, which is no dictionary of tensors"),
+        ({"model_state_dict": {0: torch.ones(2, 3)}}, "`0` beside 0 tensors"),
+        ({}, "an empty dictionary"),
+    ],
+    ids=["list", "other keys", "not only tensors", "none", "numbers as names", "empty"],
+)
+def test_read_document_without_state_dict_is_refused(tmp_path: Path, document: object, got: str) -> None:
+    text = refused(save(tmp_path / "m.pt", document))
+    assert "holds no state dict" in text
+    assert got in text
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("sound")
+    return [save(folder / "m.pt", legacy=legacy, version="v").read_bytes() for legacy in (False, True)]
+
+
+@given(data=st.data())
+def test_parse_damaged_bytes_reads_or_refuses(sound: list[bytes], data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(sound)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + data.draw(st.integers(1, 8))] = data.draw(st.binary(max_size=8))
+    try:
+        read = checkpoint.parse(bytes(content), "memory")
+    except ModelRefused:
+        return
+    assert checkpoint.build(read)(X[:, :1].expand(-1, read.inputs)).shape == (50, read.outputs)

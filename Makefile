@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
@@ -12,7 +13,7 @@ pytest = $(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 .PHONY: help
 help: ## Say what there is (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  Variables:       PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) PYTEST_ARGS=$(PYTEST_ARGS)"
+	@echo "  Variables:       PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) PYTEST_ARGS=$(PYTEST_ARGS) BENCH_ARGS=$(BENCH_ARGS)"
 
 .PHONY: venv
 venv: $(installed) ## Make the virtual environment, or bring it up to date
@@ -36,15 +37,15 @@ demo: $(installed) ## See it work: make data and a model, score, run again, ask 
 
 .PHONY: test
 test: $(installed) ## Run the fast tests
-	$(pytest) -m "not slow and not benchmark"
+	$(pytest) -m "not slow"
 
 .PHONY: test-slow
 test-slow: $(installed) ## Run the others: kills, races, large inputs
-	$(pytest) -m "slow and not benchmark"
+	$(pytest) -m slow
 
 .PHONY: bench
-bench: $(installed) ## Measure, one thing at a time
-	$(bin)/python -m pytest -m benchmark -s $(PYTEST_ARGS)
+bench: $(installed) ## Measure, and write the tables in docs/performance.md
+	$(bin)/python -m tests.benchmarks $(BENCH_ARGS)
 
 .PHONY: lint
 lint: $(installed) ## Check style, types and SQL of all files that git knows

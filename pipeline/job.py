@@ -13,15 +13,33 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from pipeline.errors import JobError, nearest
 from pipeline.queries import resources
-from pipeline.records import Frozen, Name, check_name
+from pipeline.records import NAME, Frozen, Name, check_name
 from pipeline.settings import Settings
 
 DEFAULT_JOB = "batch_inference"
 RESERVED = (
     {"job", "ds", "model_version", "prediction", "prediction_proba", "value", "rank", "item", "score"}
-    | {"scored_at", "run_id", "reason", "reasons", "fingerprint", "revision"}
+    | {"scored_at", "quarantined_at", "run_id", "reason", "reasons", "fingerprint", "revision"}
 )  # fmt: skip
-"""Columns of a stored prediction that are ours; a key or carried column cannot have such a name."""
+"""Columns of what we store that are ours: no key or carried column has such a name, in capitals or not."""
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+SIZE = r"^\d+(\.\d+)? ?[KMGT]i?B$"
+WORDS = {
+    DEVICE: "auto, cpu, cuda, or one card such as cuda:0",
+    SIZE: "a size such as 400MB or 2GiB",
+    rf"^{NAME.pattern}$": "letters, digits, '.', '_' and '-', at most 64, starting with a letter or digit",
+    "tuple_type": 'a list, such as ["id"]',
+    "model_type": "a table of its own, such as [input]",
+    "dict_type": "a table of its own, such as [input.sources]",
+    "too_short": "at least one",
+    "string_too_short": "some text",
+}
+"""What is expected, for people: by the pattern, or by pydantic's type of error."""
+
+
+def is_reserved(column: str) -> bool:
+    folded = column.casefold()
+    return folded in RESERVED or folded.startswith(("prob_class_", "__"))
 
 
 def _known_zone(name: str) -> str:
@@ -35,12 +53,14 @@ def _known_zone(name: str) -> str:
 def _one_day_pattern(pattern: str) -> str:
     if ".." in PurePosixPath(pattern).parts:
         raise ValueError("a path pattern may not contain '..'")
+    if "\0" in pattern:
+        raise ValueError("a path may not contain a NUL character")
     if "{" in pattern.replace("{ds}", ""):
         raise ValueError("the only placeholder is {ds}")
     return pattern
 
 
-Column = Annotated[str, Field(min_length=1)]
+Column = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_one_day_pattern)]
 
 
@@ -55,12 +75,12 @@ class Input(Frozen):
 
     path: Pattern | None = None
     """A glob of Parquet files, with `{ds}`, relative to the lake's root or absolute."""
-    select: str | None = None
+    select: Column | None = None
     """A file in the job's folder: one SELECT over the views named in `sources`; may use `$ds`."""
     sources: dict[Name, Pattern] = {}
     key: tuple[Column, ...] = Field(min_length=1)
     """The columns that name a row within a day."""
-    features: tuple[Column, ...] | None = None
+    features: tuple[Column, ...] | None = Field(default=None, min_length=1)
     """By default, those of the model's signature."""
     carry: tuple[Column, ...] = ()
     """Columns copied into the predictions."""
@@ -73,14 +93,21 @@ class Input(Frozen):
             raise ValueError("`select` and `sources` belong together")
         if not any("{ds}" in pattern for pattern in self.patterns.values()):
             raise ValueError("no path contains {ds}, so every day would read the same rows")
-        for kind, columns in (("key", self.key), ("carry", self.carry), ("features", self.features or ())):
-            twice = sorted({column for column in columns if columns.count(column) > 1})
-            if twice:
-                raise ValueError(f"{kind} names {', '.join(map(repr, twice))} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_columns(self) -> Input:
+        """SQL does not tell `ID` from `id`, so neither do we."""
+        folded = {
+            name: [column.casefold() for column in getattr(self, name) or ()] for name in ("key", "carry", "features")
+        }
+        for name, columns in folded.items():
+            if twice := sorted({column for column in columns if columns.count(column) > 1}):
+                raise ValueError(f"{name} names {', '.join(map(repr, twice))} twice")
         for column in (*self.key, *self.carry):
-            if column in RESERVED or column.startswith(("prob_class_", "__")):
+            if is_reserved(column):
                 raise ValueError(f"a prediction has a column {column!r} of its own; rename it in a SELECT")
-        if both := set(self.key) & set(self.carry):
+        if both := set(folded["key"]) & set(folded["carry"]):
             raise ValueError(f"{', '.join(sorted(both))} stands in both key and carry")
         return self
 
@@ -102,24 +129,24 @@ class Policy(Frozen):
     extra_columns: Literal["ignore", "fail"] = "ignore"
     """Columns of the input that are neither key, feature nor carried."""
     missing_input: Literal["fail", "skip"] = "fail"
-    max_quarantined: float = Field(default=0.05, ge=0, le=1)
+    max_quarantined: float = Field(default=0.05, ge=0, le=1, strict=True)
     """The share of a day's rows above which nothing is committed."""
 
 
 class Schedule(Frozen):
     timezone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
-    lookback_days: int = Field(default=0, ge=0, le=366)
+    lookback_days: int = Field(default=0, ge=0, le=366, strict=True)
     """Earlier days that are looked at too, for rows that came late."""
 
 
 class Engine(Frozen):
     """Overridden by LAKESCORE_DEVICE, LAKESCORE_MEMORY_LIMIT and LAKESCORE_THREADS."""
 
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    memory_limit: str = Field(default="400MB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$")
-    threads: int | None = Field(default=None, gt=0)
+    device: str = Field(default="auto", pattern=DEVICE)
+    memory_limit: str = Field(default="400MB", pattern=SIZE)
+    threads: int | None = Field(default=None, gt=0, le=1024, strict=True)
     """By default, all cores."""
-    batch_rows: int = Field(default=8192, gt=0)
+    batch_rows: int = Field(default=8192, gt=0, strict=True)
     """Rows in one forward pass."""
 
 
@@ -188,7 +215,7 @@ def read_job(folder: Path, settings: Settings) -> Job:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise JobError("the job's folder has no job.toml", where=path, next_step="see dags/jobs/README.md") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of 5,000 digits, "[[[[..."
         raise JobError(f"job.toml cannot be read: {error}", where=path) from None
     for name in ("name", "folder", "digest"):
         if name in document:
@@ -209,7 +236,8 @@ def read_job(folder: Path, settings: Settings) -> Job:
     try:
         engine = Engine.model_validate({**job.engine.model_dump(), **machine})
     except ValidationError as error:
-        raise _explained(error, "the environment (LAKESCORE_...)") from None
+        variable = f"LAKESCORE_{error.errors()[0]['loc'][0]}".upper()
+        raise _explained(error, f"the environment variable {variable}") from None
     return job.model_copy(update={"engine": engine})
 
 
@@ -225,9 +253,11 @@ def digest(folder: Path) -> str:
 
 
 def _explained(error: ValidationError, where: object) -> JobError:
-    """Returns the first problem in words; an unknown key comes with the nearest valid one."""
-    problem = error.errors(include_url=False)[0]
-    location = ".".join(map(str, problem["loc"]))
+    """Returns the first problem in words; an unknown key comes first, for it may be the one that is missing."""
+    problems = error.errors(include_url=False)
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
+    location = ".".join(str(step) for step in problem["loc"] if step != "[key]")
+    got = None if isinstance(problem["input"], dict) else repr(problem["input"])
     if problem["type"] == "extra_forbidden":
         valid = _keys_at(Job, problem["loc"][:-1])
         name = str(problem["loc"][-1])
@@ -236,11 +266,10 @@ def _explained(error: ValidationError, where: object) -> JobError:
         )
     if problem["type"] == "missing":
         return JobError(f"`{location}` is missing", where=where, next_step=f"add {location} to job.toml")
-    return JobError(
-        f"`{location}`: {problem['msg'].removeprefix('Value error, ')}" if location else problem["msg"],
-        where=where,
-        got=None if isinstance(problem["input"], dict) else repr(problem["input"]),
-    )
+    if words := WORDS.get(problem.get("ctx", {}).get("pattern", problem["type"])):
+        return JobError(f"`{location}` is not valid", where=where, expected=words, got=got)
+    what = problem["msg"].removeprefix("Value error, ")
+    return JobError(f"`{location}`: {what}" if location else what, where=where, got=got)
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

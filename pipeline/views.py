@@ -7,35 +7,42 @@
     quarantine              the rows that are rejected now
     unscored                the input of one job, with its day
 
-They rest on the schema `stored`, which holds what lies in the files: `run_files`, `run_records`, `predictions`,
-`quarantine` and `quarantine_files`. It is made here, either from lists of files, which no other file can join
-(`lakescore query`), or from patterns, which find files that come later too (`lakescore catalog`).
+They rest on the schema `stored`: what lies in the lake's files, put together here. It reads lists of files, which no
+other file can join (`lakescore query`), or patterns, which find files that come later too (`lakescore catalog`).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
-from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, SQLExpression, StarExpression
+from duckdb import ConstantExpression, StarExpression
 
 from pipeline import database, queries
 from pipeline.errors import LakeDamaged
 from pipeline.job import RESERVED, Job
 from pipeline.lake import Lake, Partition
+from pipeline.relations import aligned, union, with_day, with_key_text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
-    from duckdb import Expression
 
-DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
-NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
-NUMBERS += ("UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
+NAMES = ("runs", "predictions", "predictions_by_version", "predictions_history", "quarantine")
+"""Those that any lake has; `unscored` is of a job."""
+TEXTS = {
+    "predictions_history": "views/predictions_history",
+    "predictions_by_version": "views/predictions_by_version",
+    "predictions": "views/predictions",
+}
+"""The views of predictions, each after those that it rests on."""
+ANY_DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 FILE = "__file"
 
 PREDICTIONS = {
@@ -51,7 +58,7 @@ PREDICTIONS = {
     "model_version": "VARCHAR",
     "key_text": "VARCHAR",
 }
-"""Columns that `predictions` has in any lake, also in one without predictions; the key's and the model's come on top."""
+"""The columns that predictions have in any lake, also an empty one. Those of the key and of the model come on top."""
 QUARANTINE = {
     "reasons": "VARCHAR[]",
     "run_id": "VARCHAR",
@@ -62,175 +69,197 @@ QUARANTINE = {
 }
 
 
-def create(con: Connection, lake: Lake, *, lasting: bool = False) -> list[str]:
-    """Makes all views but `unscored`, and returns the files that reading them needs.
+def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasting: bool = False) -> list[str]:
+    """Makes the named views, and those that they rest on; returns the files that reading them needs.
 
-    With `lasting` they read patterns instead of lists, with absolute paths. Raises LakeDamaged for a run record that
-    cannot be read, UnreadableFile for a damaged Parquet file.
+    With `lasting` they read patterns with absolute paths. Raises LakeDamaged for a run record that cannot be read,
+    UnreadableFile for a Parquet file.
     """
-    con.execute("CREATE SCHEMA stored")
-    _create_runs(con, lake, lasting=lasting)
-    parts = _create_predictions(con, lake, lasting=lasting)
-    rejected = _create_quarantine(con, lake, lasting=lasting)
-    con.sql(queries.load("views/predictions_history")).create_view("predictions_history")
-    con.sql(queries.load("views/predictions_by_version")).create_view("predictions_by_version")
-    con.sql(queries.load("views/predictions")).create_view("predictions")
-    con.sql(queries.load("views/quarantine")).create_view("quarantine")
-    return [*parts, *rejected]
+    maker = _Maker(con, lake, lasting)
+    maker.runs()
+    wanted = [name for name in TEXTS if name in names or (name == "predictions_by_version" and "predictions" in names)]
+    if wanted:
+        maker.predictions()
+    for name in wanted:
+        con.sql(queries.load(TEXTS[name])).create_view(name)
+    if "quarantine" in names:
+        maker.quarantine()
+    return maker.files
 
 
-def _create_runs(con: Connection, lake: Lake, *, lasting: bool) -> None:
-    """The records are read once and kept, unless the views are to last."""
-    found = [file.path for file in lake.storage.files("runs") if file.path.endswith(".json")]
-    paths = (
-        [_absolute(lake, "runs/job=*/ds=*/*.json")] if lasting and found else [_absolute(lake, key) for key in found]
-    )
-    content = con.sql("SELECT content FROM read_text($paths)", params={"paths": paths}) if paths else None
-    _stored(con, "run_files", content or database.empty(con, {"content": "VARCHAR"}))
-    records = con.sql(queries.load("views/run_records"))
-    if lasting:
-        _stored(con, "run_records", records)
-    else:
+def create_unscored(con: Connection, lake: Lake, job: Job, *, lasting: bool = False) -> list[str]:
+    """Makes the view `unscored` of a job's input, or one for each source of its SELECT; returns the files.
+
+    Each has the column `ds`. A source with the name of another view is left out.
+    """
+    maker = _Maker(con, lake, lasting)
+    for name, pattern in job.input.patterns.items():
+        if name not in NAMES:
+            maker.input(name, pattern)
+    return maker.files
+
+
+class _Kind(NamedTuple):
+    """What the run records say of a partition of predictions."""
+
+    job: str
+    key: tuple[str, ...]
+    revised: bool
+    """Whether a key may stand there twice, so that its newest row has to be found."""
+
+
+@dataclass
+class _Maker:
+    con: Connection
+    lake: Lake
+    lasting: bool
+    files: list[str] = field(default_factory=list)
+    """What the views read, absolute."""
+
+    def __post_init__(self) -> None:
+        self.con.execute("CREATE SCHEMA IF NOT EXISTS stored")
+
+    # The views
+
+    def runs(self) -> None:
+        """The records are read once and kept, unless the views are to last."""
+        found = [file.path for file in self.lake.storage.files("runs") if file.path.endswith(".json")]
+        if found:
+            paths = self._absolute(["runs/job=*/ds=*/*.json"] if self.lasting else found)
+            content = self.con.sql("SELECT content FROM read_text($paths)", params={"paths": paths})
+        else:
+            content = database.empty(self.con, {"content": "VARCHAR"})
+        with self._in_stored(), _damage_named(self.lake):
+            content.create_view("run_files")
+            records = self.con.sql(queries.load("views/run_records"))
+            if self.lasting:
+                records.create_view("run_records")
+            else:
+                records.create("run_records")
+        self.con.sql(queries.load("views/runs")).create_view("runs")
+
+    def predictions(self) -> None:
+        """Puts together `stored.unrevised` and `stored.revised`: apart, so that most rows need no anti-join."""
+        once: list[Relation] = []
+        revised: list[Relation] = []
+        for kind, paths in self._prediction_files().items():
+            found = [with_key_text(relation, kind.key, RESERVED) for relation in self._read(paths)]
+            (revised if kind.revised else once).extend(found)
+        rows = aligned([*once, *revised], PREDICTIONS) or [database.empty(self.con, PREDICTIONS)]
+        none = rows[0].filter(ConstantExpression(value=False))
+        with self._in_stored():
+            union(rows[: len(once)] or [none]).create_view("unrevised")
+            union(rows[len(once) :] or [none]).create_view("revised")
+
+    def quarantine(self) -> None:
+        newest: dict[str, str] = {}
+        for file in self.lake.storage.files("quarantine"):
+            folder, _, name = file.path.rpartition("/")
+            if name.endswith(".parquet"):
+                newest[folder] = file.path  # files come in order
+        by_job: dict[str, list[str]] = defaultdict(list)
+        for folder, key in newest.items():
+            by_job[folder.split("/")[1]].append(key)
+        if self.lasting:
+            by_job = {job: [f"quarantine/{job}/ds=*/*.parquet"] for job in by_job}
+        pieces = [piece for keys in by_job.values() for piece in self._read(self._absolute(keys), FILE)]
+        files = database.empty(self.con, {"file": "VARCHAR"})
+        if pieces:
+            paths = self._absolute(chain.from_iterable(by_job.values()))
+            files = self.con.sql("SELECT file FROM glob($paths)", params={"paths": paths})
+        with self._in_stored():
+            files.create_view("quarantine_files")
+            union(aligned(pieces, QUARANTINE) or [database.empty(self.con, QUARANTINE)]).create_view("quarantine")
+        self.con.sql(queries.load("views/quarantine")).create_view("quarantine")
+
+    def input(self, name: str, pattern: str) -> None:
+        """Makes a view of input with its day: the column `ds` of a folder `ds=...`, or else taken from the path."""
+        found = [file.path for file in self.lake.storage.glob(pattern.replace("{ds}", ANY_DAY))]
+        if not found:
+            database.empty(self.con, {"ds": "VARCHAR"}).create_view(name)
+            return
+        if self.lasting:
+            folder, slash, last = pattern.replace("{ds}", ANY_DAY).rpartition("/")
+            visible = "[!._]" if last.startswith("*") else ""
+            found = [f"{folder}{slash}{visible}{last}"]
+        pieces = self._read(self._absolute(found), FILE)
+        if "ds={ds}/" not in pattern:
+            fixed = re.split(r"[*?\[]|{ds}", self._absolute([pattern])[0])[0]
+            pieces = [with_day(piece, FILE, len(fixed)) for piece in pieces]
+        rows = union(aligned(pieces, {"ds": "VARCHAR"}))
+        rows.select(StarExpression(exclude=[FILE])).create_view(name)
+
+    # What they read
+
+    def _prediction_files(self) -> dict[_Kind, list[str]]:
+        """Returns the part files of all partitions, or patterns for them, those of one kind together."""
+        known = {
+            Partition(job, ds, version): (tuple(key), revised)
+            for job, ds, version, key, revised in self.con.sql(queries.load("views/partitions")).fetchall()
+        }
+        found: dict[_Kind, list[str]] = defaultdict(list)
+        for partition in _partitions(self.lake):
+            if parts := self.lake.parts(partition):
+                key, revised = known.get(partition, ((), True))
+                if self.lasting:
+                    found[_Kind(partition.job, key, revised=True)].append(f"{partition.folder}/part-*.parquet")
+                else:
+                    found[_Kind(partition.job, key, revised)] += (file.path for file in parts)
+        if self.lasting:
+            jobs = Counter(kind.job for kind in found)
+            for kind in found:
+                if jobs[kind.job] == 1:  # then later partitions are like these
+                    found[kind] = [f"predictions/job={kind.job}/ds=*/model_version=*/part-*.parquet"]
+        return {kind: self._absolute(keys) for kind, keys in found.items()}
+
+    def _read(self, paths: Sequence[str], filename: str | None = None) -> list[Relation]:
+        """Returns the rows of files, those of equal columns together: so their footers are read once.
+
+        `union_by_name` reads all of them each time that a view is used: 70 ms for 1,100 files.
+        """
+        self.files += paths
+        with database.explained(self.lake.storage):
+            if self.lasting:
+                return [self._parquet(paths, filename, by_name=True)]
+            groups = self.con.sql(queries.load("views/columns"), params={"paths": paths}).fetchall()
+            return [self._parquet(files, filename) for (files,) in groups]
+
+    def _parquet(self, paths: Sequence[str], filename: str | None, *, by_name: bool = False) -> Relation:
+        query = """
+            SELECT * FROM read_parquet(
+                $paths, hive_partitioning = true, hive_types_autocast = false, union_by_name = $by_name, filename = $name)
+        """
+        return self.con.sql(query, params={"paths": paths, "by_name": by_name, "name": filename or False})
+
+    def _absolute(self, keys: Iterable[str]) -> list[str]:
+        return [str(self.lake.storage.path(key).absolute()) for key in keys]
+
+    @contextmanager
+    def _in_stored(self) -> Iterator[None]:
+        """What is made inside goes to the schema `stored`."""
+        self.con.execute("USE stored")
         try:
-            con.execute("USE stored")
-            records.create("run_records")
-        except duckdb.Error as error:
-            raise _damaged_record(lake, error) from error
+            yield
         finally:
-            con.execute("USE main")
-    con.sql(queries.load("views/runs")).create_view("runs")
+            self.con.execute("USE main")
 
 
-def _create_predictions(con: Connection, lake: Lake, *, lasting: bool) -> list[str]:
-    partitions = {each: [_absolute(lake, file.path) for file in lake.parts(each)] for each in _partitions(lake)}
-    keys = _keys(con)
-    by_key: dict[tuple[str, tuple[str, ...]], list[Partition]] = defaultdict(list)
-    for partition, paths in partitions.items():
-        if paths:
-            by_key[partition.job, keys.get(partition, ())].append(partition)
-    pieces = []
-    for (_, key), group in by_key.items():
-        paths = [path for partition in group for path in partitions[partition]]
-        pieces += [_with_key_text(piece, key) for piece in _read(con, paths)]
-    _stored(con, "predictions", _union(con, pieces, PREDICTIONS))
-    return [path for paths in partitions.values() for path in paths]
+def _partitions(lake: Lake) -> Iterator[Partition]:
+    for folder in lake.storage.folders("predictions"):
+        job = folder.removeprefix("job=")
+        for ds in lake.prediction_days(job):
+            for version in lake.versions(job, ds):
+                yield Partition(job, ds, version)
 
 
-def _create_quarantine(con: Connection, lake: Lake, *, lasting: bool) -> list[str]:
-    newest: dict[str, str] = {}
-    for file in lake.storage.files("quarantine"):
-        name = PurePosixPath(file.path)
-        if name.suffix == ".parquet" and not name.name.startswith("."):
-            newest[str(name.parent)] = _absolute(lake, file.path)
-    by_job: dict[str, list[str]] = defaultdict(list)
-    for folder, path in newest.items():
-        by_job[folder.split("/")[1]].append(path)
-    pieces = [piece for paths in by_job.values() for piece in _read(con, paths, filename=FILE)]
-    files = con.sql("SELECT unnest($paths) AS file", params={"paths": list(newest.values())}) if newest else None
-    _stored(con, "quarantine_files", files or database.empty(con, {"file": "VARCHAR"}))
-    _stored(con, "quarantine", _union(con, pieces, QUARANTINE))
-    return list(newest.values())
-
-
-def _partitions(lake: Lake) -> list[Partition]:
-    jobs = [name.removeprefix("job=") for name in lake.storage.folders("predictions") if name.startswith("job=")]
-    return [
-        Partition(job, ds, version)
-        for job in jobs
-        for ds in lake.prediction_days(job)
-        for version in lake.versions(job, ds)
-    ]
-
-
-def _keys(con: Connection) -> dict[Partition, tuple[str, ...]]:
-    """Returns the key's columns as the newest complete run of each partition names them, or else its newest run."""
-    found = con.sql(
-        "SELECT job, ds, model.version, arg_max(plan.key, (state = 'complete', run_id)) FROM stored.run_records GROUP BY ALL"
-    ).fetchall()
-    return {Partition(job, ds, version): tuple(key) for job, ds, version, key in found}
-
-
-def _read(con: Connection, paths: Sequence[str], filename: str | None = None) -> list[Relation]:
-    """Returns the rows of files, those of equal columns together.
-
-    So their footers are read once; `union_by_name` reads all of them each time that a view is used.
-    """
-    query = """
-        SELECT files FROM (
-            SELECT columns, list(file_name) AS files FROM (
-                SELECT file_name, list((name, type, duckdb_type) ORDER BY column_id) AS columns
-                FROM parquet_schema($paths) GROUP BY file_name
-            ) GROUP BY columns
-        )
-    """
-    with database.explained(paths[0]):
-        groups = con.sql(query, params={"paths": list(paths)}).fetchall()
-    return [_parquet(con, sorted(files), filename=filename) for (files,) in groups]
-
-
-def _parquet(con: Connection, paths: list[str], *, union: bool = False, filename: str | None = None) -> Relation:
-    query = """
-        SELECT * FROM read_parquet(
-            $paths, hive_partitioning = true, hive_types_autocast = false, union_by_name = $union, filename = $filename)
-    """
-    return con.sql(query, params={"paths": paths, "union": union, "filename": filename or False})
-
-
-def _with_key_text(relation: Relation, key: Sequence[str]) -> Relation:
-    """Adds `key_text`: the key as people write it. Several columns are joined by commas; `\\,` is one that is no joint."""
-    ours = {*RESERVED, *PREDICTIONS}
-    names = [name for name in key if name in relation.columns] or [
-        name for name in relation.columns if name not in ours and not name.startswith("prob_class_")
-    ]
-    texts = [ColumnExpression(name).cast("VARCHAR") for name in names]
-    if len(texts) > 1:
-        texts = [_escaped(text) for text in texts]
-    text = texts[0] if len(texts) == 1 else FunctionExpression("concat_ws", ConstantExpression(","), *texts)
-    return relation.select(StarExpression(), text.alias("key_text"))
-
-
-def _escaped(text: Expression) -> Expression:
-    for character in ("\\", ","):
-        text = FunctionExpression("replace", text, ConstantExpression(character), ConstantExpression("\\" + character))
-    return text
-
-
-def _union(con: Connection, pieces: Sequence[Relation], fixed: Mapping[str, str]) -> Relation:
-    """Returns all rows by column name. Types that do not go together become text; the fixed columns are always there."""
-    if not pieces:
-        return database.empty(con, fixed)
-    types: dict[str, set[str]] = defaultdict(set)
-    for piece in pieces:
-        for name, kind in database.schema(piece).items():
-            types[name].add("number" if kind.startswith(NUMBERS) else kind)
-    types |= {name: {kind} for name, kind in fixed.items() if name not in types}
-    aligned = [
-        piece.select(
-            *(
-                ColumnExpression(name).cast("VARCHAR").alias(name)
-                if name in piece.columns and len(kinds) > 1
-                else ColumnExpression(name)
-                if name in piece.columns
-                else ConstantExpression(None).cast(fixed[name] if name in fixed else '"NULL"').alias(name)
-                for name, kinds in types.items()
-            )
-        )
-        for piece in pieces
-    ]
-    return reduce(lambda left, right: left.union(right), aligned)
-
-
-def _stored(con: Connection, name: str, relation: Relation) -> None:
-    con.execute("USE stored")
+@contextmanager
+def _damage_named(lake: Lake) -> Iterator[None]:
+    """Raises LakeDamaged with the name of the run record that cannot be read."""
     try:
-        relation.create_view(name)
-    finally:
-        con.execute("USE main")
-
-
-def _absolute(lake: Lake, key: str) -> str:
-    return str(lake.storage.path(key).absolute())
-
-
-def _damaged_record(lake: Lake, error: duckdb.Error) -> LakeDamaged:
-    return LakeDamaged("x")
+        yield
+    except duckdb.Error as error:
+        for folder in lake.storage.folders("runs"):
+            job = folder.removeprefix("job=")
+            for ds in lake.run_days(job):
+                lake.records(job, ds)
+        raise LakeDamaged("a run record cannot be read", where=lake.storage.path("runs"), got=str(error)) from error

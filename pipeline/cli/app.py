@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import sys
 
 import typer
@@ -21,16 +24,42 @@ for group in (run, score, models):
     group.add_to(app)
 
 
+class Interrupted(BaseException):
+    """A signal asks us to end. Not a KeyboardInterrupt: Typer ends without a word for that."""
+
+
 def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 130 interrupted."""
+    """Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 130 interrupted, 143 terminated."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    received = _signals()
     try:
         app()
-    except LakescoreError as error:
-        report(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console(stderr=True).print("[yellow]interrupted[/]; nothing half-done is visible, and the next run resumes")
-        sys.exit(130)
+    except BaseException as error:
+        if received:  # whatever came of it: DuckDB turns an interrupted query into a RuntimeError
+            console(stderr=True).print("[yellow]interrupted[/]; nothing half-done is visible, and the next run resumes")
+            sys.exit(128 + received[0])
+        if isinstance(error, LakescoreError):
+            report(error)
+            sys.exit(error.exit_code)
+        raise
+
+
+def _signals() -> list[int]:
+    """Lets Ctrl-C and a scheduler's SIGTERM end the process in order, and returns a list that notes them.
+
+    The second one ends it at once, without waiting for the workers: a crash is as safe, it only leaves more to do.
+    """
+    received: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        raise Interrupted(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    return received
 
 
 def report(error: LakescoreError) -> None:

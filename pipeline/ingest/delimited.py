@@ -1,8 +1,8 @@
 """CSV: the header is read here, and the types are found here, by rules that look at every row.
 
-DuckDB's own guess rests on a sample, and a later row is then bent to fit: 1.5 becomes 2, 0012 becomes 12, and 01/02/2026
-becomes a day in January or in February. So a sample only suggests a type, one pass over all rows confirms it, and a
-second one, where it does not, finds the first type of the list below that fits every value.
+DuckDB's own guess rests on a sample, and a later row is then bent to fit: 1.5 becomes 2, 0012 becomes 12, and
+01/02/2026 a day in January or in February. So a sample only suggests a type, one pass over all rows confirms it, and
+for columns where it does not, one more finds the first type of the list below that fits every value.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RULES = {
     "BOOLEAN": r"(?i)true|false",
     "BIGINT": r" *[-+]?(0|[1-9]\d{0,18}) *",
-    "DOUBLE": r" *([-+]?((0|[1-9]\d{0,14})([eE][-+]?\d+)?|((0|[1-9]\d*)\.\d*|\.\d+)([eE][-+]?\d+)?)|(?i)[-+]?inf(inity)?|nan) *",
+    "DOUBLE": r" *([-+]?(0|[1-9]\d{0,14}|(0|[1-9]\d*)\.\d*|\.\d+)([eE][-+]?\d+)?|(?i:[-+]?inf(inity)?|nan)) *",
     "DATE": r"\d{4}-\d\d-\d\d",
     "TIMESTAMP": r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?",
     "TIMESTAMP WITH TIME ZONE": r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[-+]\d\d(:?\d\d)?)",
@@ -51,11 +51,15 @@ class Header(NamedTuple):
     names: list[str]
     delimiter: str
 
+    @property
+    def described(self) -> list[str]:
+        return [*self.names, f"separated by {self.delimiter!r}"]
+
 
 def header(file: Path) -> Header:
     """Reads the first line. The delimiter is that of `,` `;` tab `|` which it has most of.
 
-    Raises UnreadableFile, or SchemaMismatch for names that are empty or there twice (DuckDB does not tell capitals apart).
+    Raises UnreadableFile, or SchemaMismatch for names that are empty, or there twice (capitals are not told apart).
     """
     try:
         with pa.input_stream(str(file), compression="detect") as stream:
@@ -113,7 +117,8 @@ def explain(text: str) -> LakescoreError | None:
 
 
 def _file(text: str) -> str:
-    return (re.findall(r"^  file = (.*)$", text, re.MULTILINE) or ["a CSV file"])[-1]
+    """The last such line: one before it may stand in the data that the message quotes."""
+    return str((re.findall(r"^  file = (.*)$", text, re.MULTILINE) or ["a CSV file"])[-1])
 
 
 def _types(rows: Relation, names: Sequence[str]) -> dict[str, str]:

@@ -10,12 +10,12 @@
 | `avg_transaction_value` | lognormal(4, 0.8) |
 | `days_since_last_purchase` | exponential with mean 30, not rounded |
 
-Whole numbers are stored as int64 and the others as double: the types with which the same rows come back from CSV or JSON.
+Whole numbers are stored as int64 and the others as double: the types with which the rows come back from CSV or JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from itertools import chain, repeat
 
@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.context import Progress, silent
 from pipeline.errors import UsageError
 from pipeline.ingest.publishing import UNSCORED, Existing, PublishedDay, staging
 from pipeline.ingest.writing import ROW_GROUP
@@ -52,13 +53,13 @@ def generate_day(
     files: int = 1,
     seed: int = 0,
     replace: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> PublishedDay:
-    """Writes a day below `unscored/`; `progress` is told the number of rows just written.
+    """Writes a day below `unscored/`.
 
     The rows depend on seed, day and `rows` only (and on numpy's version), and a longer day starts with the rows of a
-    shorter one. Raises UsageError if the day has files, unless they are to be replaced. There is no adding: the ids would
-    be the same.
+    shorter one. Raises UsageError if the day has files, unless they are to be replaced; adding to them would only
+    repeat their ids.
     """
     check_day(ds)
     if rows < 1 or not 1 <= files <= rows:
@@ -68,13 +69,12 @@ def generate_day(
         with work.writer(ds, SCHEMA, sizes, dictionary=FEW_VALUES) as writer:
             for batch in batches(ds, rows, seed):
                 writer.write(batch)
-                if progress:
-                    progress(batch.num_rows)
+                progress("generate", writer.rows, rows)
         return work.publish()[0]
 
 
 def batches(ds: str, rows: int, seed: int = 0) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a day, a row group at a time. Each has a random stream of its own, so none depends on the rest."""
+    """Yields the rows of a day, a row group at a time, each from a random stream of its own."""
     for number, first in enumerate(range(0, rows, ROW_GROUP)):
         stream = np.random.default_rng([seed, date.fromisoformat(ds).toordinal(), number])
         yield _batch(stream, first).slice(0, rows - first)

@@ -1,17 +1,17 @@
 """Brings CSV, JSON lines and Parquet files into the lake, as one day or as many, in one pass and in bounded memory.
 
-With `partition_by` DuckDB sorts the rows by day (and spills to disk what does not fit), so that one file is open at a time,
-however many days there are. Rows keep no order within a day. The column stays in the files, unless its name is that of
-the folder, `ds=...`: then readers take it from there.
+With `partition_by` DuckDB sorts the rows by day (and spills to disk what does not fit), so that one file is open at a
+time, however many days there are. Rows keep no order within a day. The column stays in the files, unless its name is
+that of the folder, `ds=...`: then readers take it from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import date
 from itertools import groupby, pairwise
 from operator import itemgetter
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +23,11 @@ from duckdb import FunctionExpression as Function
 from duckdb import StarExpression as Star
 
 from pipeline import database
+from pipeline.context import Progress, silent
 from pipeline.errors import InputError, SchemaMismatch, UsageError, nearest
 from pipeline.ingest import sources
 from pipeline.ingest.publishing import Existing, PublishedDay, Staging, Target, staging
+from pipeline.ingest.sources import Files
 from pipeline.ingest.writing import ROW_GROUP
 from pipeline.job import Job
 from pipeline.lake import Lake
@@ -37,51 +39,44 @@ if TYPE_CHECKING:
 
 DAY_COLUMN = "__lakescore_day"
 EPOCH = date(1970, 1, 1).toordinal()
-WITHOUT_ZONE = {"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
-
-Progress = Callable[[int], None]
-"""Told the number of rows just written."""
+WITHOUT_ZONE = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
+DAYS = "DATE, TIMESTAMP or text YYYY-MM-DD"
 
 
 def import_files(
     lake: Lake,
     job: Job,
-    files: Sequence[Path],
+    files: Files,
     *,
     ds: str | None = None,
     partition_by: str | None = None,
     source: str | None = None,
-    types: Mapping[str, str] | None = None,
     existing: Existing = Existing.refuse,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[PublishedDay, ...]:
-    """Imports files of one kind to where the job reads its input (or its `source`), and returns the days in order.
+    """Imports files to where the job reads its input (or its `source`), and returns the days in order.
 
-    Give either `ds`, or `partition_by`: the column with the day of each row, as DATE, as TIMESTAMP (one with a time zone
-    counts in the job's) or as text `YYYY-MM-DD`. `types`, DuckDB's by column, go before those that were found.
+    Give either `ds`, or `partition_by`: the column with the day of each row, as DATE, as TIMESTAMP (one with a time
+    zone counts in the job's) or as text `YYYY-MM-DD`. The total that `progress` is told is 0: it is not known.
 
-    Raises UsageError if a day has files and `existing` says to refuse, InputError for rows without a day or no rows at all,
-    SchemaMismatch and UnreadableFile for files that cannot be imported. Nothing is visible then.
+    Raises UsageError if a day has files and `existing` says to refuse, InputError for rows without a day or no rows
+    at all, SchemaMismatch and UnreadableFile for files that cannot be imported. Nothing is visible then.
     """
     if (ds is None) == (partition_by is None):
         raise UsageError("an import needs to know the day", expected="either a day, or the column that holds it")
-    kind = sources.check_files(files)
     with staging(lake, target_of(job, lake, source), existing) as work:
         if ds is not None:
             work.check([check_day(ds)])
-        with (
-            database.connection(job.engine.memory_limit, job.engine.threads) as con,
-            sources.explained(kind, files),
-        ):
-            con.execute("SET TimeZone = 'UTC'")  # times without a zone must not depend on the machine's
-            rows = sources.read(con, kind, files, types or {})
-            if partition_by is not None:
-                stored = _stored_columns(rows, work.target, partition_by)
-                rows = _sorted_by_day(rows, partition_by, job.schedule.timezone)
-                _write_days(work, rows, partition_by, stored, progress)
-            elif ds is not None:
-                _stored_columns(rows, work.target, None)
+        engine = job.engine
+        with database.connection(engine.memory_limit, engine.threads) as con, sources.explained(files):
+            con.execute("SET TimeZone = 'UTC'")  # a time without a zone must not depend on the machine's
+            rows = sources.read(con, files)
+            stored = _stored_columns(rows, work.target, partition_by)
+            if ds is not None:
                 _write_day(work, rows, ds, progress)
+            elif partition_by is not None:
+                by_day = _sorted_by_day(rows, partition_by, job.schedule.timezone)
+                _write_days(work, by_day, partition_by, stored, progress)
         return work.publish()
 
 
@@ -90,21 +85,19 @@ def target_of(job: Job, lake: Lake, source: str | None = None) -> Target:
     patterns = job.input.patterns
     name = source or (next(iter(patterns)) if len(patterns) == 1 else "")
     if name not in patterns:
-        raise UsageError(
-            f"job {job.name!r} reads several sources: which one?" if not source else f"no source is called {source!r}",
-            expected=", ".join(patterns),
-            next_step="--source NAME",
-        )
+        what = f"job {job.name!r} has no source {source!r}" if source else f"job {job.name!r} reads several sources"
+        raise UsageError(what, expected=", ".join(patterns), next_step="--source NAME")
     pattern, root = PurePath(patterns[name]), lake.storage.root.absolute()
     if pattern.is_absolute() and pattern.is_relative_to(root):
         pattern = pattern.relative_to(root)
-    parts = [part for part in pattern.parts if part != "**"]
-    folder, file = PurePosixPath(*parts[:-1]).as_posix(), parts[-1]
-    if pattern.is_absolute() or "{ds}" not in folder or set("*?[") & set(folder) or set("?[") & set(file) or file.count("*") != 1:
+    *folders, file = (part for part in pattern.parts if part != "**")
+    folder = PurePosixPath(*folders).as_posix()
+    fixed = "{ds}" in folder and not set("*?[") & set(folder) and not set("?[") & set(file) and file.count("*") == 1
+    if pattern.is_absolute() or not fixed:
         raise UsageError(
             f"files cannot be imported to where job {job.name!r} reads",
             where=patterns[name],
-            expected="a pattern within the lake like unscored/ds={ds}/*.parquet: a folder for each day, files with one '*'",
+            expected="a pattern like unscored/ds={ds}/*.parquet: in the lake, a folder for a day, one '*' for the file",
             next_step="put the files there yourself",
         )
     return Target(folder, file + ".parquet" if file.endswith("*") else file)
@@ -113,67 +106,42 @@ def target_of(job: Job, lake: Lake, source: str | None = None) -> Target:
 def _stored_columns(rows: Relation, target: Target, partition_by: str | None) -> list[str]:
     """Returns the columns that go into the files. Raises UsageError if the one to partition by is not there."""
     if partition_by is not None and partition_by not in rows.columns:
-        raise UsageError(
-            f"no column is called {partition_by!r}{nearest(partition_by, rows.columns)}", expected=", ".join(rows.columns)
-        )
+        what = f"no column is called {partition_by!r}{nearest(partition_by, rows.columns)}"
+        raise UsageError(what, expected=", ".join(rows.columns))
     stored = [name for name in rows.columns if name != partition_by or name not in target.keys]
     if hidden := sorted(set(stored) & target.keys):
         raise SchemaMismatch(
             f"column {hidden[0]!r} has the name of a folder, from which readers take it",
             where=f"{target.folder}/",
-            next_step="rename the column, or leave it out" if partition_by else f"--partition-by {hidden[0]}, or rename it",
+            next_step=f"--partition-by {hidden[0]}, if it holds the day; or rename the column",
         )
     return stored
 
 
-def _sorted_by_day(rows: Relation, column: str, zone: str) -> Relation:
-    """Returns the rows by day, and first those without one, whose day is NULL."""
-    day = _day(column, database.schema(rows)[column], zone)
-    sensible = (day >= Constant(date.min)) & (day <= Constant(date.max))
-    with_day = rows.select(Star(), Case(sensible, day).alias(DAY_COLUMN))
-    return with_day.sort(Column(DAY_COLUMN).asc().nulls_first())
-
-
-def _day(name: str, kind: str, zone: str) -> Expression:
-    column = Column(name)
-    if kind == "VARCHAR":
-        return Case(
-            Function("regexp_full_match", column, Constant(DAY.pattern)), Function("try", column.cast("DATE"))
-        )
-    if kind == "TIMESTAMP WITH TIME ZONE":
-        column = Function("timezone", Constant(zone), column)
-    elif kind != "DATE" and kind not in WITHOUT_ZONE:
-        raise SchemaMismatch(
-            f"column {name!r} does not hold days", expected="DATE, TIMESTAMP or text YYYY-MM-DD", got=kind
-        )
-    return column.cast("DATE")
-
-
-def _write_day(work: Staging, rows: Relation, ds: str, progress: Progress | None) -> None:
+def _write_day(work: Staging, rows: Relation, ds: str, progress: Progress) -> None:
     with rows.to_arrow_reader(ROW_GROUP) as reader, work.writer(ds, reader.schema) as writer:
         for batch in reader:
             writer.write(batch)
-            if progress:
-                progress(batch.num_rows)
+            progress("import", writer.rows, 0)
     if writer.rows == 0:
         raise _no_rows()
 
 
-def _write_days(work: Staging, rows: Relation, column: str, stored: list[str], progress: Progress | None) -> None:
+def _write_days(work: Staging, rows: Relation, column: str, stored: list[str], progress: Progress) -> None:
+    done = 0
     with rows.to_arrow_reader(ROW_GROUP) as reader:
         schema = pa.schema([reader.schema.field(name) for name in stored])
-        day = None
-        for day, slices in groupby(_by_day(reader, column), key=itemgetter(0)):
+        for day, slices in groupby(_cut(reader, column), key=itemgetter(0)):
             with work.writer(date.fromordinal(EPOCH + day).isoformat(), schema) as writer:
                 for _, batch in slices:
                     writer.write(batch.select(stored))
-                    if progress:
-                        progress(batch.num_rows)
-        if day is None:
-            raise _no_rows()
+                    progress("import", done + writer.rows, 0)
+            done += writer.rows
+    if done == 0:
+        raise _no_rows()
 
 
-def _by_day(reader: pa.RecordBatchReader, column: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _cut(reader: pa.RecordBatchReader, column: str) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Cuts batches sorted by day where the day changes; yields the days since 1970 and the rows.
 
     Raises InputError, with the number of rows, if there are any without a day: they come first.
@@ -193,10 +161,30 @@ def _by_day(reader: pa.RecordBatchReader, column: str) -> Iterator[tuple[int, pa
     if without:
         raise InputError(
             f"{without:,} rows have no day in column {column!r}",
-            expected="DATE, TIMESTAMP or text YYYY-MM-DD in each row",
+            expected=f"{DAYS} in each row",
             got=f"{empty:,} times NULL, {without - empty:,} times something that is no day",
             next_step=f"mend or leave out these rows; for times written as text: --types {column}=TIMESTAMP",
         )
+
+
+def _sorted_by_day(rows: Relation, column: str, zone: str) -> Relation:
+    """Returns the rows by day, and first those without one, whose day is NULL."""
+    day = _day(column, database.schema(rows)[column], zone)
+    sensible = (day >= Constant(date.min)) & (day <= Constant(date.max))
+    with_day = rows.select(Star(), Case(sensible, day).alias(DAY_COLUMN))
+    return with_day.sort(Column(DAY_COLUMN).asc().nulls_first())
+
+
+def _day(name: str, kind: str, zone: str) -> Expression:
+    column = Column(name)
+    if kind == "VARCHAR":
+        looks_right = Function("regexp_full_match", column, Constant(DAY.pattern))
+        return Case(looks_right, Function("try", column.cast("DATE")))
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        column = Function("timezone", Constant(zone), column)
+    elif kind not in WITHOUT_ZONE:
+        raise SchemaMismatch(f"column {name!r} does not hold days", expected=DAYS, got=kind)
+    return column.cast("DATE")
 
 
 def _no_rows() -> InputError:

@@ -71,12 +71,12 @@ def explain(text: str) -> LakescoreError | None:
             expected="one object a line",
             got=reason,
         )
-    if transform := re.search(r'JSON transform error in file "(.*)", in line (\d+): (Object .* has duplicate key)?', text):
+    if transform := re.search(r'JSON transform error in file "(.*)", in line (\d+): (Object .*duplicate key)?', text):
         file, line, duplicate = transform.groups()
         what = "a line names a key twice" if duplicate else "a value does not have its column's type"
         return SchemaMismatch(what, where=f"{file}, line {line}", next_step="see --types")
     if "json_read expected records" in text:
-        return SchemaMismatch("a file does not hold JSON lines", expected="one object a line, such as {\"id\": 1}")
+        return SchemaMismatch("a file does not hold JSON lines", expected='one object a line, such as {"id": 1}')
     return None
 
 

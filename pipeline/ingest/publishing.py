@@ -2,16 +2,18 @@
 
 Files are written and synced in a hidden folder beside the days, on their disk. Then, for each day:
 
-- a day that is not there: its folder is renamed into place. A rename fails if something is there, so nothing is ever
+- a day that is not there: its folder is renamed into place. The rename fails if something is there, so nothing is
   replaced by accident, whoever else writes;
 - `append`: its rows are one file, however many they are, and that file is linked under a name of its own;
-- `replace`: the two folders change places (`renameat2`, where the kernel has it; elsewhere there is a moment, of two
-  renames, in which the day is absent).
+- `replace`: the two folders change places (`renameat2`, where the kernel has it; elsewhere there is a moment, between
+  two renames, in which the day is absent).
 
-What a plain disk lets us promise: a listing of a day shows all of an import or nothing of it, and what is shown survives
-a power cut once the call has returned. Several days are checked before the first is published, and then follow each other
-within milliseconds; a crash in between leaves the earlier days, each whole. File names are never used twice, so a reader
-with an old listing finds its files or an error, never other rows under the name that it knows.
+What a plain disk lets us promise: a listing of a day shows all of an import or nothing of it, and what it shows
+survives a power cut once the call has returned. Several days are checked before the first is published, and then follow
+each other within milliseconds; a crash in between leaves the earlier days, each whole. File names are never used twice:
+a reader with an old listing finds its files or an error, never other rows under the name that it knows. What was
+replaced is removed once the disk has confirmed the swap; only a reader that sleeps through that between opening a folder
+and reading it can see a part, and a run of ours looks again before it commits.
 
 What a killed process left behind is removed by the next one that writes beside it.
 """
@@ -24,20 +26,22 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 from fnmatch import fnmatchcase
 from itertools import repeat
 from pathlib import Path, PurePosixPath
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from pipeline.errors import LakescoreError, StorageError, UsageError
 from pipeline.ingest.writing import FILE_ROWS, DayWriter
 from pipeline.lake import Lake
 from pipeline.records import FileInfo, new_run_id
-from pipeline.storage import explained, make_folder, sync_folder
+from pipeline.storage import explained, make_folder, sync_file, sync_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PREFIX, IN_WORK = ".ingest-", ".tmp"
 ENDLESS = 1 << 62
@@ -45,7 +49,7 @@ CURRENT_FOLDER, EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
 
 
-class Existing(StrEnum):
+class Existing(Enum):
     """What to do about a day that has files."""
 
     refuse = "refuse"
@@ -90,6 +94,9 @@ class PublishedDay:
     def bytes(self) -> int:
         return sum(file.size for file in self.files)
 
+    def as_dict(self) -> dict[str, object]:
+        return {"ds": self.ds, "rows": self.rows, "bytes": self.bytes, "files": [file.path for file in self.files]}
+
 
 class Staging:
     """The days of one import while they are in work. Made by `staging`."""
@@ -105,7 +112,7 @@ class Staging:
         ds: str,
         schema: pa.Schema,
         sizes: Iterator[int] | None = None,
-        dictionary: list[str] | bool = True,
+        dictionary: list[str] | None = None,
     ) -> Iterator[DayWriter]:
         """Opens a day for writing; `sizes` are the rows of its files. Raises UsageError if the day is in the way."""
         self.check([ds])
@@ -120,7 +127,6 @@ class Staging:
             folder.mkdir()
             with DayWriter(place, schema, sizes or repeat(FILE_ROWS), dictionary) as writer:
                 yield writer
-            sync_folder(folder)
         self._written[ds] = writer
 
     def publish(self) -> tuple[PublishedDay, ...]:
@@ -129,6 +135,7 @@ class Staging:
         Nothing was published then, except where the message says so: another writer, or the disk, came in between.
         """
         self.check(list(self._written))
+        self._sync()
         published: list[PublishedDay] = []
         for ds, writer in self._written.items():
             try:
@@ -155,6 +162,15 @@ class Staging:
                         expected=self.target.name,
                         next_step="remove the old files by hand, then import with --append",
                     )
+
+    def _sync(self) -> None:
+        """All at the end: the first call commits the disk's journal for all, and a year of days takes no seconds."""
+        with explained(self.folder):
+            for writer in self._written.values():
+                for path in writer.files:
+                    sync_file(path)
+            for ds in self._written:
+                sync_folder(self._staged(ds))
 
     def _ours(self, ds: str, name: str) -> bool:
         return name.startswith((".", "_")) or fnmatchcase(name, self.target.file(ds, "*"))
@@ -188,32 +204,32 @@ def staging(lake: Lake, target: Target, existing: Existing) -> Iterator[Staging]
         _sweep(base)
         folder = base / f"{PREFIX}{new_run_id()}"
         folder.mkdir()
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Only a folder that is locked gets the name by which others look for what a dead process left.
-            folder = folder.rename(folder.with_name(folder.name + IN_WORK))
-            yield Staging(lake, target, existing, folder)
-        finally:
-            shutil.rmtree(folder)
-            os.close(lock)
+        with _locked(folder):
+            try:
+                # Only a folder that is locked gets the name by which others look for what a dead process left.
+                folder = folder.rename(folder.with_name(folder.name + IN_WORK))
+                yield Staging(lake, target, existing, folder)
+            finally:
+                shutil.rmtree(folder)
 
 
 def _sweep(base: Path) -> None:
     """Removes the folders of processes that have died: the kernel has taken their locks back."""
     for left in base.glob(f"{PREFIX}*{IN_WORK}"):
-        try:
-            lock = os.open(left, os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # its owner has just finished
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue  # in work
-        else:
-            shutil.rmtree(left, ignore_errors=True)  # its owner, or another sweeper, may be at it too
-        finally:
-            os.close(lock)
+        # in work; finished since it was listed; another user's
+        with suppress(BlockingIOError, FileNotFoundError, PermissionError), _locked(left):
+            shutil.rmtree(left)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a lock while the process lives. Raises BlockingIOError if another process holds it."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
 
 
 def exchange(one: Path, other: Path) -> None:
@@ -241,7 +257,7 @@ def swap_by_renames(one: Path, other: Path) -> None:
 
 def _entries(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(folder))
+        return sorted(entry.name for entry in folder.iterdir())
     except FileNotFoundError:
         return []
 
@@ -267,6 +283,6 @@ def _stopped(error: OSError | LakescoreError, where: Path, published: int, total
     return StorageError(
         f"the files cannot be put in place; {done}",
         where=where,
-        got=error,
+        got=str(error).splitlines()[0],
         next_step="once the disk is in order, import again with --replace",
     )

@@ -1,4 +1,4 @@
-"""Writes the Parquet files of one day, one after the other, each synced when it is closed."""
+"""Writes the Parquet files of one day, one after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import SchemaMismatch
-from pipeline.storage import sync_file
 
 ROW_GROUP = 122_880
 """Rows; as many as DuckDB hands to one thread."""
@@ -21,7 +20,8 @@ FILE_ROWS = 8 * ROW_GROUP
 class DayWriter:
     """Rows in, files out; in memory is one row group, whatever the number of rows.
 
-    `place` gives the path of the n-th file, `sizes` the rows that it takes.
+    `place` gives the path of the n-th file, `sizes` the rows that it takes. `dictionary` names the columns whose
+    values repeat; by default each column is tried.
     """
 
     def __init__(
@@ -29,18 +29,21 @@ class DayWriter:
         place: Callable[[int], Path],
         schema: pa.Schema,
         sizes: Iterator[int],
-        dictionary: list[str] | bool = True,
+        dictionary: list[str] | None = None,
     ) -> None:
         self.files: list[Path] = []
         self.rows = 0
-        self._place, self._schema, self._sizes, self._dictionary = place, schema, sizes, dictionary
+        self._place, self._schema, self._sizes = place, schema, sizes
+        self._dictionary = True if dictionary is None else dictionary
         self._open: pq.ParquetWriter | None = None
         self._left = 0
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -57,7 +60,6 @@ class DayWriter:
         if self._open is not None:
             self._open.close()
             self._open = None
-            sync_file(self.files[-1])
 
     def _with_room(self) -> pq.ParquetWriter:
         if self._open is None or self._left == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ class Predictor:
     def output_schema(self) -> pa.Schema:
         return self._schema
 
-    def predict(self, matrix: NDArray[np.float32], batch_rows: int) -> dict[str, NDArray[np.generic]]:
+    def predict(self, matrix: NDArray[np.float32], batch_rows: int) -> dict[str, NDArray[Any]]:
         """Returns the columns of `output_schema`, each (rows,); labels of text as an object array.
 
         `matrix` is float32 (rows, features) in the signature's order; `batch_rows` go through the model at a time, or
@@ -81,7 +82,8 @@ class Predictor:
     def _try(self, part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
         """Returns probabilities (classes, rows), the highest of each row and its index; None if memory ran out."""
         try:
-            probabilities = _probabilities(self._module(part.to(self.device)))  # (classes, rows)
+            own = part.to(self.device, copy=True)  # (rows, features); a module may write into what it is given
+            probabilities = _probabilities(self._module(own))  # (classes, rows)
             return probabilities, *probabilities.max(dim=0)
         except torch.cuda.OutOfMemoryError as error:
             if len(part) == 1:

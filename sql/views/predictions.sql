@@ -1,8 +1,9 @@
 -- The current predictions: those of the model version that completed last on that day.
 -- Grain: one row per job, ds and key.
 -- Views: predictions_by_version, runs
+-- As a semi-join DuckDB would do it first, and then turn the anti-join below it around: five times as slow.
 SELECT p.* FROM predictions_by_version AS p
-SEMI JOIN (
+JOIN (
     SELECT job, ds, arg_max(model_version, coalesce(finished_at, started_at)) AS model_version
     FROM runs
     WHERE state = 'complete'

@@ -29,12 +29,14 @@ def classifier(input_dim: int = 3, hidden_dim: int = 8, output_dim: int = 2, see
         return SimpleClassifier(input_dim, hidden_dim, output_dim).eval()
 
 
-def save(path: Path, document: object = None, *, legacy: bool = False, **entries: object) -> Path:
-    """Writes a document as it is, or a checkpoint of a classifier of three features with further entries."""
-    if document is None:
-        document = {"model_state_dict": classifier().state_dict(), **entries}
+def save(path: Path, document: object, *, legacy: bool = False) -> Path:
     torch.save(document, path, _use_new_zipfile_serialization=not legacy)
     return path
+
+
+def save_classifier(path: Path, **entries: object) -> Path:
+    """Writes the checkpoint of a classifier of three features, with further entries."""
+    return save(path, {"model_state_dict": classifier().state_dict(), **entries})
 
 
 def state(**shapes: tuple[int, ...]) -> Mapping[str, torch.Tensor]:

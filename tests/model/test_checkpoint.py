@@ -17,7 +17,7 @@ from torch import nn
 
 from pipeline.errors import ModelRefused
 from pipeline.model import checkpoint
-from tests.model.networks import classifier, save, state
+from tests.model.networks import classifier, save, save_classifier, state
 
 X = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
 
@@ -40,16 +40,16 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("form", ["zip", "legacy"])
 @pytest.mark.parametrize("wrapper", ["model_state_dict", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
 def test_build_of_a_saved_classifier_gives_its_outputs(
-    tmp_path: Path, prefix: str, wrapper: str | None, legacy: bool
+    tmp_path: Path, prefix: str, wrapper: str | None, form: str
 ) -> None:
     network = classifier()
     parameters = OrderedDict((prefix + name, value) for name, value in network.state_dict().items())
     document = parameters if wrapper is None else {wrapper: parameters, "epoch": 3}
-    read = checkpoint.read(save(tmp_path / "m.pt", document, legacy=legacy))
+    read = checkpoint.read(save(tmp_path / "m.pt", document, legacy=form == "legacy"))
     with torch.inference_mode():
         torch.testing.assert_close(checkpoint.build(read)(X), network(X), rtol=0, atol=0)
 
@@ -58,7 +58,9 @@ def test_build_of_a_saved_classifier_gives_its_outputs(
     "network",
     [
         nn.Linear(3, 2),
-        nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Dropout(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)),
+        nn.Sequential(
+            nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Dropout(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)
+        ),
         nn.ModuleDict({"net": nn.Sequential(nn.Linear(3, 1))}),
     ],
     ids=["one layer", "without bias", "one logit"],
@@ -87,24 +89,24 @@ def test_read_transposed_weights_gives_the_same_values(tmp_path: Path) -> None:
 def test_read_full_checkpoint_keeps_what_it_states(tmp_path: Path) -> None:
     stated = {"input_dim": 3, "hidden_dim": 8, "output_dim": 2, "version": 1.5, "activation": "nn.ReLU"}
     names = {"feature_names": ["a", "b", "c"], "classes": ["no", "yes"]}
-    read = checkpoint.read(save(tmp_path / "m.pt", **stated, **names))
+    read = checkpoint.read(save_classifier(tmp_path / "m.pt", **stated, **names))
     assert read.declared == {"input_dim": 3, "hidden_dim": 8, "output_dim": 2}
     assert (read.features, read.classes, read.version) == (("a", "b", "c"), ("no", "yes"), "1.5")
     assert (read.inputs, read.outputs, read.class_count) == (3, 2, 2)
 
 
 def test_read_bare_checkpoint_states_nothing(tmp_path: Path) -> None:
-    read = checkpoint.read(save(tmp_path / "m.pt", features=3))
+    read = checkpoint.read(save_classifier(tmp_path / "m.pt", features=3))
     assert (read.declared, read.features, read.classes, read.version) == ({}, None, None, None)
 
 
 def test_read_version_that_is_no_text_is_storable(tmp_path: Path) -> None:
-    assert checkpoint.read(save(tmp_path / "m.pt", version="v\udce9")).version == "v?"
-    assert checkpoint.read(save(tmp_path / "m.pt", version={"major": 1})).version is None
+    assert checkpoint.read(save_classifier(tmp_path / "m.pt", version="v\udce9")).version == "v?"
+    assert checkpoint.read(save_classifier(tmp_path / "m.pt", version={"major": 1})).version is None
 
 
 def test_build_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
-    read = checkpoint.read(save(tmp_path / "m.pt"))
+    read = checkpoint.read(save_classifier(tmp_path / "m.pt"))
     before = torch.get_rng_state()
     checkpoint.build(read)
     assert torch.equal(torch.get_rng_state(), before)
@@ -149,9 +151,7 @@ def test_read_other_layers_does_not_blame_the_linear_ones(tmp_path: Path) -> Non
     ],
     ids=["bias of another length", "bias alone", "third parameter", "matrices that are no layers"],
 )
-def test_read_parameters_that_are_no_layer_is_refused(
-    tmp_path: Path, parameters: dict[str, torch.Tensor]
-) -> None:
+def test_read_parameters_that_are_no_layer_is_refused(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
     text = refused(save(tmp_path / "m.pt", parameters))
     assert "only linear layers" in text
     assert "(4,)" in text or "(5,)" in text or "(4, 3)" in text
@@ -172,7 +172,7 @@ def test_read_layers_out_of_order_is_refused(tmp_path: Path) -> None:
 def test_read_stated_dimension_that_weights_contradict_is_refused(
     tmp_path: Path, stated: dict[str, object], layers: str
 ) -> None:
-    text = refused(save(tmp_path / "m.pt", **stated))
+    text = refused(save_classifier(tmp_path / "m.pt", **stated))
     ((key, value),) = stated.items()
     assert f"`{key}` {value}, as stated" in text
     assert layers in text
@@ -184,19 +184,21 @@ def test_read_hidden_dimension_without_hidden_layer_is_refused(tmp_path: Path) -
 
 
 def test_read_dimension_that_is_no_integer_is_refused(tmp_path: Path) -> None:
-    assert "`hidden_dim` is not a number of units" in refused(save(tmp_path / "m.pt", hidden_dim=[8, 4]))
+    assert "`hidden_dim` is not a number of units" in refused(save_classifier(tmp_path / "m.pt", hidden_dim=[8, 4]))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "nn.LeakyReLU"])
 def test_read_another_activation_is_refused(tmp_path: Path, activation: str) -> None:
-    assert activation in refused(save(tmp_path / "m.pt", activation=activation))
+    assert activation in refused(save_classifier(tmp_path / "m.pt", activation=activation))
 
 
 # Weights that are no numbers
 
 
 @pytest.mark.parametrize(
-    "bad", [torch.nan, torch.inf, -torch.inf, torch.tensor(1e300, dtype=torch.float64)], ids=["nan", "inf", "-inf", "1e300"]
+    "bad",
+    [torch.nan, torch.inf, -torch.inf, torch.tensor(1e300, dtype=torch.float64)],
+    ids=["nan", "inf", "-inf", "1e300"],
 )
 def test_read_weights_not_finite_is_refused(tmp_path: Path, bad: float | torch.Tensor) -> None:
     network = classifier().double()
@@ -260,7 +262,7 @@ def test_read_other_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_read_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "m.pt")
+    path = save_classifier(tmp_path / "m.pt")
     path.write_bytes(path.read_bytes()[:-200])
     assert "not a checkpoint" in refused(path)
 
@@ -301,7 +303,8 @@ def test_read_document_without_state_dict_is_refused(tmp_path: Path, document: o
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("sound")
-    return [save(folder / "m.pt", legacy=legacy, version="v").read_bytes() for legacy in (False, True)]
+    document = {"model_state_dict": classifier().state_dict(), "version": "v"}
+    return [save(folder / "m.pt", document, legacy=legacy).read_bytes() for legacy in (False, True)]
 
 
 @given(data=st.data())

@@ -63,14 +63,16 @@ def test_check_fit_missing_column_names_it_and_what_is_there(columns: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "kind", ["BOOLEAN", "TINYINT", "UINTEGER", "HUGEINT", "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL(10,2)", "DECIMAL(4, 1)"]
+    "kind",
+    ["BOOLEAN", "TINYINT", "UINTEGER", "HUGEINT", "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL(10,2)", "DECIMAL(4, 1)"],
 )
 def test_check_fit_number_passes(kind: str) -> None:
     check_fit(MANIFEST, None, {**COLUMNS, "age": kind}, "day.parquet")
 
 
 @pytest.mark.parametrize(
-    "kind", ["VARCHAR", "DATE", "TIMESTAMP WITH TIME ZONE", "BLOB", "DOUBLE[]", "DECIMAL(10,2)[]", "STRUCT(a DOUBLE)", "UUID"]
+    "kind",
+    ["VARCHAR", "DATE", "TIMESTAMP WITH TIME ZONE", "BLOB", "DOUBLE[]", "DECIMAL(10,2)[]", "STRUCT(a DOUBLE)", "UUID"],
 )
 def test_check_fit_other_type_is_refused_by_name(kind: str) -> None:
     with pytest.raises(SchemaMismatch) as caught:

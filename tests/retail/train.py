@@ -1,9 +1,9 @@
 """Trains a purchase model on the Online Retail features: `python -m tests.retail.train FEATURES CHECKPOINT`.
 
-A checkpoint is a stack of linear layers with ReLU between and takes the features as they are, so neither a logarithm nor
-a clip can stand before it, which features with tails this heavy need (`avg_transaction_value` runs from 0.85 to 84,236).
-The first layer does both, and is not trained: its units are `relu(1 - x / knot)` for knots in geometric steps. Each lies
-within [0, 1] and is flat above its knot, and a weighted sum of them follows a logarithm as well as any other curve.
+A checkpoint is a stack of linear layers with ReLU between, and takes the features as they are: neither a logarithm nor a
+clip can stand before it, and `avg_transaction_value` runs from 0.85 to 84,236. The first layer does the work of both, and
+is not trained: its units are `relu(1 - x / knot)`, with knots in geometric steps. Each is between 0 and 1 and flat above
+its knot, and a weighted sum of them follows a logarithm, or whatever curve suits better.
 
 Data: D. Chen, S. L. Sain and K. Guo (2012), Online Retail, UCI Machine Learning Repository (CC0).
 """
@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 FEATURES = ("tenure_days", "num_purchases", "avg_transaction_value", "days_since_last_purchase")
 LABEL = "buys_30d"
 EARLY, LATE = ("2011-03-01", "2011-04-30"), ("2011-05-01", "2011-05-31")
-"""First and last days. A model of the early days tells, by the late ones, how many epochs the model of all days gets."""
+"""First and last days. How a model of the early days does on the late ones tells how many epochs that of all days gets."""
 
 KNOTS, HIDDEN = 16, 64
 BATCH_ROWS, LEARNING_RATE, MOST_EPOCHS = 2048, 3e-3, 8
@@ -45,6 +45,7 @@ def train(features: Path, checkpoint: Path) -> None:
         "input_dim": len(FEATURES),
         "hidden_dim": HIDDEN,
         "output_dim": 2,
+        "features": FEATURES,
         "version": f"online-retail, {best + 1} epochs",
     }
     torch.save(document, checkpoint)
@@ -52,11 +53,13 @@ def train(features: Path, checkpoint: Path) -> None:
 
 def read(features: Path, first: str, last: str) -> Rows:
     """Returns the labelled rows of the days from `first` to `last`, in one order."""
-    columns = ", ".join((*FEATURES, LABEL))
-    query = f"SELECT {columns} FROM read_parquet($path) WHERE as_of BETWEEN $first AND $last AND {LABEL} IS NOT NULL"
+    query = f"""
+        SELECT {", ".join(FEATURES)}, {LABEL} FROM read_parquet($path)
+        WHERE as_of BETWEEN $first AND $last AND {LABEL} IS NOT NULL
+        ORDER BY as_of, customer_id
+    """
     with duckdb.connect() as con:
-        ordered = con.sql(f"{query} ORDER BY as_of, customer_id", params={"path": str(features), "first": first, "last": last})
-        found = ordered.fetchnumpy()
+        found = con.sql(query, params={"path": str(features), "first": first, "last": last}).fetchnumpy()
     matrix = np.column_stack([found[name] for name in FEATURES]).astype(np.float32)
     return torch.from_numpy(matrix), torch.from_numpy(found[LABEL].astype(np.int64))
 
@@ -71,7 +74,9 @@ def epochs(rows: Rows) -> Iterator[nn.Sequential]:
         hidden = torch.relu(first(features))  # (rows, 4 * KNOTS)
     optimizer = torch.optim.Adam(head.parameters(), LEARNING_RATE)
     for _ in count():
-        for batch in torch.randperm(len(labels)).split(BATCH_ROWS):
+        order = torch.randperm(len(labels))
+        for start in range(0, len(labels), BATCH_ROWS):
+            batch = order[start : start + BATCH_ROWS]
             optimizer.zero_grad()
             cross_entropy(head(hidden[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -81,10 +86,11 @@ def epochs(rows: Rows) -> Iterator[nn.Sequential]:
 def hinges(features: Tensor) -> nn.Linear:
     """Returns the first layer: KNOTS units a feature, each `1 - x / knot`."""
     low, high = np.quantile(features.numpy(), [0.01, 0.999], axis=0)
-    knots = torch.from_numpy(np.geomspace(low, high, KNOTS, axis=1)).float()  # (4, KNOTS)
-    layer = nn.Linear(len(knots), knots.numel())
+    knots = np.geomspace(low, high, KNOTS, axis=1)[:, :, None]  # (4, KNOTS, 1)
+    slopes = -np.eye(len(knots))[:, None, :] / knots  # (4, KNOTS, 4)
+    layer = nn.Linear(len(knots), knots.size)
     with torch.no_grad():
-        layer.weight.copy_(torch.block_diag(*(-1 / knots).unsqueeze(-1)))
+        layer.weight.copy_(torch.from_numpy(slopes.reshape(knots.size, -1)))
         layer.bias.fill_(1.0)
     return layer
 

@@ -17,8 +17,8 @@ from pipeline.lake import Lake
 from pipeline.storage import explained, sync_file, sync_folder
 
 FILE = "lake.duckdb"
-FORMAT = "v1.4.0"
-"""The oldest DuckDB that is to open the file; the views say nothing that it does not know."""
+CONFIG = database.CONFIG | {"storage_compatibility_version": "v1.4.0"}
+"""DuckDB 1.4 opens the file, too: the views say nothing that it does not know."""
 
 
 def write(lake: Lake, job: Job | None = None) -> Path:
@@ -32,7 +32,7 @@ def write(lake: Lake, job: Job | None = None) -> Path:
     lake.prepare()
     try:
         with explained(target):
-            with closing(duckdb.connect(temporary, config=database.CONFIG | {"storage_compatibility_version": FORMAT})) as con:
+            with closing(duckdb.connect(temporary, config=CONFIG)) as con:
                 views.create(con, lake, lasting=True)
                 if job is not None:
                     views.create_unscored(con, lake, job, lasting=True)

@@ -1,7 +1,7 @@
 """Runs SQL that a person wrote: one SELECT over the views, which can neither write nor read any other file.
 
-What DuckDB itself parses is looked at, not the text: only SELECTs (since 2.0 `WITH x AS (COPY ...)` is inside one), and
-only table functions that touch nothing. Then the connection is locked to the files of the views. Both hold alone.
+What DuckDB itself parses is looked at, not the text: nothing but SELECTs (since 2.0, `WITH x AS (COPY ...)` is one
+outside), and no table functions but those that touch nothing. And the connection is locked to the files of the views.
 """
 
 from __future__ import annotations

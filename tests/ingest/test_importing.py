@@ -333,7 +333,7 @@ def test_kill_at_any_time_leaves_whole_days(lake: Lake, job_reading: Callable[..
     file = write(table, tmp_path / "a.parquet")
     counts = {str(each["values"]): each["counts"] for each in pc.value_counts(table["day"]).to_pylist()}
     partial = 0
-    for _ in range(4):
+    for _ in range(3):
         with start_import(lake, file, job) as process:
             while process.poll() is None and not days_of(lake):
                 time.sleep(0.0002)

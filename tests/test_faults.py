@@ -1,4 +1,4 @@
-"""Full disks, read-only disks, Ctrl-C: what is visible is whole, a message says what to do, and the next run resumes."""
+"""Full disks, read-only disks, Ctrl-C: what is visible is whole, the message says what to do, the next run resumes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.errors import LakeDamaged, StorageError, UsageError
-from pipeline.records import DAY, FileInfo, RunRecord, State, check_day, check_name
+from pipeline.records import DAY, FileInfo, RunRecord, State, check_day, check_name, is_day
 from pipeline.storage import LocalStorage
 
 LAKE_FORMAT = 1
@@ -84,7 +84,8 @@ class Lake:
             before = str(self.storage.path(pattern.split("{ds}")[0] + "x")).removesuffix("x")
             for file in self.storage.glob(pattern.replace("{ds}", "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]")):
                 where = str(self.storage.path(file.path))
-                if match := DAY.search(where, min(len(_fixed(before)), len(where))):
+                match = DAY.search(where, min(len(_fixed(before)), len(where)))
+                if match and is_day(match.group()):
                     days.add(match.group())
         return sorted(days)
 

@@ -47,6 +47,13 @@ def check_day(value: str) -> str:
     raise UsageError(f"{value!r} is not a day: {reason}", expected="a day such as 2026-01-31", got=repr(value))
 
 
+def is_day(value: str) -> bool:
+    try:
+        return bool(check_day(value))
+    except UsageError:
+        return False
+
+
 def new_run_id() -> str:
     """Returns a run id that sorts by the time at which it was made."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + "Z-" + secrets.token_hex(4)

@@ -7,6 +7,7 @@ that of the folder, `ds=...`: then readers take it from there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import date
 from itertools import groupby, pairwise
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
     from duckdb import Expression
 
+MAX_THREADS = 8
+"""Each holds buffers of 16 MB while it reads text; they must fit into the memory limit."""
 DAY_COLUMN = "__lakescore_day"
 EPOCH = date(1970, 1, 1).toordinal()
 WITHOUT_ZONE = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
@@ -67,8 +70,8 @@ def import_files(
     with staging(lake, target_of(job, lake, source), existing) as work:
         if ds is not None:
             work.check([check_day(ds)])
-        engine = job.engine
-        with database.connection(engine.memory_limit, engine.threads) as con, sources.explained(files):
+        threads = min(job.engine.threads or os.cpu_count() or 1, MAX_THREADS)
+        with database.connection(job.engine.memory_limit, threads) as con, sources.explained(files):
             con.execute("SET TimeZone = 'UTC'")  # a time without a zone must not depend on the machine's
             con.execute("SET enable_progress_bar = false")  # DuckDB's goes to stdout, where --json goes
             rows = sources.read(con, files)
@@ -76,6 +79,7 @@ def import_files(
             if ds is not None:
                 _write_day(work, rows, ds, progress)
             elif partition_by is not None:
+                con.execute("SET threads = 1")  # with two, DuckDB's sort runs out of memory where it could spill
                 by_day = _sorted_by_day(rows, partition_by, job.schedule.timezone)
                 _write_days(work, by_day, partition_by, stored, progress)
         return work.publish()

@@ -1,8 +1,9 @@
-"""Brings CSV, JSON lines and Parquet files into the lake, as one day or as many, in one pass and in bounded memory.
+"""Brings CSV, JSON lines and Parquet files into the lake, as one day or as many, in bounded memory.
 
-With `partition_by` DuckDB sorts the rows by day (and spills to disk what does not fit), so that one file is open at a
-time, however many days there are. Rows keep no order within a day. The column stays in the files, unless its name is
-that of the folder, `ds=...`: then readers take it from there.
+Rows are written in one pass; text is read before that for its types. With `partition_by` DuckDB sorts the rows by day
+(and spills to disk what does not fit), so that one file is open at a time, however many days there are. Rows keep no
+order within a day. The column stays in the files, unless its name is that of the folder, `ds=...`: then readers take it
+from there.
 """
 
 from __future__ import annotations
@@ -113,8 +114,8 @@ def _stored_columns(rows: Relation, target: Target, partition_by: str | None) ->
     if partition_by is not None and partition_by not in rows.columns:
         what = f"no column is called {partition_by!r}{nearest(partition_by, rows.columns)}"
         raise UsageError(what, expected=", ".join(rows.columns))
-    stored = [name for name in rows.columns if name != partition_by or name not in target.keys]
-    if hidden := sorted(set(stored) & target.keys):
+    stored = [name for name in rows.columns if name != partition_by or name.lower() not in target.keys]
+    if hidden := [name for name in stored if name.lower() in target.keys]:
         raise SchemaMismatch(
             f"column {hidden[0]!r} has the name of a folder, from which readers take it",
             where=f"{target.folder}/",

@@ -270,8 +270,9 @@ def test_import_without_a_sensible_day_is_refused(
     assert days_of(lake) == []
 
 
-def test_column_that_a_folder_would_hide_is_refused(lake: Lake, bring: Import, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("id,ds\n1,2020-01-01\n")
+@pytest.mark.parametrize("name", ["ds", "DS"])
+def test_column_that_a_folder_would_hide_is_refused(lake: Lake, bring: Import, tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.csv").write_text(f"id,{name}\n1,2020-01-01\n")
     with pytest.raises(SchemaMismatch, match="has the name of a folder"):
         bring(tmp_path / "a.csv", ds=DAY)
     assert days_of(lake) == []
@@ -373,7 +374,7 @@ def test_kill_at_any_time_leaves_whole_days(lake: Lake, job_reading: Callable[..
 def test_memory_is_bounded_whatever_the_number_of_rows(
     lake: Lake, job_reading: Callable[..., Job], tmp_path: Path, name: str
 ) -> None:
-    file, rows = tmp_path / name, 5_000_000
+    file, rows = tmp_path / name, 10_000_000
     with duckdb.connect() as con:
         day = "DATE '2026-01-01' + (hash(i) % 400)::INT"
         made = f"SELECT 'user_' || i AS id, random() AS a, random() AS b, {day} AS day FROM range({rows}) r(i)"
@@ -382,4 +383,4 @@ def test_memory_is_bounded_whatever_the_number_of_rows(
         assert process.stdout is not None
         found, peak = map(int, process.stdout.read().split())
     assert found == rows
-    assert peak < 450e6, "200 MB and the interpreter with its libraries; in memory the rows take 350 MB"
+    assert peak < 550e6, "200 MB and the interpreter with its libraries; in memory the rows take 700 MB more"

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipeline.cli import demo, ingest, models, run, score
+from pipeline.cli import demo, ingest, models, notify, run, score, stage
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, ingest, models, run, score):
+for group in (demo, ingest, models, notify, run, score, stage):
     group.add_to(app)
 
 
@@ -29,7 +29,7 @@ class Interrupted(BaseException):
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 130 interrupted, 143 terminated."""
+    """Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 75 a retry may help, 130 interrupted, 143 terminated."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     received = _signals()
     try:
@@ -65,7 +65,7 @@ def _signals() -> list[int]:
 def report(error: LakescoreError) -> None:
     from rich.text import Text
 
-    if "--json" in sys.argv:
+    if "--json" in sys.argv or sys.argv[1:2] == ["stage"]:
         emit_json(error.as_dict())
     kind = "error" if not error.transient else "error (a retry may help)"
     console(stderr=True).print(Text.assemble((f"{kind}: ", "bold red"), str(error)))

@@ -1,0 +1,125 @@
+"""One Airflow DAG per job folder in `jobs/`; its tasks are the stages of `lakescore`, each in a process of its own.
+
+What a task does is in `pipeline/orchestration.py`, what a stage does in `pipeline/`; how to deploy this in docs/airflow.md.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Asset, Context, CronDataIntervalTimetable, Param, dag, get_current_context, task
+
+from pipeline import orchestration, stages
+from pipeline.job import Job, seconds
+
+HERE = Path(__file__).resolve().parent
+SETTINGS = orchestration.machine(HERE)
+RUNBOOK = """
+Scores the rows of one day that have no prediction yet, and publishes them exactly once. **{description}**
+
+### It failed at night. What now?
+1. Open the red task's log: the last lines say what, where, what was expected, and the next step.
+2. **{retries} retries** have been made already, unless the error is one that no retry mends (bad data, a model or a job that does
+   not fit): these fail at once.
+3. Mend the cause, then **clear the red task** (with downstream). It resumes: what is done is not done again.
+   To begin anew, clear `check`. Two runs of one day are harmless.
+4. Nothing half-done is visible to readers, whatever happened: yesterday's predictions stand until the new ones are complete.
+
+### The same by hand
+    lakescore plan   --job {job} --date 2026-01-31     what a run would do
+    lakescore run    --job {job} --date 2026-01-31     do it here, without Airflow
+    lakescore status --job {job}                       the calendar
+
+Trigger with a **date** to run a certain day; without one it is yesterday. Model `{model}`, owner {owner}.
+"""
+
+
+def schedule_of(job: Job) -> Any:
+    if job.schedule.assets:
+        return [Asset(name) for name in job.schedule.assets]
+    return CronDataIntervalTimetable(job.schedule.cron, timezone=job.schedule.timezone) if job.schedule.cron else None
+
+
+def make_dag(job: Job) -> DAG:
+    predictions = Asset(name=f"{job.name}_predictions", uri=f"lakescore://{job.name}/predictions", group="lakescore")
+    plan = job.schedule
+    defaults = {
+        "owner": plan.owner,
+        "retries": plan.retries,
+        "retry_delay": timedelta(seconds=seconds(plan.retry_delay)),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(hours=1),
+        "execution_timeout": timedelta(seconds=seconds(plan.timeout)),
+    }
+
+    @dag(
+        dag_id=job.name,
+        description=job.description or None,
+        schedule=schedule_of(job),
+        start_date=datetime(plan.start_date.year, plan.start_date.month, plan.start_date.day, tzinfo=UTC),
+        catchup=plan.catchup,
+        max_active_runs=1 if plan.in_order else 4,
+        tags=["lakescore", *plan.tags],
+        params={"date": Param(None, type=["null", "string"], format="date", description="A day; without one, yesterday")},
+        default_args=defaults,
+        deadline=orchestration.deadline(job),
+        render_template_as_native_obj=True,
+        doc_md=RUNBOOK.format(
+            description=job.description, retries=plan.retries, job=job.name, model=job.model.name, owner=plan.owner
+        ),
+    )
+    def flow() -> None:
+        @task(retries=0)
+        def day() -> str:
+            context = get_current_context()
+            return orchestration.which_day(
+                job, context["params"], context.get("logical_date"), context["dag_run"].run_after
+            )
+
+        @task.sensor(
+            mode="reschedule",
+            poke_interval=seconds(plan.wait_interval),
+            timeout=seconds(plan.wait_timeout),
+            execution_timeout=timedelta(minutes=5),
+        )
+        def wait_for_input(ds: str) -> bool:
+            return orchestration.input_is_there(job, SETTINGS, ds)
+
+        def run_stage(name: str, before: dict[str, Any], context: Context) -> dict[str, Any]:
+            found = orchestration.run_stage(job, SETTINGS, name, before["ds"], before.get("run_id"), context)
+            if name == "commit":
+                context["outlet_events"][predictions].extra = found
+            return found
+
+        def stage_task(name: str, before: Any) -> Any:
+            @task(task_id=name, outlets=[predictions] if name == "commit" else [])
+            def stage(before: dict[str, Any]) -> dict[str, Any]:
+                return run_stage(name, before, get_current_context())
+
+            return stage(before)
+
+        @task(task_id=stages.CHECK)
+        def check(ds: str) -> dict[str, Any]:
+            return run_stage(stages.CHECK, {"ds": ds}, get_current_context())
+
+        @task(task_id="notify", retries=0)
+        def tell(ds: str) -> dict[str, Any]:
+            return orchestration.tell(job, SETTINGS, ds, get_current_context())
+
+        ds = day()
+        done = check(ds)
+        if job.policy.missing_input == "wait":
+            wait_for_input(ds) >> done
+        for name in stages.run.STAGES:
+            done = stage_task(name, done)
+        if job.lookback:
+            done = stage_task(stages.LATE_ROWS, done)
+        done >> tell(ds).as_teardown()  # a leaf with trigger_rule all_done would turn a failed run green
+
+    return flow()
+
+
+for each in orchestration.load_jobs(HERE):
+    globals()[f"dag_{each.name}"] = make_dag(each)

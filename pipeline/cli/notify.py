@@ -1,0 +1,49 @@
+"""notify: tells people how the last run of a day ended."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.output import console, emit_json
+from pipeline.job import find_job
+from pipeline.lake import Lake
+from pipeline.records import check_day
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(notify)
+
+
+def notify(
+    ds: DateOption = None,
+    run_id: Annotated[str | None, typer.Option(help="A run.", show_default="the day's last")] = None,
+    error: Annotated[str | None, typer.Option(help="What went wrong, if no run could be begun.")] = None,
+    job: JobOption = JOB,
+    lake: LakeOption = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Sends a message about a day through Apprise, if the job wants one about such an end. Never fails for a dead endpoint."""
+    from pipeline.notify import channels, message
+
+    machine = settings(lake)
+    found, stored = find_job(job, machine), Lake.open(machine.lake)
+    day = found.yesterday(datetime.now(UTC)) if ds is None else check_day(ds)
+    if run_id is not None:
+        record = stored.read_record(found.name, day, run_id)
+    else:
+        record = next(stored.iter_records(found.name, day), None)
+    told = message.compose(found, day, record, error or (None if record else "no run was begun"))
+    ways = channels.apprise_channels(found.notify.apprise) if told.level in found.notify.on else {}
+    sent = channels.send(stored, found, day, record.run_id if record else None, told, ways)
+    if json:
+        emit_json(sent.model_dump())
+        return
+    console().print(told.title, markup=False)
+    console().print(told.text, markup=False)
+    for delivery in sent.deliveries:
+        console(stderr=True).print(f"{delivery.channel}: {delivery.error or 'sent'}", markup=False)

@@ -1,0 +1,196 @@
+"""What Airflow's tasks do: which day it is, a stage in a process of its own, the end of one that is to be stopped.
+
+Imports Airflow only inside functions, and nothing heavy: a DAG file imports this module at each parse.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import IO, Any
+from zoneinfo import ZoneInfo
+
+from pipeline.errors import TransientError
+from pipeline.job import Job, job_names, read_job, seconds
+from pipeline.lake import Lake
+from pipeline.records import check_day
+from pipeline.settings import Settings
+from pipeline.stages import NAMES
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 60
+"""How long a stage may take to end in order, before it is killed. A crash is as safe."""
+
+ERROR = "error"
+"""The XCom in which a failed task leaves what went wrong."""
+
+
+def load_jobs(dags_folder: Path) -> Iterable[Job]:
+    """Yields the jobs beside the DAG file, or where LAKESCORE_JOBS points."""
+    settings = machine(dags_folder)
+    for name in job_names(settings):
+        yield read_job(settings.jobs / name, settings)
+
+
+def machine(dags_folder: Path) -> Settings:
+    """Returns the settings; relative paths are relative to the folder above that of the DAG file."""
+    root = dags_folder.parent
+    found = Settings.from_environment({"LAKESCORE_JOBS": str(dags_folder / "jobs"), **os.environ})
+    lake = found.lake if "://" in found.lake else str(root / found.lake)
+    return Settings(lake=lake, jobs=root / found.jobs, models=str(root / found.models))
+
+
+def which_day(job: Job, params: Mapping[str, Any], logical_date: datetime | None, run_after: datetime) -> str:
+    """Returns the day of a run: as asked, or the last that was over in the job's time zone when the run was due.
+
+    The data interval of a manual run is made up from the time it was asked for, and says nothing.
+    """
+    if params.get("date"):
+        return check_day(str(params["date"]))
+    zone = ZoneInfo(job.schedule.timezone)
+    latest: date = run_after.astimezone(zone).date() - timedelta(days=1)
+    if logical_date is not None:
+        latest = min(latest, logical_date.astimezone(zone).date())
+    return latest.isoformat()
+
+
+def input_is_there(job: Job, settings: Settings, ds: str) -> bool:
+    return all(Lake.open(settings.lake).input_files(job.input.patterns, ds).values())
+
+
+def call(job: Job, settings: Settings, *arguments: str) -> dict[str, Any]:
+    """Runs a command of `lakescore` in a process of its own and returns the JSON that it prints.
+
+    The process ends when this one does, or is interrupted. Raises AirflowFailException if a retry is of no use, and
+    AirflowException if it may be: the error was transient, or the process crashed or was killed.
+    """
+    command = [sys.executable, "-m", "pipeline", *arguments, "--job", str(job.folder.resolve()), "--lake", settings.lake]
+    environment = {**os.environ, "LAKESCORE_MODELS": settings.models, "LAKESCORE_JOBS": str(settings.jobs)}
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        code = _supervised(command, environment, output)
+        output.seek(0)
+        text = output.read()
+    if code == 0:
+        return dict(json.loads(text))
+    raise _failure(code, text, arguments[0] if arguments[0] != "stage" else arguments[1])
+
+
+def _supervised(command: list[str], environment: dict[str, str], output: IO[str]) -> int:
+    """Runs a command, logs what it writes to stderr line by line, and leaves no process behind."""
+    with subprocess.Popen(  # noqa: S603 - our own interpreter, and arguments that were checked
+        command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                log.info("%s", line.rstrip())
+            return process.wait()
+        except BaseException:  # a time-out, or somebody's signal
+            process.terminate()
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+def _failure(code: int, text: str, stage: str) -> Exception:
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+    try:
+        error = json.loads(text)
+    except ValueError:
+        error = {"what": f"{stage} ended with exit code {code}, without a word" if code > 0 else f"killed ({-code})"}
+    details = [f"{name}: {error[name]}" for name in ("where", "expected", "got", "next_step") if error.get(name)]
+    message = "\n".join([f"{stage}: {error['what']}", *details])
+    lasting = "error" in error and code != TransientError.exit_code
+    return AirflowFailException(message) if lasting else AirflowException(message)
+
+
+def run_stage(
+    job: Job, settings: Settings, name: str, ds: str, run_id: str | None, context: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Runs a stage and returns what it hands on; an error's text is left for the message. Raises AirflowSkipException."""
+    from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+
+    try:
+        named = ["--run-id", run_id] if run_id else []
+        found = call(job, settings, "stage", name, "--date", ds, *named, "--end-with-stdin")
+    except AirflowException as error:
+        context["ti"].xcom_push(key=ERROR, value=str(error))
+        raise
+    if found.get("state") == "skipped":
+        raise AirflowSkipException(f"there is no input for {ds}, and the job says to skip such a day")
+    return found
+
+
+def tell(job: Job, settings: Settings, ds: str, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Tells people how a DAG run went, through Airflow's SMTP connection and through Apprise. Never fails for them."""
+    from pipeline.notify import channels, message
+
+    ti, dag_run = context["ti"], context["dag_run"]
+    states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[dag_run.run_id]).get(dag_run.run_id, {})
+    failed = [name for name, state in states.items() if state in ("failed", "upstream_failed")]
+    last = _last(ti, [name for name in states if name != ti.task_id])
+    if not failed and (last is None or last.get("state") == "skipped"):
+        return {"told": "nobody: there was nothing to do"}
+    lake, run_id = Lake.open(settings.lake), last.get("run_id") if last else None
+    known = run_id is not None and lake.storage.head(lake.record_key(job.name, ds, run_id)) is not None
+    record = lake.read_record(job.name, ds, str(run_id)) if known else None
+    error = _error(ti, failed) if failed else None
+    told = message.compose(job, ds, record, error)
+    ways = {**channels.apprise_channels(job.notify.apprise), **_mail(job, context)}
+    sent = channels.send(lake, job, ds, run_id, told, ways if told.level in job.notify.on else {})
+    return {"level": sent.level, "title": sent.title, "deliveries": [each.model_dump() for each in sent.deliveries]}
+
+
+def _last(ti: Any, tasks: list[str]) -> dict[str, Any] | None:
+    """Returns what the last stage that ended well has handed on."""
+    handed = (ti.xcom_pull(task_ids=name) for name in reversed([name for name in (*NAMES,) if name in tasks]))
+    return next((each for each in handed if isinstance(each, dict) and each.get("run_id")), None)
+
+
+def _error(ti: Any, failed: list[str]) -> str:
+    texts = (ti.xcom_pull(task_ids=name, key=ERROR) for name in failed)
+    return next((text for text in texts if text), f"{', '.join(failed)} did not end well; see the log in Airflow")
+
+
+def _mail(job: Job, context: Mapping[str, Any]) -> dict[str, Any]:
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    def deliver(told: Any) -> None:
+        SmtpNotifier(to=list(job.notify.mail), subject=told.title, html_content=told.html).notify(context)
+
+    return {"mail": deliver} if job.notify.mail else {}
+
+
+def deadline(job: Job) -> Any:
+    """Returns the alert for a run that is late, or None."""
+    from airflow.sdk import DeadlineAlert, DeadlineReference, SyncCallback
+
+    if job.schedule.deadline is None:
+        return None
+    after = timedelta(seconds=seconds(job.schedule.deadline))
+    callback = SyncCallback(late, {"job": job.name, "folder": str(job.folder.resolve()), "after": job.schedule.deadline})
+    return DeadlineAlert(reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=after, callback=callback)
+
+
+def late(context: Mapping[str, Any], job: str, folder: str, after: str) -> None:
+    """Tells people that a run has not ended in time. Airflow calls it; the run goes on."""
+    from pipeline.notify import channels, message
+
+    settings = machine(Path(folder).parent.parent)
+    found = read_job(Path(folder), settings)
+    run = context.get("dag_run", {})
+    name = run.get("dag_run_id", "?") if isinstance(run, Mapping) else str(run)
+    ds = found.yesterday(datetime.now(ZoneInfo(found.schedule.timezone)))
+    told = message.Message("failure", f"{job}: late", (f"The run {name} has not ended {after} after it was due.",))
+    channels.send(Lake.open(settings.lake), found, ds, None, told, channels.apprise_channels(found.notify.apprise))

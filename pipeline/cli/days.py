@@ -52,18 +52,18 @@ def _show_legend(days: Sequence[PartitionStatus]) -> None:
 
 
 def _show_details(days: Sequence[PartitionStatus]) -> None:
-    amiss = [day for day in days if day.state is not Completeness.complete or day.note]
+    amiss = [day for day in days if day.state is not Completeness.complete]
     chosen = list(days) if len(days) <= LISTED else amiss[-LISTED:]
     if not chosen:
         return
-    headings = ("day", "state", "model", "candidates", "scored", "quarantined", "runs", "last run", "note")
+    headings = ("day", "state", "model", "rows", "scored", "quarantined", "runs", "last run", "note")
     table(headings, (_row(day) for day in chosen))
     if len(days) > LISTED and len(amiss) > len(chosen):
         console().print(f"and {len(amiss) - len(chosen):,} earlier ones; --from and --to choose days")
 
 
 def _row(day: PartitionStatus) -> tuple[object, ...]:
-    last = f"{day.last_state}, {day.last_at:%Y-%m-%d %H:%M}" if day.last_state and day.last_at else None
+    last = f"{day.last_state} {day.last_at:%Y-%m-%d}" if day.last_state and day.last_at else None
     counts = (day.candidates, day.scored, day.quarantined)
     return (day.ds, day.state.value, day.version, *counts, day.runs, last, day.note or "")
 

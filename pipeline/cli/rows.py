@@ -19,6 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.query import Result
 from pipeline.storage import explained, sync_file, sync_folder
 
+
 class Format(StrEnum):
     table = "table"
     csv = "csv"
@@ -139,7 +140,10 @@ def _headings(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str
         max((cell_len(line) for row in rows for line in cell(row[index]).splitlines()), default=1)
         for index in range(len(columns))
     ]
-    broken = [name.replace("_", "_\n") for name in columns]
+    broken = [
+        name.replace("_", "_\n") if cell_len(name) > value else name
+        for name, value in zip(columns, values, strict=True)
+    ]
     for headings, longest in ((columns, room), (broken, room), (broken, 20), (broken, 12)):
         heads = [max(map(cell_len, heading.split("\n"))) for heading in headings]
         if sum(max(head, min(value, longest)) + 3 for head, value in zip(heads, values, strict=True)) <= room:

@@ -164,7 +164,7 @@ class Staging:
                     )
 
     def _sync(self) -> None:
-        """All at the end: the first call commits the disk's journal for all, and a year of days takes no seconds."""
+        """All at the end, when most of it is on the disk: a sync after each file would wait for each."""
         with explained(self.folder):
             for writer in self._written.values():
                 for path in writer.files:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Context, CronDataIntervalTimetable, Param, dag, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from pipeline import orchestration, stages
 from pipeline.job import Job, seconds
@@ -94,17 +95,17 @@ def make_dag(job: Job) -> DAG:
             return found
 
         def stage_task(name: str, before: Any) -> Any:
-            @task(task_id=name, outlets=[predictions] if name == "commit" else [])
+            @task(multiple_outputs=False, task_id=name, outlets=[predictions] if name == "commit" else [])
             def stage(before: dict[str, Any]) -> dict[str, Any]:
                 return run_stage(name, before, get_current_context())
 
             return stage(before)
 
-        @task(task_id=stages.CHECK)
+        @task(multiple_outputs=False, task_id=stages.CHECK)
         def check(ds: str) -> dict[str, Any]:
             return run_stage(stages.CHECK, {"ds": ds}, get_current_context())
 
-        @task(task_id="notify", retries=0)
+        @task(multiple_outputs=False, task_id="notify", retries=0)
         def tell(ds: str) -> dict[str, Any]:
             return orchestration.tell(job, SETTINGS, ds, get_current_context())
 
@@ -121,5 +122,19 @@ def make_dag(job: Job) -> DAG:
     return flow()
 
 
-for each in orchestration.load_jobs(HERE):
-    globals()[f"dag_{each.name}"] = make_dag(each)
+def make_broken(name: str, error: str) -> DAG:
+    """Returns a DAG that is there to be seen, and fails each night: a job that silently is gone would not be missed."""
+
+    @dag(dag_id=name, schedule="0 2 * * *", catchup=False, tags=["lakescore", "broken"], doc_md=f"```\n{error}\n```")
+    def broken() -> None:
+        @task(retries=0)
+        def job_cannot_be_read() -> None:
+            raise AirflowFailException(error)
+
+        job_cannot_be_read()
+
+    return broken()
+
+
+for job_name, found in orchestration.load_jobs(HERE):
+    globals()[f"dag_{job_name}"] = make_dag(found) if isinstance(found, Job) else make_broken(job_name, str(found))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from zoneinfo import ZoneInfo
 
-from pipeline.errors import TransientError
+from pipeline.errors import JobError, TransientError
 from pipeline.job import Job, job_names, read_job, seconds
 from pipeline.lake import Lake
 from pipeline.records import check_day
@@ -33,11 +33,14 @@ ERROR = "error"
 """The XCom in which a failed task leaves what went wrong."""
 
 
-def load_jobs(dags_folder: Path) -> Iterable[Job]:
-    """Yields the jobs beside the DAG file, or where LAKESCORE_JOBS points."""
+def load_jobs(dags_folder: Path) -> Iterable[tuple[str, Job | JobError]]:
+    """Yields the jobs beside the DAG file, or where LAKESCORE_JOBS points; of one that cannot be read, the error."""
     settings = machine(dags_folder)
     for name in job_names(settings):
-        yield read_job(settings.jobs / name, settings)
+        try:
+            yield name, read_job(settings.jobs / name, settings)
+        except JobError as error:
+            yield name, error
 
 
 def machine(dags_folder: Path) -> Settings:

@@ -155,6 +155,22 @@ def test_transient_errors_have_an_exit_code_of_their_own() -> None:
     assert 75 not in lasting
 
 
+def test_stage_ends_well_while_the_process_that_started_it_lives(workspace: Workspace) -> None:
+    workspace.day(5)
+    command = [sys.executable, "-m", "pipeline", "stage", "check", "--date", DAY, "--end-with-stdin", "--job", "toy"]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(
+        command,
+        cwd=workspace.root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["state"] == "new"
+        assert process.wait() == 0
+
+
 def test_stage_ends_when_the_process_that_started_it_is_killed(workspace: Workspace) -> None:
     workspace.day(2_000_000)
     root = Path(__file__).parent.parent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from typing import Annotated
@@ -48,7 +47,8 @@ def stage(
 
 def _end_with_stdin() -> None:
     """Ends this process when the one that started it is gone, however it ended: the pipe between them is closed then."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not sys.stdin: its lock, held here, would abort the interpreter's ordinary end
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
     os._exit(128 + signal.SIGTERM)

@@ -23,13 +23,13 @@ import json, time
 import airflow.sdk
 from airflow.dag_processing.dagbag import DagBag
 begun = time.perf_counter()
-bag = DagBag(include_examples=False)
+bag = DagBag()
 dags = {
     dag.dag_id: {
         "tasks": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
         "retries": sorted({task.retries for task in dag.tasks}),
         "owner": dag.owner, "tags": sorted(dag.tags), "catchup": dag.catchup, "doc": dag.doc_md or "",
-        "schedule": dag.timetable.summary, "active": dag.max_active_runs, "deadline": bool(dag.deadline),
+        "schedule": dag.timetable.expression, "active": dag.max_active_runs, "deadline": bool(dag.deadline),
         "teardowns": [task.task_id for task in dag.tasks if task.is_teardown],
     }
     for dag in bag.dags.values()
@@ -41,7 +41,7 @@ print(json.dumps({"errors": bag.import_errors, "dags": dags, "seconds": time.per
 RUN = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
-dag = DagBag(include_examples=False).dags["toy"]
+dag = DagBag().dags["toy"]
 ended = []
 for conf in json.loads(sys.argv[1]):
     run = dag.test(run_conf=conf)

@@ -1,6 +1,6 @@
 """One Airflow DAG per job folder in `jobs/`; its tasks are the stages of `lakescore`, each in a process of its own.
 
-What a task does is in `pipeline/orchestration.py`, what a stage does in `pipeline/`; how to deploy this in docs/airflow.md.
+What a task does is in `pipeline/orchestration.py`, what a stage does in `pipeline/`; deploying it: docs/airflow.md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Scores the rows of one day that have no prediction yet, and publishes them exact
 
 ### It failed at night. What now?
 1. Open the red task's log: the last lines say what, where, what was expected, and the next step.
-2. **{retries} retries** have been made already, unless the error is one that no retry mends (bad data, a model or a job that does
-   not fit): these fail at once.
+2. **{retries} retries** have been made already, unless the error is one that no retry mends (bad data, a model or a job
+   that does not fit): these fail at once.
 3. Mend the cause, then **clear the red task** (with downstream). It resumes: what is done is not done again.
    To begin anew, clear `check`. Two runs of one day are harmless.
 4. Nothing half-done is visible to readers, whatever happened: yesterday's predictions stand until the new ones are complete.
@@ -43,7 +43,7 @@ def schedule_of(job: Job) -> Any:
     return CronDataIntervalTimetable(job.schedule.cron, timezone=job.schedule.timezone) if job.schedule.cron else None
 
 
-def make_dag(job: Job) -> DAG:
+def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function a task
     predictions = Asset(name=f"{job.name}_predictions", uri=f"lakescore://{job.name}/predictions", group="lakescore")
     plan = job.schedule
     defaults = {
@@ -63,7 +63,9 @@ def make_dag(job: Job) -> DAG:
         catchup=plan.catchup,
         max_active_runs=1 if plan.in_order else 4,
         tags=["lakescore", *plan.tags],
-        params={"date": Param(None, type=["null", "string"], format="date", description="A day; without one, yesterday")},
+        params={
+            "date": Param(None, type=["null", "string"], format="date", description="A day; without one, yesterday")
+        },
         default_args=defaults,
         deadline=orchestration.deadline(job),
         render_template_as_native_obj=True,
@@ -71,7 +73,7 @@ def make_dag(job: Job) -> DAG:
             description=job.description, retries=plan.retries, job=job.name, model=job.model.name, owner=plan.owner
         ),
     )
-    def flow() -> None:
+    def flow() -> None:  # noqa: C901 - as above
         @task(retries=0)
         def day() -> str:
             context = get_current_context()

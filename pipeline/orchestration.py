@@ -75,7 +75,16 @@ def call(job: Job, settings: Settings, *arguments: str) -> dict[str, Any]:
     The process ends when this one does, or is interrupted. Raises AirflowFailException if a retry is of no use, and
     AirflowException if it may be: the error was transient, or the process crashed or was killed.
     """
-    command = [sys.executable, "-m", "pipeline", *arguments, "--job", str(job.folder.resolve()), "--lake", settings.lake]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        *arguments,
+        "--job",
+        str(job.folder.resolve()),
+        "--lake",
+        settings.lake,
+    ]
     environment = {**os.environ, "LAKESCORE_MODELS": settings.models, "LAKESCORE_JOBS": str(settings.jobs)}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         code = _supervised(command, environment, output)
@@ -121,7 +130,7 @@ def _failure(code: int, text: str, stage: str) -> Exception:
 def run_stage(
     job: Job, settings: Settings, name: str, ds: str, run_id: str | None, context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Runs a stage and returns what it hands on; an error's text is left for the message. Raises AirflowSkipException."""
+    """Runs a stage and returns what it hands on; an error's text is left for the message."""
     from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
     try:
@@ -182,7 +191,9 @@ def deadline(job: Job) -> Any:
     if job.schedule.deadline is None:
         return None
     after = timedelta(seconds=seconds(job.schedule.deadline))
-    callback = SyncCallback(late, {"job": job.name, "folder": str(job.folder.resolve()), "after": job.schedule.deadline})
+    callback = SyncCallback(
+        late, {"job": job.name, "folder": str(job.folder.resolve()), "after": job.schedule.deadline}
+    )
     return DeadlineAlert(reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=after, callback=callback)
 
 

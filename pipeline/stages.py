@@ -82,9 +82,7 @@ def _resumable(ctx: Context, ds: str, name: str, run_id: str) -> RunRecord | Non
     if ctx.lake.storage.head(ctx.lake.record_key(ctx.job.name, ds, run_id)) is None:
         return None
     record = ctx.lake.read_record(ctx.job.name, ds, run_id)
-    same = record.job_digest == ctx.job.digest and record.plan.input == ctx.lake.input_files(
-        ctx.job.input.patterns, ds
-    )
+    same = record.job_digest == ctx.job.digest and record.plan.input == ctx.lake.input_files(ctx.job.input.patterns, ds)
     if record.state is State.complete:
         # Cleared by hand after the input changed, the plan is made anew; a stage after it takes what is there.
         return None if name in BEFORE_COMMIT and not same else record

@@ -36,7 +36,14 @@ LAYERS = {
 }
 
 # What the command line and a check that finds nothing to do import; each of the heavy ones costs 0.1 to 5 s.
-LIGHT = ("pipeline", "pipeline.cli.app", "pipeline.run", "pipeline.check", "pipeline.model.registry", "pipeline.orchestration")
+LIGHT = (
+    "pipeline",
+    "pipeline.cli.app",
+    "pipeline.run",
+    "pipeline.check",
+    "pipeline.model.registry",
+    "pipeline.orchestration",
+)
 HEAVY = {"great_expectations", "numpy", "pandas", "pyarrow", "torch"}
 MAX_LINES = 400
 

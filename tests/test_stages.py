@@ -25,6 +25,13 @@ from pipeline.records import State
 from tests.conftest import Lakescore
 from tests.workspace import DAY, Workspace
 
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+child.wait()
+"""
+
 
 def through(workspace: Workspace, *names: str, run_id: str | None = None) -> dict[str, object]:
     found: dict[str, object] = {"run_id": run_id}
@@ -179,8 +186,7 @@ def test_stage_ends_when_the_process_that_started_it_is_killed(workspace: Worksp
         [
             sys.executable,
             "-c",
-            "import subprocess, sys; child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE);"
-            "print(child.pid, flush=True); child.wait()",
+            PARENT,
             *command,
         ],
         cwd=workspace.root,

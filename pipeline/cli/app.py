@@ -29,7 +29,11 @@ class Interrupted(BaseException):
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 75 a retry may help, 130 interrupted, 143 terminated."""
+    """Runs a command.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 75 a retry may help,
+    130 interrupted, 143 terminated.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     received = _signals()
     try:

@@ -27,7 +27,7 @@ def notify(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Sends a message about a day through Apprise, if the job wants one about such an end. Never fails for a dead endpoint."""
+    """Sends a message about a day through Apprise, if the job wants one. A dead endpoint fails nothing."""
     from pipeline.notify import channels, message
 
     machine = settings(lake)

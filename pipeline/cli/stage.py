@@ -46,7 +46,7 @@ def stage(
 
 
 def _end_with_stdin() -> None:
-    """Ends this process when the one that started it is gone, however it ended: the pipe between them is closed then."""
+    """Ends this process when the one that started it is gone: the pipe between them is closed then."""
     while os.read(0, 1):  # not sys.stdin: its lock, held here, would abort the interpreter's ordinary end
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -84,7 +84,9 @@ def _apprise(name: str, url: str | None) -> Channel:
         sender = apprise.Apprise()
         if not sender.add(url):
             raise NotDelivered(f"{name} does not hold an Apprise URL")
-        if not sender.notify(body=message.text, title=message.title, notify_type=apprise.NotifyType(kinds[message.level])):
+        if not sender.notify(
+            body=message.text, title=message.title, notify_type=apprise.NotifyType(kinds[message.level])
+        ):
             raise NotDelivered("the endpoint refused it, or did not answer")
 
     return deliver

@@ -1,4 +1,4 @@
-"""A project as Airflow sees it: the DAG file, a job, a lake, and an Airflow home of its own. All in processes of their own."""
+"""A project as Airflow sees it: the DAG file, a job, a lake, and an Airflow home of its own."""
 
 from __future__ import annotations
 

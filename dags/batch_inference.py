@@ -26,7 +26,7 @@ Scores the rows of one day that have no prediction yet, and publishes them exact
    that does not fit): these fail at once.
 3. Mend the cause, then **clear the red task** (with downstream). It resumes: what is done is not done again.
    To begin anew, clear `check`. Two runs of one day are harmless.
-4. Nothing half-done is visible to readers, whatever happened: yesterday's predictions stand until the new ones are complete.
+4. Nothing half-done is visible to readers, whatever happened: the old predictions stand until the new are complete.
 
 ### The same by hand
     lakescore plan   --job {job} --date 2026-01-31     what a run would do
@@ -87,8 +87,8 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function a tas
             timeout=seconds(plan.wait_timeout),
             execution_timeout=timedelta(minutes=5),
         )
-        def wait_for_input(ds: str) -> bool:
-            return orchestration.input_is_there(job, SETTINGS, ds)
+        def wait_for_input(of: str) -> bool:
+            return orchestration.input_is_there(job, SETTINGS, of)
 
         def run_stage(name: str, before: dict[str, Any], context: Context) -> dict[str, Any]:
             found = orchestration.run_stage(job, SETTINGS, name, before["ds"], before.get("run_id"), context)
@@ -104,12 +104,12 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function a tas
             return stage(before)
 
         @task(multiple_outputs=False, task_id=stages.CHECK)
-        def check(ds: str) -> dict[str, Any]:
-            return run_stage(stages.CHECK, {"ds": ds}, get_current_context())
+        def check(of: str) -> dict[str, Any]:
+            return run_stage(stages.CHECK, {"ds": of}, get_current_context())
 
         @task(multiple_outputs=False, task_id="notify", retries=0)
-        def tell(ds: str) -> dict[str, Any]:
-            return orchestration.tell(job, SETTINGS, ds, get_current_context())
+        def tell(of: str) -> dict[str, Any]:
+            return orchestration.tell(job, SETTINGS, of, get_current_context())
 
         ds = day()
         done = check(ds)

@@ -115,6 +115,7 @@ def test_dag_file_with_one_broken_job_keeps_the_others(project: AirflowProject) 
     assert "did you mean 'name'" in found["dags"]["broken"]["doc"]
 
 
+@pytest.mark.slow
 def test_dag_runs_score_a_day_twice_stop_and_tell(
     project: AirflowProject, hook: tuple[list[dict[str, Any]], int]
 ) -> None:

@@ -3,7 +3,8 @@
 unscored       the input as it is: the job's files, or its SELECT over its sources
 candidates     of it the columns that matter, with `__key`: the key, as a tuple if it has several columns
 duplicates     keys that stand more than once
-selected       the candidates, one row a key
+selected       the candidates, one row a key, that break no rule of the input's suite
+keyed          only if there are such rules: the candidates, one row a key, with the rules that each breaks
 latest         the newest prediction of each key in this partition
 other_versions keys that another model version has scored
 """

@@ -11,7 +11,8 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 
 from pipeline.errors import LakescoreError, StorageError, StorageUnavailable
 from pipeline.records import FileInfo
@@ -47,15 +48,17 @@ class LocalStorage:
                 return []
 
     def glob(self, pattern: str) -> list[FileInfo]:
-        """Returns the files that match, sorted; names starting with `.` or `_` are not data."""
+        """Returns the files that match, sorted; what a wildcard finds under a name with `.` or `_` first is no data."""
+        parts = PurePosixPath(pattern).parts
+        fixed = sum(1 for _ in takewhile(lambda part: not glob.has_magic(part), parts))
         found = []
         with explained(self.path(pattern)):
-            for match in sorted(glob.glob(str(self.path(pattern)), recursive=True)):
-                path = Path(match)
-                key = path.relative_to(self.root).as_posix() if not Path(pattern).is_absolute() else str(path)
-                if not path.name.startswith((".", "_")) and (info := self.head(key)):
+            for match in glob.glob(pattern, root_dir=self.root, recursive=True):
+                path = PurePosixPath(match)
+                hidden = any(part.startswith((".", "_")) for part in path.parts[fixed:])
+                if not hidden and (info := self.head(str(path))):
                     found.append(info)
-        return found
+        return sorted(found, key=lambda file: file.path)
 
     def head(self, key: str) -> FileInfo | None:
         with explained(self.path(key)):
@@ -152,7 +155,7 @@ def translate(error: BaseException, where: object) -> LakescoreError | None:
         return StorageError(
             "no permission to write or read here", where=where, got=text, next_step="check owner, mode and mount"
         )
-    if number in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EOPNOTSUPP, errno.EIO):
+    if number in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EOPNOTSUPP, errno.EIO, errno.EXDEV):
         return StorageError("the file system refused", where=where, got=text)
     return None
 
@@ -162,7 +165,10 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError:  # a file; of `create`, this error would say that the name is taken
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     sync_folder(folder.parent)
 
 

@@ -33,6 +33,6 @@ def hidden(lake: Lake) -> list[Path]:
 
 
 def peak_memory_bytes() -> int:
-    """Returns the highest resident memory of this process; getrusage would count that of the process that started it."""
+    """Returns the highest resident memory of this process; getrusage counts that of its parent before the exec too."""
     status = Path("/proc/self/status").read_text("ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

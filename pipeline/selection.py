@@ -25,6 +25,7 @@ from pipeline.context import Context
 from pipeline.errors import InputChanged, InputMissing, JobError, ModelMismatch, QualityStop, SchemaMismatch, nearest
 from pipeline.lake import Partition
 from pipeline.model.fit import check_fit
+from pipeline.quality import rowrules
 from pipeline.records import FileInfo, Plan, Term
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ class Selection:
         candidates = self.con.view("candidates").limit(0).to_arrow_table().schema
         return candidates.remove(candidates.get_field_index("__key"))
 
+    @property
+    def unselected(self) -> str | None:
+        """The query of the rows that are rejected before any is scored; None if there are none."""
+        if self.plan.broken:
+            return "select/unselected_or_broken"
+        return "select/unselected" if self.plan.null_keys or self.plan.repeated else None
+
     def count(self, query: str) -> list[dict[str, int]]:
         """Runs a query of `sql/` and returns its rows."""
         with database.explained(self.partition.folder, self.reads):
@@ -85,9 +93,13 @@ class Selection:
 def select(ctx: Context, plan: Plan, partition: Partition) -> Iterator[Selection]:
     """Opens a connection with the views that a plan speaks of. The files are those of the plan, not those of now."""
     with _connection(ctx) as con:
-        _candidates(con, ctx, plan.input, partition.ds, plan.key, plan.carry, plan.features)
+        judged = [rule.kwargs["column"] for rule in plan.broken]
+        name = "unmarked" if plan.broken else "candidates"
+        _candidates(con, ctx, plan.input, partition.ds, plan.key, (*plan.carry, *judged), plan.features, name)
         stored = [ctx.lake.storage.path(file.path) for file in (*plan.base, *plan.other_versions)]
         selection = Selection(con, plan, partition, (*_paths(ctx, plan.input), *stored))
+        if plan.broken:
+            _mark_broken(selection, ctx)
         _add_duplicates(con, plan)
         _add_stored(selection, ctx)
         yield selection
@@ -245,18 +257,20 @@ def _candidates(
     key: Sequence[str],
     carry: Sequence[str],
     features: Sequence[str],
+    name: str = "candidates",
 ) -> None:
     """Makes the view `candidates`: `__key`, then key, carried and feature columns, each once."""
     with database.explained(_where(files)):
         unscored = _unscored(con, ctx, files, ds)
+        unscored.create_view("__input", replace=True)
         types = database.schema(unscored)
         columns = [key_expression(key, types).alias("__key")]
-        for name in dict.fromkeys((*key, *carry, *features)):
-            kind = canonical(types[name]) if name in key else types[name]
-            if name in features and (kind.startswith("DECIMAL") or kind.endswith("HUGEINT")):
+        for column in dict.fromkeys((*key, *carry, *features)):
+            kind = canonical(types[column]) if column in key else types[column]
+            if column in features and (kind.startswith("DECIMAL") or kind.endswith("HUGEINT")):
                 kind = "DOUBLE"
-            columns.append(ColumnExpression(name).cast(kind).alias(name))
-        unscored.select(*columns).create_view("candidates", replace=True)
+            columns.append(ColumnExpression(column).cast(kind).alias(column))
+        unscored.select(*columns).create_view(name, replace=True)
 
 
 def _refuse_conflicts(con: Connection, files: Mapping[str, Sequence[FileInfo]]) -> None:
@@ -276,10 +290,20 @@ def _add_duplicates(con: Connection, plan: Plan) -> None:
         key = con.view("candidates").select("__key").filter(ConstantExpression(value=False))
         columns = (ConstantExpression(0).alias("copies"), ConstantExpression(value=False).alias("conflicting"))
         key.select(ColumnExpression("__key"), *columns).create_view("duplicates")
-    if plan.repeated or plan.null_keys:
-        con.sql(queries.load("select/selected")).create_view("selected")
-    else:
-        con.view("candidates").create_view("selected")
+    keyed = con.sql(queries.load("select/selected")) if plan.repeated or plan.null_keys else con.view("candidates")
+    keyed.create_view("keyed" if plan.broken else "selected")
+    if plan.broken:
+        con.sql(queries.load("select/passing")).create_view("selected")
+
+
+def _mark_broken(selection: Selection, ctx: Context) -> None:
+    """Adds to the candidates, as `__broken`, the rules that each breaks, but for what a person has released."""
+    con, plan = selection.con, selection.plan
+    rowrules.mark(con.view("unmarked"), plan.broken).create_view("marked")
+    con.view("marked").create_view("candidates")
+    if paths := [str(ctx.lake.storage.path(file.path)) for file in plan.released]:
+        selection.stored_view("released", paths, ["reasons"])
+        con.sql(queries.load("select/unreleased")).create_view("candidates", replace=True)
 
 
 def _add_stored(selection: Selection, ctx: Context) -> None:

@@ -23,6 +23,7 @@ LAYERS = {
     "flow": ("demo", "run", "preview"),
     "stages, and questions about what they stored": (
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
+        *("quality", "quality.*"),
         *("status", "views", "query", "catalog"),
         *("ingest", "ingest.*"),
     ),

@@ -17,7 +17,7 @@ from pipeline.records import CheckResult, RunRecord, Severity
 
 if TYPE_CHECKING:
     from pipeline.context import Context
-    from pipeline.quality.profile import Profile
+    from pipeline.quality.measures import Profile
 
 RECENT_DAYS = 7
 FEWEST_DAYS = 3

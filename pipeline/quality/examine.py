@@ -10,7 +10,7 @@ import duckdb
 
 from pipeline import database
 from pipeline.errors import LakescoreError
-from pipeline.quality import builtin, profile, rowrules, suite
+from pipeline.quality import builtin, measures, rowrules, suite
 from pipeline.quality.kinds import is_row_rule
 from pipeline.quality.rowrules import Count
 from pipeline.quality.verdict import check_off, of_count, of_finding, quarantines
@@ -42,7 +42,7 @@ def examine(ctx: Context, con: Connection, ds: str, key: Sequence[str], features
     rules = suite.load(ctx.job, "input")
     relation = con.view(VIEW)
     with database.explained(ds):
-        found = profile.measure(relation, features) if features else profile.Profile(keys.rows, 0, ())
+        found = measures.measure(relation, features) if features else measures.Profile(keys.rows, 0, ())
     checks = builtin.checks(ctx, keys, found, builtin.recent_runs(ctx, ds))
     if not rules:
         return Examined(tuple(checks))

@@ -18,7 +18,9 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import StaticPool
 
 COLUMNS = """
-    SELECT column_name, data_type FROM information_schema.columns WHERE table_name = ? ORDER BY ordinal_position
+    SELECT column_name, data_type FROM information_schema.columns
+    WHERE table_catalog = current_database() AND table_name = ?
+    ORDER BY ordinal_position
 """
 
 

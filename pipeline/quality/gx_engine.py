@@ -60,7 +60,7 @@ class _Validator(Validator):
 
 def evaluate(con: Connection, view: str, rules: Sequence[Rule], *, samples: bool = False) -> list[Finding]:
     """Judges a view of an open connection. An expectation that raises is a finding with an error."""
-    execution = SqlAlchemyExecutionEngine(engine=engine(con.cursor()), create_temp_table=False)
+    execution = SqlAlchemyExecutionEngine(engine=engine(con), create_temp_table=False)
     data, _ = execution.get_batch_data_and_markers(
         SqlAlchemyDatasourceBatchSpec(table_name=view, create_temp_table=False)
     )

@@ -78,7 +78,7 @@ def count(relation: Relation, rules: Iterable[Rule]) -> dict[str, Count]:
     (row,) = relation.aggregate(terms).fetchall()
     rows, found = row[0], row[1:]
     return {
-        rule.name: Count(rows=rows, unexpected=found[2 * number], values=found[2 * number + 1])
+        rule.name: Count(rows=rows, unexpected=found[2 * number] or 0, values=found[2 * number + 1])
         for number, rule in enumerate(judged)
     }
 

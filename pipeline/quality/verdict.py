@@ -135,7 +135,7 @@ def stop(checks: Sequence[CheckResult], what: str, where: object, next_step: str
         got="; ".join(map(described, failed)),
         next_step=next_step,
     )
-    error.checks = [check.model_dump(mode="json") for check in checks]  # type: ignore[attr-defined]
+    error.checks = tuple(checks)
     return error
 
 

@@ -61,5 +61,5 @@ def measure(relation: Relation, features: Sequence[str]) -> Profile:
     found = []
     for index, name in enumerate(features):
         present, not_finite, low, high, scale = numbers[5 * index : 5 * index + 5]
-        found.append(Feature(name, rows - present, not_finite, low, high, scale))
-    return Profile(rows, default_rows, tuple(found))
+        found.append(Feature(name, rows - present, not_finite or 0, low, high, scale))  # count_if of NULLs is NULL
+    return Profile(rows, default_rows or 0, tuple(found))

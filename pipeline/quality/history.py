@@ -1,0 +1,64 @@
+"""The history of validation: each result is a row of a Parquet file under `quality/`, one file a run and suite."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.records import CheckResult, RunRecord, now
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.context import Context
+
+
+def write(ctx: Context, record: RunRecord, side: str, checks: Sequence[CheckResult], findings: Sequence[Any]) -> None:
+    """Keeps the results of one suite, and its page in the Data Docs if Great Expectations took part."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not checks:
+        return
+    at = now()
+    rows = [
+        {**check.model_dump(mode="json"), "run_id": record.run_id, "model_version": record.model.version, "at": at}
+        for check in checks
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema()), buffer, compression="zstd")
+    ctx.lake.prepare()
+    ctx.lake.storage.write(key(record.job, record.ds, record.run_id, side), buffer.getvalue())
+    if findings:
+        from pipeline.quality import pages
+
+        pages.write(ctx.lake, record, side, checks, findings)
+
+
+def key(job: str, ds: str, run_id: str, side: str) -> str:
+    return f"quality/job={job}/ds={ds}/{run_id}-{side}.parquet"
+
+
+def schema() -> pa.Schema:
+    import pyarrow as pa
+
+    text = pa.string()
+    return pa.schema(
+        [
+            ("run_id", text),
+            ("model_version", text),
+            ("suite", text),
+            ("name", text),
+            ("expectation", text),
+            ("column", text),
+            ("severity", text),
+            ("success", pa.bool_()),
+            ("outcome", text),
+            ("observed", text),
+            ("unexpected", pa.int64()),
+            ("share", pa.float64()),
+            ("engine", text),
+            ("at", pa.timestamp("us", "UTC")),
+        ]
+    )

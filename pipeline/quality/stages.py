@@ -1,0 +1,96 @@
+"""The two stages: the input is validated before anything is scored, the predictions before any becomes visible."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline import database, selection
+from pipeline.context import Context, timed
+from pipeline.lake import Partition
+from pipeline.quality import examine, history, outputs, rowrules, verdict
+from pipeline.quality.builtin import Keys
+from pipeline.records import CheckResult, RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.quality.examine import Examined
+    from pipeline.selection import Selection
+
+
+def validate_input(ctx: Context, record: RunRecord) -> RunRecord:
+    """The stage: judges the day's input, and notes in the plan the rules whose rows go to the quarantine.
+
+    Raises QualityStop if a critical check fails, or if more rows break a rule than the job allows.
+    """
+    partition = Partition(record.job, record.ds, record.model.version)
+    with timed("validate_input") as clock, selection.select(ctx, record.plan, partition) as selected:
+        keys = Keys(record.plan.candidates.rows, record.plan.null_keys, _repeated(selected))
+        found = examine.examine(ctx, selected.con, record.ds, record.plan.key, record.plan.features, keys)
+        history.write(ctx, record, "input", found.checks, found.findings)
+        _stop_if_critical(ctx, record, found.checks, "the input fails")
+        released = tuple(ctx.lake.storage.files(f"releases/job={record.job}/ds={record.ds}")) if found.broken else ()
+        if found.broken and not released:
+            _stop_if_too_many(ctx, record, selected, found)
+        clock.rows = keys.rows
+    plan = record.plan.model_copy(update={"broken": found.broken, "released": released})
+    checks = (*(check for check in record.checks if check.suite != "input"), *found.checks)
+    return record.with_(plan=plan, checks=checks, stages=(*record.stages, clock.report))
+
+
+def validate_output(ctx: Context, record: RunRecord) -> RunRecord:
+    """The stage: judges the staged predictions, and the partition as it would be with them.
+
+    Raises QualityStop if a critical check fails; what was staged moves to `.rejected/` then, which no run reads.
+    """
+    with timed("validate_output") as clock:
+        found = outputs.examine(ctx, record)
+        of_model = [check for check in record.checks if check.suite == "model"]
+        history.write(ctx, record, "output", [*of_model, *found.checks], found.findings)
+        if any(check.outcome == "stopped" for check in found.checks):
+            where = outputs.reject(ctx, record)
+            raise verdict.stop(
+                found.checks,
+                f"the predictions of {record.ds} fail",
+                where,
+                "look at the staged files there; nothing was committed. Correct model or input, then run again",
+            )
+        clock.rows = record.dispositions.get("scored", 0)
+    checks = (*(check for check in record.checks if check.suite != "output"), *found.checks)
+    return record.with_(checks=checks, stages=(*record.stages, clock.report))
+
+
+def _stop_if_critical(ctx: Context, record: RunRecord, checks: Sequence[CheckResult], what: str) -> None:
+    if any(check.outcome == "stopped" for check in checks):
+        raise verdict.stop(
+            checks,
+            f"{what} for {record.ds}",
+            ctx.job.folder,
+            "nothing was scored. Repair the input, or the suite; a built-in check can be switched off: docs/quality.md",
+        )
+
+
+def _stop_if_too_many(ctx: Context, record: RunRecord, selected: Selection, found: Examined) -> None:
+    """Counts the rows that break any rule. They would stop the run after the scoring anyway."""
+    marked = rowrules.mark(selected.con.view(examine.VIEW), found.broken)
+    with database.explained(record.ds):
+        rows = int(marked.aggregate(f"count_if(len({rowrules.BROKEN}) > 0)").fetchall()[0][0])
+    share = rows / record.plan.candidates.rows
+    if share > ctx.job.policy.max_quarantined:
+        guilty = [check for check in found.checks if check.outcome == "quarantined"]
+        stopped = [check.model_copy(update={"outcome": "stopped"}) for check in guilty]
+        raise verdict.stop(
+            [*stopped, *(check for check in found.checks if check not in guilty)],
+            f"{rows:,} of {record.plan.candidates.rows:,} rows of {record.ds} ({share:.1%}) break a rule, "
+            f"more than max_quarantined = {ctx.job.policy.max_quarantined:.1%}",
+            ctx.job.folder,
+            "repair the input or the suite, or raise max_quarantined in job.toml",
+        )
+
+
+def _repeated(selected: Selection) -> int:
+    if not selected.plan.repeated:
+        return 0
+    return int(selected.count("quality/repeated")[0]["rows"])
+
+

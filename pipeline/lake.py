@@ -48,7 +48,9 @@ class Lake:
         """Opens a lake, which may be empty. Raises LakeDamaged if a later version of Lakescore wrote it."""
         if "://" in root and not root.startswith("file://"):
             raise UsageError("a lake lies on a local disk", where=root, expected="a folder")
-        lake = cls(LocalStorage(Path(root.removeprefix("file://"))))
+        if not (folder := root.removeprefix("file://")):
+            raise UsageError("the lake's root is empty", expected="a folder", next_step="is a shell variable not set?")
+        lake = cls(LocalStorage(Path(folder)))
         marker = lake.storage.read(MARKER)
         if marker is not None and (found := _format_of(marker)) != LAKE_FORMAT:
             raise LakeDamaged(
@@ -96,7 +98,8 @@ class Lake:
         """
         found: dict[int, FileInfo] = {}
         for file in self.storage.files(partition.folder):
-            if match := PART.fullmatch(file.path.rpartition("/")[2]):
+            match = PART.fullmatch(file.path.removeprefix(f"{partition.folder}/"))
+            if match is not None:
                 found[int(match.group(1))] = file
         for number in range(max(found, default=-1)):
             if number not in found:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
-from duckdb import CaseExpression, ColumnExpression, ConstantExpression, FunctionExpression
+from duckdb import ColumnExpression, ConstantExpression
 
 from pipeline import database, queries
 from pipeline.context import Context
 from pipeline.errors import InputChanged, InputMissing, JobError, ModelMismatch, QualityStop, SchemaMismatch, nearest
+from pipeline.keys import KEY_TYPES, canonical, check_same_key, check_stored_key, key_expression
 from pipeline.lake import Partition
 from pipeline.model.fit import check_fit
 from pipeline.quality import rowrules
@@ -32,12 +33,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
-    from duckdb import Expression
 
     from pipeline.model.manifest import Manifest
 
-INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-KEY_TYPES = {"BIGINT", "UBIGINT", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "BOOLEAN"}
 STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
 HIVE = ("job", "ds", "model_version")
 OF_QUARANTINE = ("reasons", "run_id", "quarantined_at")
@@ -103,6 +101,32 @@ def select(ctx: Context, plan: Plan, partition: Partition) -> Iterator[Selection
         _add_duplicates(con, plan)
         _add_stored(selection, ctx)
         yield selection
+
+
+@contextmanager
+def whole_input(ctx: Context, ds: str) -> Iterator[tuple[Connection, dict[str, int]]]:
+    """Opens a connection with the view `__input` of a day as it is now, and the counts of its rows and keys.
+
+    `repeated` counts the rows whose key stands more than once. Raises InputMissing or SchemaMismatch.
+    """
+    files = input_files(ctx, ds)
+    with _connection(ctx) as con, database.explained(_where(files)):
+        found = database.schema(_unscored(con, ctx, files, ds))
+        if missing := [name for name in ctx.job.input.key if name not in found]:
+            raise SchemaMismatch(
+                f"the input lacks {', '.join(missing)}{nearest(missing[0], list(found))}",
+                where=_where(files),
+                got=", ".join(found),
+                next_step="correct the file, or `key` in job.toml",
+            )
+        _candidates(con, ctx, files, ds, ctx.job.input.key, (), ())
+        uniqueness = con.sql(queries.load("select/uniqueness"))
+        counts = dict(zip(uniqueness.columns, uniqueness.fetchall()[0], strict=True))
+        counts["repeated"] = 0
+        if counts["keys"] != counts["distinct_hashes"]:
+            con.sql(queries.load("select/duplicates")).create_view("duplicates")
+            counts["repeated"] = con.sql(queries.load("quality/repeated")).fetchall()[0][0]
+        yield con, counts
 
 
 def check_input(ctx: Context, manifest: Manifest, ds: str) -> dict[str, tuple[FileInfo, ...]]:
@@ -185,45 +209,6 @@ def check_input_unchanged(ctx: Context, plan: Plan, ds: str) -> None:
             f"the input of {ds} changed while it was scored",
             where=", ".join(sorted(changed)[:3]),
             next_step="run again: what is scored already is kept",
-        )
-
-
-def key_expression(key: Sequence[str], types: Mapping[str, str]) -> Expression:
-    """Returns the key as one value: the column itself, or a tuple that is NULL if any of its columns is."""
-    columns = [ColumnExpression(name).cast(canonical(types[name])) for name in key]
-    if len(columns) == 1:
-        return columns[0]
-    missing = columns[0].isnull()
-    for column in columns[1:]:
-        missing = missing | column.isnull()
-    return CaseExpression(missing, ConstantExpression(None)).otherwise(FunctionExpression("row", *columns))
-
-
-def canonical(kind: str) -> str:
-    """Returns the type under which a key is stored: integers of any width are one type, and so is text."""
-    if kind in INTEGERS:
-        return "BIGINT"
-    return "VARCHAR" if kind.startswith("ENUM") or kind == "UUID" else kind
-
-
-def check_stored_key(key: Sequence[str], now: Mapping[str, str], stored: Mapping[str, str], where: object) -> None:
-    """Raises SchemaMismatch if stored predictions have another key than the job has now."""
-    check_same_key(key, now, stored, "the stored predictions have another key than the job", where)
-
-
-def check_same_key(
-    key: Sequence[str], now: Mapping[str, str], before: Mapping[str, str], what: str, where: object
-) -> None:
-    """Raises SchemaMismatch, saying `what`, if the key's columns are absent `before` or had other types."""
-    expected = {name: canonical(before[name]) for name in key if name in before}
-    got = {name: canonical(now[name]) for name in key}
-    if expected != got:
-        raise SchemaMismatch(
-            what,
-            where=where,
-            expected=", ".join(f"{name} {kind}" for name, kind in expected.items()) or f"the columns {', '.join(key)}",
-            got=", ".join(f"{name} {kind}" for name, kind in got.items()),
-            next_step="correct the input, or cast the key in the job's SELECT; a job with another key needs a new name",
         )
 
 
@@ -364,7 +349,9 @@ def _check_names(manifest: Manifest) -> None:
     for name in manifest.signature.features:
         if name.casefold() in OF_QUARANTINE or name.startswith("__"):
             raise ModelMismatch(
-                f"model {manifest.name} {manifest.version} takes a feature {name!r}, which is the name of a column of ours",
+                f"a feature of model {manifest.name} {manifest.version} has the name of a column of ours",
+                expected=f"other names than {', '.join(OF_QUARANTINE)} and those that begin with __",
+                got=name,
                 next_step="register it with other names for its features, and rename the columns in the job's SELECT",
             )
 

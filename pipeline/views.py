@@ -5,6 +5,7 @@
     predictions_by_version  one row a key and model version: its newest revision
     predictions_history     every revision
     quarantine              the rows that are rejected now
+    quality                 every result of a validation
     unscored                the input of one job, with its day
 
 They rest on the schema `stored`: what lies in the lake's files, put together here. It reads lists of files, which no
@@ -40,6 +41,7 @@ TEXTS = {
     "predictions_by_version": "views/predictions_by_version",
     "predictions": "views/predictions",
     "quarantine": "views/quarantine",
+    "quality": "views/quality",
 }
 """The views that any lake has, each after those that it rests on; `unscored` is of a job."""
 NAMES = tuple(TEXTS)
@@ -69,6 +71,25 @@ QUARANTINE = {
     FILE: "VARCHAR",
 }
 
+QUALITY = {
+    "run_id": "VARCHAR",
+    "job": "VARCHAR",
+    "ds": "VARCHAR",
+    "model_version": "VARCHAR",
+    "suite": "VARCHAR",
+    "name": "VARCHAR",
+    "expectation": "VARCHAR",
+    "column": "VARCHAR",
+    "severity": "VARCHAR",
+    "success": "BOOLEAN",
+    "outcome": "VARCHAR",
+    "observed": "VARCHAR",
+    "unexpected": "BIGINT",
+    "share": "DOUBLE",
+    "engine": "VARCHAR",
+    "at": "TIMESTAMPTZ",
+}
+
 
 def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasting: bool = False) -> list[str]:
     """Makes the named views, and those that they rest on; returns the files that reading them needs.
@@ -83,6 +104,8 @@ def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasti
         maker.predictions()
     if "quarantine" in wanted:
         maker.quarantine()
+    if "quality" in wanted:
+        maker.quality()
     for name, text in TEXTS.items():
         if name in wanted:
             con.execute(f"CREATE VIEW {name} AS {queries.load(text)}")  # con.sql(...).create_view binds three times
@@ -172,6 +195,14 @@ class _Maker:
             files.create_view("quarantine_files")
             union(aligned(pieces, QUARANTINE) or [database.empty(self.con, QUARANTINE)]).create_view("quarantine")
 
+    def quality(self) -> None:
+        found = [file.path for file in self.lake.storage.files("quality") if file.path.endswith(".parquet")]
+        if self.lasting and found:
+            found = ["quality/job=*/ds=*/*.parquet"]
+        pieces = self._read(self._absolute(found)) if found else [database.empty(self.con, QUALITY)]
+        with self._in_stored():
+            union(aligned(pieces, QUALITY)).create_view("quality")
+
     def input(self, name: str, pattern: str) -> None:
         """Makes a view of input with its day: the column `ds` of a folder `ds=...`, or else taken from the path."""
         found = [file.path for file in self.lake.storage.glob(pattern.replace("{ds}", ANY_DAY))]
@@ -220,29 +251,22 @@ class _Maker:
         self.files += paths
         with database.explained(self.lake.storage):
             if self.lasting:
-                return [self._by_pattern(paths, file)]
+                return [self._parquet(paths, file)]
             groups = self.con.sql(queries.load("views/columns"), params={"paths": paths}).fetchall()
-            return [self._listed(group, file) for (group,) in groups]
+            return [self._parquet(group, file) for (group,) in groups]
 
-    def _listed(self, paths: Sequence[str], file: str | None) -> Relation:
-        query = """
-            SELECT * FROM read_parquet(
-                $paths, filename = $file, hive_partitioning = true, hive_types_autocast = false
-            )
+    def _parquet(self, paths: Sequence[str], file: str | None) -> Relation:
+        """Makes a view `stored.files_<number>` of files or patterns, and returns it.
+
+        It is made of text, in which DuckDB itself writes the constants. A view made of a relation counts its columns:
+        once a later file has one more, it shows the wrong ones.
         """
-        return self.con.sql(query, params={"paths": paths, "file": file or False})
-
-    def _by_pattern(self, patterns: Sequence[str], file: str | None) -> Relation:
-        """A view made of a relation counts its columns: once a later file has one more, it shows the wrong ones.
-
-        One made of text finds them by name, but takes no parameters: DuckDB itself writes the constants.
-        """
-        number = self.con.execute("SELECT count(*) FROM duckdb_views() WHERE schema_name = 'stored'").fetchall()[0][0]
-        options = {"filename": file or False, "union_by_name": True}
+        made = self.con.execute("SELECT count(*) FROM duckdb_views() WHERE schema_name = 'stored'").fetchall()[0][0]
+        options = {"filename": file or False, "union_by_name": self.lasting}
         options |= {"hive_partitioning": True, "hive_types_autocast": False}
-        arguments = [f"[{', '.join(str(ConstantExpression(pattern)) for pattern in patterns)}]"]
+        arguments = [f"[{', '.join(str(ConstantExpression(path)) for path in paths)}]"]
         arguments += [f"{option} = {ConstantExpression(value)}" for option, value in options.items()]
-        name = f"stored.files_{number}"
+        name = f"stored.files_{made}"
         self.con.execute(f"CREATE VIEW {name} AS FROM read_parquet({', '.join(arguments)})")
         return self.con.view(name)
 

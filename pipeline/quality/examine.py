@@ -36,7 +36,9 @@ class Examined:
     """What Great Expectations said, for its pages."""
 
 
-def examine(ctx: Context, con: Connection, ds: str, key: Sequence[str], features: Sequence[str], keys: Keys) -> Examined:
+def examine(
+    ctx: Context, con: Connection, ds: str, key: Sequence[str], features: Sequence[str], keys: Keys
+) -> Examined:
     """Validates the view of the day's input. Reads; writes nothing."""
     check_off(ctx.job)
     rules = suite.load(ctx.job, "input")
@@ -105,7 +107,11 @@ def _is_about_keys(rule: Rule, key: Sequence[str], keys: Keys) -> bool:
     """Tells whether a rule asks what the plan knows already: whether the key is unique."""
     if rule.type == "expect_column_values_to_be_unique":
         return (rule.column,) == tuple(key)
-    return rule.type == "expect_rows_to_be_distinct" and set(key) <= set(rule.kwargs["column_list"]) and not (keys.repeated or keys.null)
+    return (
+        rule.type == "expect_rows_to_be_distinct"
+        and set(key) <= set(rule.kwargs["column_list"])
+        and not (keys.repeated or keys.null)
+    )
 
 
 def _counted(keys: Keys) -> Count:

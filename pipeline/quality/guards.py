@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from pipeline.model.predictor import Predictor
 
 
-def golden_batch(
-    ctx: Context, record: RunRecord, manifest: Manifest, predictor: Predictor
-) -> tuple[CheckResult, ...]:
+def golden_batch(ctx: Context, record: RunRecord, manifest: Manifest, predictor: Predictor) -> tuple[CheckResult, ...]:
     """Runs the model over its golden batch; a model registered without one has no result.
 
     Raises QualityStop if it is not reproduced, ModelMismatch if `golden.parquet` is not the registered one.
@@ -37,7 +35,7 @@ def golden_batch(
         engine="model",
     )
     if check.outcome == "stopped":
-        history.write(ctx, record, "model", [check], [])
+        history.write_run(ctx, record, "model", [check])
         raise stop(
             [*record.checks, check],
             f"the model {manifest.name} {manifest.version} is not the one registered",

@@ -89,9 +89,7 @@ class DuckDBDialect(DefaultDialect):
 
     def get_columns(self, connection: Any, table_name: str, schema: str | None = None, **_: Any) -> list[Any]:
         found = connection.exec_driver_sql(COLUMNS, (table_name,)).fetchall()
-        return [
-            {"name": name, "type": _type_called(kind), "nullable": True, "default": None} for name, kind in found
-        ]
+        return [{"name": name, "type": _type_called(kind), "nullable": True, "default": None} for name, kind in found]
 
     def has_table(self, connection: Any, table_name: str, schema: str | None = None, **_: Any) -> bool:
         return bool(connection.exec_driver_sql(COLUMNS, (table_name,)).fetchall())

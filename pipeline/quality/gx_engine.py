@@ -24,6 +24,7 @@ from great_expectations.execution_engine import ExecutionEngine, SqlAlchemyExecu
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 from great_expectations.validator.validator import Validator
 
+from pipeline.errors import JobError
 from pipeline.quality import gx_kinds
 from pipeline.quality.gx_dialect import engine
 from pipeline.records import Rule
@@ -65,6 +66,17 @@ def evaluate(con: Connection, view: str, rules: Sequence[Rule], *, samples: bool
         SqlAlchemyDatasourceBatchSpec(table_name=view, create_temp_table=False)
     )
     return judge(execution, Batch(data=data), rules, samples=samples)
+
+
+def check(rules: Iterable[Rule], where: object) -> None:
+    """Raises JobError for the first rule that Great Expectations itself does not take."""
+    for rule in rules:
+        try:
+            _configuration(rule).to_domain_obj()
+        except Exception as error:  # its own, and those of two releases of pydantic
+            raise JobError(
+                f"Great Expectations does not take {rule.name}", where=where, got=str(error).splitlines()[-1]
+            ) from None
 
 
 def judge(execution: ExecutionEngine, batch: Batch, rules: Sequence[Rule], *, samples: bool = False) -> list[Finding]:

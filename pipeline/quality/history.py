@@ -14,7 +14,21 @@ if TYPE_CHECKING:
     from pipeline.context import Context
 
 
-def write(ctx: Context, record: RunRecord, side: str, checks: Sequence[CheckResult], findings: Sequence[Any]) -> None:
+def write_run(
+    ctx: Context, record: RunRecord, side: str, checks: Sequence[CheckResult], findings: Sequence[Any] = ()
+) -> None:
+    write(ctx, record.ds, record.run_id, record.model.version, side, checks, findings)
+
+
+def write(
+    ctx: Context,
+    ds: str,
+    run_id: str,
+    version: str | None,
+    side: str,
+    checks: Sequence[CheckResult],
+    findings: Sequence[Any],
+) -> None:
     """Keeps the results of one suite, and its page in the Data Docs if Great Expectations took part."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -22,18 +36,15 @@ def write(ctx: Context, record: RunRecord, side: str, checks: Sequence[CheckResu
     if not checks:
         return
     at = now()
-    rows = [
-        {**check.model_dump(mode="json"), "run_id": record.run_id, "model_version": record.model.version, "at": at}
-        for check in checks
-    ]
+    rows = [{**check.model_dump(mode="json"), "run_id": run_id, "model_version": version, "at": at} for check in checks]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema()), buffer, compression="zstd")
     ctx.lake.prepare()
-    ctx.lake.storage.write(key(record.job, record.ds, record.run_id, side), buffer.getvalue())
+    ctx.lake.storage.write(key(ctx.job.name, ds, run_id, side), buffer.getvalue())
     if findings:
         from pipeline.quality import pages
 
-        pages.write(ctx.lake, record, side, checks, findings)
+        pages.write(ctx.lake, ctx.job.name, ds, run_id, side, checks, findings)
 
 
 def key(job: str, ds: str, run_id: str, side: str) -> str:

@@ -19,7 +19,8 @@ from duckdb import (
     StarExpression,
 )
 
-from pipeline import database, queries, selection, staging
+from pipeline import database, queries, staging
+from pipeline.keys import key_expression
 from pipeline.quality import examine as inputs
 from pipeline.quality import suite
 from pipeline.quality.builtin import FEWEST_ROWS
@@ -81,7 +82,7 @@ def reject(ctx: Context, record: RunRecord) -> Path:
 
 def _create_views(con: Connection, ctx: Context, record: RunRecord, staged: Sequence[Path]) -> None:
     rows = database.parquet(con, staged)
-    key = selection.key_expression(record.plan.key, database.schema(rows)).alias("__key")
+    key = key_expression(record.plan.key, database.schema(rows)).alias("__key")
     rows.create_view(STAGED)
     if not record.plan.base:
         return
@@ -96,7 +97,7 @@ def _about_rows(
 ) -> Iterator[CheckResult]:
     """The checks of each staged row, in one pass."""
     rows = con.view(STAGED)
-    rows = rows.select(StarExpression(), selection.key_expression(record.plan.key, database.schema(rows)).alias("__key"))
+    rows = rows.select(StarExpression(), key_expression(record.plan.key, database.schema(rows)).alias("__key"))
     terms = {"rows": FunctionExpression("count_star"), "keys": SQLExpression("count(DISTINCT hash(__key))")}
     columns = _probabilities(rows.columns)
     if columns:
@@ -173,14 +174,17 @@ def _suite(ctx: Context, con: Connection, *, whole: bool) -> list[Finding]:
 
 def _partition(con: Connection) -> str:
     """Returns the view of the partition; on its first run that is what is staged."""
-    views = [name for (name,) in con.sql("SELECT view_name FROM duckdb_views() WHERE database_name = current_database()").fetchall()]
+    views = [
+        name
+        for (name,) in con.sql(
+            "SELECT view_name FROM duckdb_views() WHERE database_name = current_database()"
+        ).fetchall()
+    ]
     return PARTITION if PARTITION in views else STAGED
 
 
 def _noted(ctx: Context, name: str, *, success: bool, observed: str, guard: bool = False) -> CheckResult:
-    return built_in(
-        ctx.job, "output", name, success=success, severity=Severity.warning, observed=observed, guard=guard
-    )
+    return built_in(ctx.job, "output", name, success=success, severity=Severity.warning, observed=observed, guard=guard)
 
 
 def _probabilities(columns: Sequence[str]) -> list[Expression]:

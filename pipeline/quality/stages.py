@@ -9,7 +9,7 @@ from pipeline.context import Context, timed
 from pipeline.lake import Partition
 from pipeline.quality import examine, history, outputs, rowrules, verdict
 from pipeline.quality.builtin import Keys
-from pipeline.records import CheckResult, RunRecord
+from pipeline.records import CheckResult, Plan, Rule, RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +27,20 @@ def validate_input(ctx: Context, record: RunRecord) -> RunRecord:
     with timed("validate_input") as clock, selection.select(ctx, record.plan, partition) as selected:
         keys = Keys(record.plan.candidates.rows, record.plan.null_keys, _repeated(selected))
         found = examine.examine(ctx, selected.con, record.ds, record.plan.key, record.plan.features, keys)
-        history.write(ctx, record, "input", found.checks, found.findings)
+        history.write_run(ctx, record, "input", found.checks, found.findings)
         _stop_if_critical(ctx, record, found.checks, "the input fails")
-        released = tuple(ctx.lake.storage.files(f"releases/job={record.job}/ds={record.ds}")) if found.broken else ()
-        if found.broken and not released:
+        plan = with_broken_rules(ctx, record.plan, record.ds, found.broken)
+        if found.broken and not plan.released:
             _stop_if_too_many(ctx, record, selected, found)
         clock.rows = keys.rows
-    plan = record.plan.model_copy(update={"broken": found.broken, "released": released})
     checks = (*(check for check in record.checks if check.suite != "input"), *found.checks)
     return record.with_(plan=plan, checks=checks, stages=(*record.stages, clock.report))
+
+
+def with_broken_rules(ctx: Context, plan: Plan, ds: str, broken: tuple[Rule, ...]) -> Plan:
+    """Returns the plan with the rules whose rows go to the quarantine, but for those that a person has released."""
+    released = tuple(ctx.lake.storage.files(f"releases/job={ctx.job.name}/ds={ds}")) if broken else ()
+    return plan.model_copy(update={"broken": broken, "released": released})
 
 
 def validate_output(ctx: Context, record: RunRecord) -> RunRecord:
@@ -46,7 +51,7 @@ def validate_output(ctx: Context, record: RunRecord) -> RunRecord:
     with timed("validate_output") as clock:
         found = outputs.examine(ctx, record)
         of_model = [check for check in record.checks if check.suite == "model"]
-        history.write(ctx, record, "output", [*of_model, *found.checks], found.findings)
+        history.write_run(ctx, record, "output", [*of_model, *found.checks], found.findings)
         if any(check.outcome == "stopped" for check in found.checks):
             where = outputs.reject(ctx, record)
             raise verdict.stop(
@@ -92,5 +97,3 @@ def _repeated(selected: Selection) -> int:
     if not selected.plan.repeated:
         return 0
     return int(selected.count("quality/repeated")[0]["rows"])
-
-

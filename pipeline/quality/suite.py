@@ -1,11 +1,11 @@
 """Suites as files: `input.json` and `output.json` beside the job, in the form that Great Expectations reads and writes.
 
-    {"expectations": [
-      {"type": "expect_column_values_to_be_between",
-       "kwargs": {"column": "age", "min_value": 0, "max_value": 120},
-       "severity": "critical",
-       "meta": {"name": "age_range", "quarantine": true, "notes": "nobody is older"}}
-    ]}
+{"expectations": [
+{"type": "expect_column_values_to_be_between",
+"kwargs": {"column": "age", "min_value": 0, "max_value": 120},
+"severity": "critical",
+"meta": {"name": "age_range", "quarantine": true, "notes": "nobody is older"}}
+]}
 """
 
 from __future__ import annotations
@@ -132,9 +132,7 @@ def _rule(entry: Mapping[str, Any], where: str) -> Rule:
         raise _explained(error, f"{where} ({found.type})", list(kind.arguments.model_fields)) from None
     kwargs = arguments.model_dump(mode="json", exclude_unset=True)
     name = found.meta.name or _name(found.type, kwargs)
-    return Rule(
-        name=name, type=found.type, kwargs=kwargs, severity=found.severity, quarantine=found.meta.quarantine
-    )
+    return Rule(name=name, type=found.type, kwargs=kwargs, severity=found.severity, quarantine=found.meta.quarantine)
 
 
 def _name(kind: str, kwargs: Mapping[str, Any]) -> str:

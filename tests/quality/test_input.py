@@ -111,9 +111,7 @@ def test_run_more_broken_rows_than_allowed_stops_before_scoring_and_names_the_ru
     assert found(record, "a_range").outcome == "stopped"
 
 
-@pytest.mark.parametrize(
-    ("severity", "outcome"), [("critical", "stopped"), ("warning", "noted"), ("info", "noted")]
-)
+@pytest.mark.parametrize(("severity", "outcome"), [("critical", "stopped"), ("warning", "noted"), ("info", "noted")])
 def test_run_broken_expectation_about_the_day_stops_only_if_critical(
     workspace: Workspace, severity: str, outcome: str
 ) -> None:
@@ -167,9 +165,7 @@ def test_run_share_under_mostly_stops(workspace: Workspace) -> None:
 
 
 def test_run_key_uniqueness_in_a_suite_is_answered_by_the_plan(workspace: Workspace) -> None:
-    suite(
-        workspace, rule("expect_column_values_to_be_unique", "warning", column="id", meta={"name": "id_unique"})
-    )
+    suite(workspace, rule("expect_column_values_to_be_unique", "warning", column="id", meta={"name": "id_unique"}))
     rows = table(10)
     workspace.day(pa.concat_tables([rows, rows.slice(0, 2)]))
     check = found(workspace.complete(), "id_unique")

@@ -106,7 +106,7 @@ def engine(con: duckdb.DuckDBPyConnection) -> Engine:
     return Engine(StaticPool(lambda: _Connection(con)), DuckDBDialect(), sa.engine.URL.create("duckdb"))
 
 
-def _type_called(kind: str) -> sa.types.TypeEngine[Any]:
-    """Returns a type whose class has DuckDB's name for it, by which Great Expectations compares types."""
-    made: sa.types.TypeEngine[Any] = type(kind, (sa.types.NullType,), {})()
-    return made
+def _type_called(kind: str) -> Any:
+    """Returns SQLAlchemy's type of that name, or one made for it: Great Expectations compares classes and names."""
+    known = getattr(sa.types, kind, None)
+    return known() if isinstance(known, type) else type(kind, (sa.types.NullType,), {})()

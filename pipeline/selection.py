@@ -234,7 +234,7 @@ def _unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileIn
         raise JobError(f"the job's SELECT does not work: {error}", where=where, expected=", ".join(files)) from None
 
 
-def _candidates(
+def _candidates(  # noqa: PLR0917 - what makes the view
     con: Connection,
     ctx: Context,
     files: Mapping[str, Sequence[FileInfo]],

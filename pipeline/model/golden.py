@@ -1,6 +1,7 @@
 """The golden batch: rows, and what the model gave for them when it was registered.
 
-A model that no longer gives it on load is another one, whatever its digest says: another library, a driver, a device that
+A model that no longer gives it on load is another one, whatever its digest says: another library, a driver, a device
+that
 computes otherwise. The rows are the user's own, with the training code's outputs if possible (then a wrong order of the
 features, or another activation, is seen at registration), or else drawn over several orders of magnitude.
 """

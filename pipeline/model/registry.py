@@ -103,7 +103,7 @@ class Registry:
         return Predictor(module, manifest.signature, device)
 
     def golden(self, manifest: Manifest) -> bytes | None:
-        """Returns `golden.parquet`; None of a model that was registered without. Raises ModelMismatch if it was changed."""
+        """Returns `golden.parquet`, or None if there is none. Raises ModelMismatch if it was changed."""
         if manifest.golden is None:
             return None
         content = self._read(f"{manifest.name}/{manifest.version}/{golden.FILE}")
@@ -133,7 +133,8 @@ class Registry:
 
         `features` are in the order of the model's training; None takes those that the file lists. `classes` likewise,
         and are 0, 1, ... if the file lists none. `examples` are rows for the golden batch: the features and, if the
-        training code gave them, its `prob_class_<i>`, which the model must reproduce. Nothing is written if anything is wrong: raises ModelRefused for the
+        training code gave them, its `prob_class_<i>`, which the model must reproduce. Nothing is written if anything
+        is wrong: raises ModelRefused for the
         file, or for a version that names other content; UsageError for a name or an absent file.
         """
         self._check_names(name, version, alias)

@@ -1,4 +1,4 @@
-"""Examines the input of a day: built-in checks, then the suite through Great Expectations, then what follows from both."""
+"""Examines the input of a day: built-in checks, then the suite through Great Expectations, then what follows."""
 
 from __future__ import annotations
 

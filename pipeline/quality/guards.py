@@ -1,4 +1,4 @@
-"""The guard of the loaded model: it is looked at before it scores anything. The others are in builtin.py and outputs.py."""
+"""The guard of the loaded model, before it scores anything. The others are in builtin.py and outputs.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """DuckDB for SQLAlchemy, as far as Great Expectations needs it: it reads one view of an open connection.
 
-Three things are not as SQLAlchemy has them by default. Great Expectations closes a connection before it fetches, so each
-result is fetched at once (an expectation's result is one row; raw values are never asked for unless the job wants samples).
+Three things are not as SQLAlchemy has them by default. Great Expectations closes a connection before it fetches, so
+each
+result is fetched at once (an expectation's result is one row; raw values are never asked for unless the job wants
+samples).
 Column types come from information_schema. And `DremioDialect` is the mark by which Great Expectations writes
 REGEXP_MATCHES, which DuckDB understands. Only what docs/quality.md lists is tested.
 """

@@ -1,6 +1,7 @@
 """Runs rules through Great Expectations, inside DuckDB over a view: no row leaves the database.
 
-Without a data context: no store, no configuration on the disk, and no analytics, which would call home. This module takes
+Without a data context: no store, no configuration on the disk, and no analytics, which would call home. This module
+takes
 four to five seconds to import, so whoever uses it does so where it is needed.
 """
 
@@ -73,7 +74,7 @@ def check(rules: Iterable[Rule], where: object) -> None:
     for rule in rules:
         try:
             _configuration(rule).to_domain_obj()
-        except Exception as error:  # its own, and those of two releases of pydantic
+        except Exception as error:  # noqa: BLE001 - its own, and those of two releases of pydantic
             raise JobError(
                 f"Great Expectations does not take {rule.name}", where=where, got=str(error).splitlines()[-1]
             ) from None

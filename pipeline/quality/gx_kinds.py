@@ -1,7 +1,9 @@
 """Two expectations that Great Expectations lacks, made in its own way, so that suites, results and Data Docs know them.
 
-`expect_column_values_to_be_finite`: NaN passes "not null" and ">= 0" in a database. `expect_rows_to_be_distinct`: its own
-`expect_compound_columns_to_be_unique` joins on equality in SQL, so that it misses copies with a NULL in them, and counts
+`expect_column_values_to_be_finite`: NaN passes "not null" and ">= 0" in a database. `expect_rows_to_be_distinct`:
+its own
+`expect_compound_columns_to_be_unique` joins on equality in SQL, so that it misses copies with a NULL in them, and
+counts
 the first row of each too; ours counts the surplus copies, NULL equal to NULL.
 """
 

@@ -44,7 +44,7 @@ def write(
     if findings:
         from pipeline.quality import pages
 
-        pages.write(ctx.lake, ctx.job.name, ds, run_id, side, checks, findings)
+        pages.write(ctx.lake, ctx.job.name, ds, run_id, side, findings)
 
 
 def key(job: str, ds: str, run_id: str, side: str) -> str:

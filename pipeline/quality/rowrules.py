@@ -1,4 +1,4 @@
-"""Row rules as SQL: which rows break a rule, counted in one pass over the data, and marked with the rules that they break.
+"""Row rules as SQL: the rows that break each are counted in one pass, or marked with the rules that they break.
 
 The same arithmetic as that which Great Expectations sends to the database, so that the counts are equal: NULL breaks no
 rule but those about NULL, and NaN counts as more than any number.
@@ -41,7 +41,7 @@ class Count:
         return self.unexpected == 0 or 1 - self.share >= mostly
 
 
-def condition(rule: Rule) -> Expression:
+def condition(rule: Rule) -> Expression:  # noqa: PLR0911 - one line a kind
     """Returns what is true of a row that breaks the rule, and false or NULL of any other."""
     column = ColumnExpression(rule.kwargs["column"])
     match rule.type.removeprefix("expect_column_"):

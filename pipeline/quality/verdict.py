@@ -40,7 +40,7 @@ def check_off(job: Job) -> None:
             )
 
 
-def built_in(
+def built_in(  # noqa: PLR0913 - the fields of a result
     job: Job,
     suite: str,
     name: str,

@@ -68,9 +68,7 @@ def test_commands_validate_run_and_ask_without_any_traffic(lakescore: Lakescore,
     assert {"gx", "sql", "plan", "model"} == {check["engine"] for check in outcome["checks"]}
     assert {check["name"] for check in call("validate", "--date", "2026-01-03", "--json")} >= {"age_range", "row_count"}
     trend = call("query", "quality_trend", "--param", "check=age_range", "--format", "json")
-    assert [(row["ds"], row["outcome"]) for row in trend] == [
-        (f"2026-01-0{day}", "passed") for day in (1, 2, 3)
-    ]
+    assert [(row["ds"], row["outcome"]) for row in trend] == [(f"2026-01-0{day}", "passed") for day in (1, 2, 3)]
     assert call("suite", "check", "--json") == {"input": 9, "output": 2}
 
 
@@ -132,5 +130,3 @@ def test_switching_off_an_unknown_check_is_refused(workspace: Workspace) -> None
     workspace.day(5)
     with pytest.raises(JobError, match="did you mean 'row_count'"):
         workspace.run()
-
-

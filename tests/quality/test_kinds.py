@@ -1,4 +1,4 @@
-"""Each kind of expectation that a suite may hold: bad rows are planted, and DuckDB, pandas and our own SQL count them."""
+"""Each kind of expectation of a suite: bad rows are planted, and DuckDB, pandas and our own SQL count them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ DATA = """
     SELECT
         i AS id,
         CASE WHEN i < 7 THEN NULL WHEN i < 12 THEN 200 ELSE i % 100 END::BIGINT AS age,
-        CASE WHEN i < 3 THEN NULL WHEN i < 5 THEN 'Atlantis' ELSE ['Oslo', 'Rome', 'Bonn', 'Lima'][i % 4 + 1] END AS city,
+        CASE WHEN i < 3 THEN NULL WHEN i < 5 THEN 'Atlantis' ELSE ['Oslo', 'Rome', 'Bonn', 'Lima'][i % 4 + 1] END
+            AS city,
         CASE WHEN i < 4 THEN 'X' || i ELSE 'AB' || lpad(i::VARCHAR, 4, '0') END AS code,
         CASE WHEN i < 6 THEN 'infinity'::DOUBLE ELSE i / 10 END AS size,
         CASE WHEN i < 2 THEN 1.0 END AS empty,
@@ -140,9 +141,7 @@ def test_kinds_on_duckdb_agree_with_pandas(con: duckdb.DuckDBPyConnection, rules
 
 def test_row_rules_in_sql_count_the_planted_rows(con: duckdb.DuckDBPyConnection, rules: list[Rule]) -> None:
     counts = rowrules.count(con.view("planted"), rules)
-    expected = {
-        f"rule {number}": count for number, (kind, _, count, _) in enumerate(EXPECTED) if is_row_rule(kind)
-    }
+    expected = {f"rule {number}": count for number, (kind, _, count, _) in enumerate(EXPECTED) if is_row_rule(kind)}
     assert {name: count.unexpected for name, count in counts.items()} == expected
 
 

@@ -60,7 +60,9 @@ def ctx(tmp_path: Path) -> Context:
     folder.mkdir(parents=True)
     (folder / "job.toml").write_text(JOB)
     (folder / "input.json").write_text(json.dumps({"expectations": SUITE}))
-    settings = dataclasses.replace(Settings(), lake=str(tmp_path / "lake"), jobs=tmp_path / "jobs", models=str(tmp_path))
+    settings = dataclasses.replace(
+        Settings(), lake=str(tmp_path / "lake"), jobs=tmp_path / "jobs", models=str(tmp_path)
+    )
     return Context.open(find_job("lines", settings), settings)
 
 
@@ -90,9 +92,7 @@ def imported(ctx: Context, data: Path, tmp_path: Path, days: str) -> None:
         pytest.param("strftime(InvoiceDate, '%Y-%m-%d')", id="by day", marks=pytest.mark.slow),
     ],
 )
-def test_validate_transactions_finds_the_known_dirt(
-    ctx: Context, data_folder: Path, tmp_path: Path, days: str
-) -> None:
+def test_validate_transactions_finds_the_known_dirt(ctx: Context, data_folder: Path, tmp_path: Path, days: str) -> None:
     data = data_folder / "online_retail" / "online_retail.parquet"
     expected = plain(data, days)
     imported(ctx, data, tmp_path, days)

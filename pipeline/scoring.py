@@ -172,13 +172,17 @@ class _Staging:
         rows = 0
         if (query := self.selected.unselected) is not None:
             sink = _Sink(self, 0)
-            with self._explained(), _reader(self.selected, query) as reader:
-                for batch in reader:
-                    matrix = to_matrix(batch, self.record.plan.features)
-                    known = batch.column("reasons")
-                    sink.reject(batch, with_reasons(known, matrix, self.record.plan.features, self.ctx.job.policy))
-                    rows += batch.num_rows
-            sink.close()
+            try:
+                with self._explained(), _reader(self.selected, query) as reader:
+                    for batch in reader:
+                        matrix = to_matrix(batch, self.record.plan.features)
+                        known = batch.column("reasons")
+                        sink.reject(batch, with_reasons(known, matrix, self.record.plan.features, self.ctx.job.policy))
+                        rows += batch.num_rows
+                sink.close()
+            except BaseException:
+                sink.abandon()
+                raise
         return Counter(quarantined=rows)
 
     def _stream(self, query: str, outputs: Outputs) -> Counter[str]:

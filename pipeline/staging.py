@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,18 +134,20 @@ def write_one(
     rows = 0
     with explained(path):
         make_folder(path.parent)
-        with pq.ParquetWriter(
-            temporary, schema, compression="zstd", store_schema=False, write_page_checksum=True
-        ) as file:
-            file.add_key_value_metadata(_prefixed({**metadata(record), "staged": staged_name}))
-            for batch in batches:
-                file.write_batch(batch.cast(schema))
-                rows += batch.num_rows
-        if rows == 0 and not even_if_empty:
-            temporary.unlink()
-            return None
-        sync_file(temporary)
-        temporary.rename(path)
+        try:
+            with pq.ParquetWriter(
+                temporary, schema, compression="zstd", store_schema=False, write_page_checksum=True
+            ) as file:
+                file.add_key_value_metadata(_prefixed({**metadata(record), "staged": staged_name}))
+                for batch in batches:
+                    file.write_batch(batch.cast(schema))
+                    rows += batch.num_rows
+            if rows == 0 and not even_if_empty:
+                return None
+            sync_file(temporary)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     return path
 
@@ -236,7 +239,8 @@ class Writer:
     def abandon(self) -> None:
         """Drops the file that is being written; the finished ones stay."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # the disk may be full, and this is what must go
+                self._writer.close()
             self._temporary.unlink(missing_ok=True)
             self._writer = None
 

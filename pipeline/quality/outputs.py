@@ -130,8 +130,7 @@ def _about_partition(ctx: Context, con: Connection) -> Iterator[CheckResult]:
         return
     terms = [FunctionExpression("count_star"), FunctionExpression("avg", ColumnExpression("prediction_proba"))]
     terms.append(FunctionExpression("avg", _entropy(columns)))
-    for column in columns:
-        terms.append(FunctionExpression("max", column) - FunctionExpression("min", column))
+    terms += [FunctionExpression("max", column) - FunctionExpression("min", column) for column in columns]
     (values,) = rows.aggregate([term.alias(f"t{number}") for number, term in enumerate(terms)]).fetchall()
     count, confidence, entropy, *ranges = values
     enough = count >= FEWEST_ROWS
@@ -192,7 +191,8 @@ def _probabilities(columns: Sequence[str]) -> list[Expression]:
 
 
 def _all(conditions: Any) -> Expression:
-    return reduce(lambda left, right: left & right, conditions)
+    joined: Expression = reduce(lambda left, right: left & right, conditions)
+    return joined
 
 
 def _entropy(columns: Sequence[Expression]) -> Expression:

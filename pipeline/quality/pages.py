@@ -5,8 +5,9 @@
     quality/docs/assets/                                   Bootstrap's style sheet (MIT)
 
 Runs do not share anything but the index, which each makes anew from the history, so that runs at the same time lose
-nothing. As Great Expectations writes them, its pages load fifteen scripts and style sheets from elsewhere, and a picture
-that counts visitors; here scripts are dropped, and the one style sheet lies beside them. No page makes a request.
+nothing. As Great Expectations writes them, its pages load fifteen scripts and style sheets from elsewhere, and a
+picture that counts visitors; here scripts are dropped, and the one style sheet lies beside them. No page makes a
+request.
 """
 
 from __future__ import annotations

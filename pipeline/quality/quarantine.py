@@ -1,8 +1,8 @@
 """The rows in quarantine: how many and why, which, and letting some pass in spite of the rules that they break.
 
-A release is a Parquet file under `releases/`: keys, and the reasons that are waived. Only rules of the suite can be: what
-has no key, or a NULL where the model takes none, cannot be scored. The mark of completeness is removed, so the next run
-of the day looks again.
+A release is a Parquet file under `releases/`: keys, and the reasons that are waived. Only rules of the suite can be:
+what has no key, or a NULL where the model takes none, cannot be scored. The mark of completeness is removed, so the
+next run of the day looks again.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ SELECT
     run_id,
     count(*) FILTER (outcome = 'passed') AS passed,
     count(*) AS total,
-    list({'outcome': outcome, 'severity': severity, 'name': name} ORDER BY severity, name) FILTER (outcome <> 'passed') AS failed
+    list({'outcome': outcome, 'severity': severity, 'name': name} ORDER BY severity, name)
+    FILTER (outcome <> 'passed') AS failed
 FROM quality
 GROUP BY job, ds, suite, run_id
 ORDER BY run_id DESC, suite

@@ -1,4 +1,4 @@
--- The predictions of a partition as it would be: what a run has staged, and what stands there and is not predicted anew.
+-- The predictions of a partition as it would be: what a run has staged, and what stands there otherwise.
 -- Grain: one row per key.
 -- Views: predicted, stored
 SELECT p.* EXCLUDE (__key) FROM predicted AS p

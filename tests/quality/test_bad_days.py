@@ -91,6 +91,7 @@ def cents(rows: pa.Table) -> pa.Table:
 
 
 def test_run_good_days_pass_every_check(customers: Workspace) -> None:
+    checks: list[CheckResult] = []
     for ds in DAYS:
         write(customers, ds)
         checks = run(customers, ds)

@@ -67,7 +67,7 @@ def test_commands_validate_run_and_ask_without_any_traffic(lakescore: Lakescore,
     (outcome,) = call("run", "--date", "2026-01-03", "--json")
     assert {"gx", "sql", "plan", "model"} == {check["engine"] for check in outcome["checks"]}
     assert {check["name"] for check in call("validate", "--date", "2026-01-03", "--json")} >= {"age_range", "row_count"}
-    trend = call("query", "quality_trend", "--param", "check=age_range", "--format", "json")
+    trend = call("query", "quality_trend", "--param", "check_name=age_range", "--format", "json")
     assert [(row["ds"], row["outcome"]) for row in trend] == [(f"2026-01-0{day}", "passed") for day in (1, 2, 3)]
     assert call("suite", "check", "--json") == {"input": 9, "output": 2}
 

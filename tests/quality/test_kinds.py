@@ -16,7 +16,8 @@ from pipeline.records import Rule
 
 ROWS = 1000
 # 1,000 rows: `age` 0 to 99 ten times over, with 7 NULLs and 5 of 200; `city` one of four with 3 NULLs and 2 unknown;
-# `code` four letters, with 4 of another form; `size` finite but for 6; `empty` always NULL but for 2; `twin` unique but for 3.
+# `code` four letters, with 4 of another form; `size` finite but for 6; `empty` always NULL but for 2; `twin` unique but
+# for 4.
 DATA = """
     SELECT
         i AS id,

@@ -81,7 +81,8 @@ def validated(ctx: Context, ds: str) -> Counter[str]:
 
 def imported(ctx: Context, data: Path, tmp_path: Path, days: str) -> None:
     path = tmp_path / "lines.parquet"
-    duckdb.sql(f"SELECT *, {days} AS day FROM '{data}'").write_parquet(str(path))
+    with duckdb.connect() as con:
+        con.sql(f"SELECT *, {days} AS day FROM '{data}'").write_parquet(str(path))
     import_files(ctx.lake, ctx.job, sources.find([path], ()), partition_by="day")
 
 

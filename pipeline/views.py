@@ -87,7 +87,7 @@ QUALITY = {
     "unexpected": "BIGINT",
     "share": "DOUBLE",
     "engine": "VARCHAR",
-    "at": "TIMESTAMPTZ",
+    "validated_at": "TIMESTAMPTZ",
 }
 
 

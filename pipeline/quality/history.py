@@ -36,7 +36,7 @@ def write(
     if not checks:
         return
     at = now()
-    rows = [{**check.model_dump(mode="json"), "run_id": run_id, "model_version": version, "at": at} for check in checks]
+    rows = [{**check.model_dump(mode="json"), "run_id": run_id, "model_version": version, "validated_at": at} for check in checks]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema()), buffer, compression="zstd")
     ctx.lake.prepare()
@@ -70,6 +70,6 @@ def schema() -> pa.Schema:
             ("unexpected", pa.int64()),
             ("share", pa.float64()),
             ("engine", text),
-            ("at", pa.timestamp("us", "UTC")),
+            ("validated_at", pa.timestamp("us", "UTC")),
         ]
     )

@@ -17,5 +17,5 @@ SELECT
     unexpected,
     share,
     engine,
-    "at"
+    validated_at
 FROM stored.quality

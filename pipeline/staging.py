@@ -241,8 +241,8 @@ class Writer:
         if self._writer is not None:
             with suppress(OSError):  # the disk may be full, and this is what must go
                 self._writer.close()
-            self._temporary.unlink(missing_ok=True)
             self._writer = None
+        self._temporary.unlink(missing_ok=True)  # it may be there without a writer, who found no room for a header
 
     @property
     def _name(self) -> str:

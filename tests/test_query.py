@@ -108,10 +108,12 @@ def test_query_explain_analyze_tells_what_was_read(lake: Lake) -> None:
 WRITES = """
     COPY (SELECT 1) TO '{out}'
     WITH x AS (COPY (SELECT 1) TO '{out}') SELECT * FROM x
-    WITH x AS (COPY (SELECT 1) TO '{part}') SELECT * FROM x
+    WITH x AS (COPY (SELECT 1) TO '{part}' (USE_TMP_FILE false)) SELECT * FROM x
     EXPLAIN ANALYZE COPY (SELECT 1) TO '{out}'
-    EXPLAIN ANALYZE WITH x AS (COPY (SELECT 1) TO '{part}') SELECT * FROM x
-    explain /* */ analyze copy (select 1) to '{part}'
+    EXPLAIN ANALYZE WITH x AS (COPY (SELECT 1) TO '{part}' (USE_TMP_FILE false)) SELECT * FROM x
+    explain /* */ analyze copy (select 1) to '{part}' (use_tmp_file false)
+    /* */ EXPLAIN ANALYZE COPY (SELECT 1) TO '{part}' (USE_TMP_FILE false)
+    EXPLAIN (ANALYZE) COPY (SELECT 1) TO '{part}' (USE_TMP_FILE false)
     DESCRIBE (WITH x AS (COPY (SELECT 1) TO '{out}') FROM x)
     SELECT * FROM query('WITH x AS (COPY (SELECT 1) TO ''{out}'') FROM x')
     SELECT (WITH x AS (COPY (SELECT 1) TO '{out}') SELECT count(*) FROM x)

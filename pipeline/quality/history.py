@@ -36,7 +36,8 @@ def write(
     if not checks:
         return
     at = now()
-    rows = [{**check.model_dump(mode="json"), "run_id": run_id, "model_version": version, "validated_at": at} for check in checks]
+    of_run = {"run_id": run_id, "model_version": version, "validated_at": at}
+    rows = [{**check.model_dump(mode="json"), **of_run} for check in checks]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema()), buffer, compression="zstd")
     ctx.lake.prepare()

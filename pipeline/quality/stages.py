@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from pipeline import database, selection
 from pipeline.context import Context, timed
 from pipeline.lake import Partition
-from pipeline.quality import examine, history, outputs, rowrules, verdict
+from pipeline.quality import examine, history, outputs, rowrules, suite, verdict
 from pipeline.quality.builtin import Keys
 from pipeline.records import CheckResult, Plan, Rule, RunRecord
 
@@ -24,6 +25,9 @@ def validate_input(ctx: Context, record: RunRecord) -> RunRecord:
     Raises QualityStop if a critical check fails, or if more rows break a rule than the job allows.
     """
     partition = Partition(record.job, record.ds, record.model.version)
+    with timed("import_quality") as importing:
+        if suite.load(ctx.job, "input") or suite.load(ctx.job, "output"):
+            importlib.import_module("pipeline.quality.gx_engine")
     with timed("validate_input") as clock, selection.select(ctx, record.plan, partition) as selected:
         keys = Keys(record.plan.candidates.rows, record.plan.null_keys, _repeated(selected))
         found = examine.examine(ctx, selected.con, record.ds, record.plan.key, record.plan.features, keys)
@@ -34,7 +38,7 @@ def validate_input(ctx: Context, record: RunRecord) -> RunRecord:
             _stop_if_too_many(ctx, record, selected, found)
         clock.rows = keys.rows
     checks = (*(check for check in record.checks if check.suite != "input"), *found.checks)
-    return record.with_(plan=plan, checks=checks, stages=(*record.stages, clock.report))
+    return record.with_(plan=plan, checks=checks, stages=(*record.stages, importing.report, clock.report))
 
 
 def with_broken_rules(ctx: Context, plan: Plan, ds: str, broken: tuple[Rule, ...]) -> Plan:

@@ -17,18 +17,18 @@ MB = 1e6
 
 def run(scratch: Path, rows: list[int], repeats: int) -> None:
     text = [f"{machine()}. Medians of {repeats} runs, taken in turn.\n"]
-    found = [_measure(_workspace(scratch, count), repeats) for count in rows]
+    found = [_measure(workspace(scratch, count), repeats) for count in rows]
     text.append(_parts_table(rows, found))
     text.append("")
     text.append(_rerun_table(rows, found))
     write_section("daily", "\n".join(text))
 
 
-def _workspace(scratch: Path, rows: int) -> Path:
+def workspace(scratch: Path, rows: int) -> Path:
     """Makes a day of input and a model of 6-64-64-2."""
     folder = scratch / f"daily-{rows}"
     shutil.rmtree(folder, ignore_errors=True)
-    python("-c", f"from pathlib import Path; from pipeline.demo import *; make_workspace(Path({str(folder)!r}))")
+    python("-c", f"from pathlib import Path; from pipeline.demo import *; makeworkspace(Path({str(folder)!r}))")
     python(
         "-c", f"from pathlib import Path; from pipeline.demo import train; train(Path({str(folder / 'model.pt')!r}))"
     )

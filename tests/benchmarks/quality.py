@@ -7,15 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.daily import DAY, MB, _stage, _workspace
+from tests.benchmarks.daily import MB, workspace
 from tests.benchmarks.measuring import machine, markdown, median, python, write_section
+from tests.benchmarks.parts import DAY
 
 VALIDATION = ("validate_input", "validate_output")
 
 
 def run(scratch: Path, rows: list[int], repeats: int) -> None:
     text = [f"{machine()}. Medians of {repeats} runs.\n"]
-    found = [_measure(_workspace(scratch, count), repeats) for count in rows]
+    found = [_measure(workspace(scratch, count), repeats) for count in rows]
     stages = (*VALIDATION, "score", "import_quality", "load", "plan", "commit")
     lines: list[list[object]] = [[stage, *(f"{_stage(each, stage):.2f}" for each in found)] for stage in stages]
     spent = [sum(_stage(each, stage) for stage in VALIDATION) for each in found]
@@ -34,3 +35,8 @@ def _measure(folder: Path, repeats: int) -> dict[str, Any]:
             shutil.rmtree(folder / "lake" / left, ignore_errors=True)
         runs.append(json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))[0])
     return {"runs": runs}
+
+
+def _stage(each: dict[str, Any], name: str) -> float:
+    """Returns the median wall seconds of a stage."""
+    return median([stage["wall_s"] for run in each["runs"] for stage in run["stages"] if stage["stage"] == name])

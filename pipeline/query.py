@@ -121,6 +121,7 @@ def run(
     Raises QueryRefused for what is no such query, fails, or takes longer or more memory than the limits.
     """
     with database.connection(limits.memory_limit, limits.threads) as con:
+        lake.storage.attach(con)
         clock = _Clock(con, limits)
         with clock.working():
             check(con, text)

@@ -84,7 +84,7 @@ def _stop_if_too_many(ctx: Context, record: RunRecord, quarantined: int) -> None
     if share > ctx.job.policy.max_quarantined:
         raise QualityStop(
             f"{quarantined:,} of {record.plan.candidates.rows:,} rows of {record.ds} would be quarantined",
-            where=ctx.lake.storage.path(staging.folder_of(record)),
+            where=ctx.lake.workspace.path(staging.folder_of(record)),
             expected=f"at most {ctx.job.policy.max_quarantined:.1%}",
             got=f"{share:.1%}",
             next_step="look at the rejected-*.parquet there; repair the input, or raise max_quarantined in job.toml",
@@ -96,7 +96,7 @@ class _Staging:
 
     def __init__(self, ctx: Context, record: RunRecord, selected: Selection) -> None:
         self.ctx, self.record, self.selected = ctx, record, selected
-        self.folder = ctx.lake.storage.path(staging.folder_of(record))
+        self.folder = ctx.lake.workspace.path(staging.folder_of(record))
         self.manifest = ctx.registry.resolve(record.model.name, record.model.version)
         self.workers = ctx.job.engine.threads or os.cpu_count() or 1
         plan = record.plan

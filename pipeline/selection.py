@@ -11,7 +11,7 @@ other_versions keys that another model version has scored
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,7 +148,7 @@ def input_files(ctx: Context, ds: str) -> dict[str, tuple[FileInfo, ...]]:
             days = ctx.lake.input_days([pattern])
             raise InputMissing(
                 f"there is no input for {ds}",
-                where=ctx.lake.storage.path(pattern.replace("{ds}", ds)),
+                where=ctx.lake.storage.where(pattern.replace("{ds}", ds)),
                 got=f"{len(days)} days, {days[0]} to {days[-1]}" if days else "no day at all",
                 next_step=f"lakescore import FILES --date {ds}, or lakescore generate --date {ds}",
             )
@@ -201,15 +201,17 @@ def check_stored_key(key: Sequence[str], now: Mapping[str, str], stored: Mapping
         )
 
 
-def _connection(ctx: Context) -> AbstractContextManager[Connection]:
-    return database.connection(ctx.job.engine.memory_limit, ctx.job.engine.threads)
+@contextmanager
+def _connection(ctx: Context) -> Iterator[Connection]:
+    with database.connection(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
+        ctx.lake.storage.attach(con)
+        yield con
 
 
 def _unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> Relation:
     """Returns the input: the files' rows, or those of the job's SELECT over its sources."""
-    path = ctx.lake.storage.path
     for name, found in files.items():
-        database.parquet(con, [path(file.path) for file in found]).create_view(name, replace=True)
+        database.parquet(con, _where_all(ctx, found)).create_view(name, replace=True)
     text = ctx.job.select_text
     if text is None:
         return con.view("unscored")
@@ -270,11 +272,10 @@ def _add_duplicates(con: Connection, plan: Plan) -> None:
 
 
 def _add_stored(selection: Selection, ctx: Context) -> None:
-    path = ctx.lake.storage.path
     plan = selection.plan
-    selection.stored_view("stored", [str(path(file.path)) for file in plan.base], ("fingerprint", "revision"))
+    selection.stored_view("stored", _where_all(ctx, plan.base), ("fingerprint", "revision"))
     selection.con.sql(queries.load("select/latest")).create_view("latest")
-    selection.stored_view("other_versions", [str(path(file.path)) for file in plan.other_versions])
+    selection.stored_view("other_versions", _where_all(ctx, plan.other_versions))
 
 
 def _check_schema(
@@ -285,8 +286,7 @@ def _check_schema(
     if ctx.job.input.select:
         found = {str(ctx.job.folder / ctx.job.input.select): database.schema(_unscored(con, ctx, files, ds))}
     else:
-        paths = [ctx.lake.storage.path(file.path) for file in files["unscored"]]
-        found = database.columns_by_file(con, paths)
+        found = database.columns_by_file(con, _where_all(ctx, files["unscored"]))
     for where, columns in found.items():
         check_fit(manifest, ctx.job.input.features, columns, where)
         if missing := [name for name in needed if name not in columns]:
@@ -322,6 +322,10 @@ def _check_extra(ctx: Context, manifest: Manifest, columns: Iterable[str], where
             where=where,
             next_step="carry them, or set extra_columns = 'ignore'",
         )
+
+
+def _where_all(ctx: Context, files: Iterable[FileInfo]) -> list[str]:
+    return [ctx.lake.storage.where(file.path) for file in files]
 
 
 def _where(files: Mapping[str, Sequence[FileInfo]]) -> str:

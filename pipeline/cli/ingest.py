@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,8 +94,8 @@ def _show(lake: Lake, days: tuple[PublishedDay, ...], *, json: bool) -> None:
     several = len(days) > 1
     span = f"{len(days)} days, {days[0].ds} to {days[-1].ds}" if several else days[0].ds
     files = sum(len(day.files) for day in days)
-    folder = lake.storage.path(days[0].files[0].path).parent
+    folder = PurePosixPath(days[0].files[0].path).parent
     console().print(
         f"[bold]{span}[/]: {sum(day.rows for day in days):,} rows, {files:,} {'file' if files == 1 else 'files'}, "
-        f"{bytes_text(sum(day.bytes for day in days))} in {folder.parent if several else folder}"
+        f"{bytes_text(sum(day.bytes for day in days))} in {lake.storage.where(str(folder.parent if several else folder))}"
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +45,35 @@ def connection(memory_limit: str = "400MB", threads: int | None = None, file: st
             yield con
         finally:
             con.close()
+
+
+@contextmanager
+def workplace(memory_limit: str, threads: int | None) -> Iterator[Connection]:
+    """Opens an empty database of its own in the DuckDB instance that this process keeps for such limits.
+
+    Starting an instance takes 25 ms of CPU, which a backfill of many small days would pay several times a day.
+    """
+    instance = _instance(memory_limit, threads)
+    name = f"workplace_{next(_NUMBERS)}"
+    cursor = instance.cursor()
+    try:
+        cursor.execute(f"ATTACH ':memory:' AS {name}")
+        cursor.execute(f"USE {name}")
+        yield cursor
+    finally:
+        cursor.close()  # also ends a reader that an error left open
+        with instance.cursor() as other:
+            other.execute(f"DETACH {name}")
+
+
+_NUMBERS = count()
+
+
+@cache
+def _instance(memory_limit: str, threads: int | None) -> Connection:
+    opened = ExitStack()
+    atexit.register(opened.close)
+    return opened.enter_context(connection(memory_limit, threads))
 
 
 def parquet(con: Connection, paths: Sequence[Path | str], *, filename: bool = False) -> Relation:
@@ -84,16 +116,28 @@ def empty(con: Connection, columns: Mapping[str, str]) -> Relation:
 
 
 @contextmanager
-def explained(where: object) -> Iterator[None]:
-    """Turns DuckDB's errors, and those of an Arrow reader over it, into errors that say what to do."""
+def explained(where: object, reads: Sequence[Path | str] = ()) -> Iterator[None]:
+    """Turns DuckDB's errors, and those of an Arrow reader over it, into errors that say what to do.
+
+    `reads` are the Parquet files that are read meanwhile: the first damaged one of them is named.
+    """
     try:
         yield
     except LakescoreError:
         raise
     except (duckdb.Error, OSError) as error:
+        text = str(error)
+        if "offload data block" in text or ("No space left on device" in text and isinstance(error, duckdb.Error)):
+            raise StorageUnavailable(
+                "DuckDB ran out of memory, and of room on the disk that it spills to",
+                where=tempfile.gettempdir(),
+                got=text.splitlines()[0],
+                next_step="free some space there, set TMPDIR to a larger disk, or raise LAKESCORE_MEMORY_LIMIT",
+            ) from error
         if (translated := translate(error, where)) is not None:
             raise translated from error
-        text = str(error)
+        if (damaged := _first_damaged(reads)) is not None:
+            raise unreadable(error, damaged) from error
         if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory" in text:
             raise StorageUnavailable(
                 "DuckDB ran out of memory",
@@ -102,10 +146,26 @@ def explained(where: object) -> Iterator[None]:
                 next_step="raise LAKESCORE_MEMORY_LIMIT (or memory_limit in job.toml)",
             ) from error
         if isinstance(error, duckdb.ConversionException) or "Conversion Error" in text:
-            raise SchemaMismatch("a value does not have its column's type", where=where, got=text) from error
+            raise SchemaMismatch(
+                "a value does not have its column's type", where=where, got=text.splitlines()[0]
+            ) from error
         if isinstance(error, (duckdb.IOException, duckdb.InvalidInputException, OSError)):
             raise unreadable(error, where) from error
         raise
+
+
+def _first_damaged(paths: Sequence[Path | str]) -> Path | str | None:
+    """Reads file by file, every page: only after an error, since DuckDB's own message may name no file."""
+    for path in paths:
+        if "://" in str(path):
+            continue  # in an object store: what failed may be the network, and a second look costs as much as the first
+        try:
+            with connection() as con, parquet(con, [path]).to_arrow_reader(100_000) as batches:
+                for _ in batches:
+                    pass
+        except (duckdb.Error, OSError):
+            return path
+    return None
 
 
 def unreadable(error: BaseException, where: object) -> UnreadableFile:

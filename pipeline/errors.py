@@ -161,8 +161,9 @@ class StorageUnavailable(TransientError):
 
 
 def nearest(name: str, valid: list[str]) -> str:
-    """Returns ``", did you mean 'x'?"`` or an empty string."""
+    """Returns ``", did you mean 'x'?"`` or an empty string. A name that differs only in case is the nearest."""
     import difflib
 
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    same = [other for other in valid if other.casefold() == name.casefold()]
+    close = same or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""

@@ -164,7 +164,14 @@ class Job(Frozen):
 
     @property
     def select_text(self) -> str | None:
-        return None if self.input.select is None else (self.folder / self.input.select).read_text("utf-8")
+        """Raises JobError if the file cannot be read."""
+        if self.input.select is None:
+            return None
+        path = self.folder / self.input.select
+        try:
+            return path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise JobError(f"the job's SELECT cannot be read: {error}", where=path) from None
 
     def yesterday(self, now: datetime) -> str:
         """Returns the last day that is over in the job's time zone."""

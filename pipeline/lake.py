@@ -55,7 +55,7 @@ class Lake:
         if marker is not None and (found := _format_of(marker)) != LAKE_FORMAT:
             raise LakeDamaged(
                 "this lake has another format",
-                where=lake.storage.path(MARKER),
+                where=lake.storage.where(MARKER),
                 expected=LAKE_FORMAT,
                 got=found,
                 next_step="use the version of Lakescore that wrote it",

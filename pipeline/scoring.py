@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
 
 def preview(ctx: Context, selected: Selection) -> Counter[str]:
     """Counts what a run would do with each row, by disposition and reason. Runs no model and writes nothing."""
-    with database.explained(selected.partition.folder):
+    with database.explained(selected.partition.folder, selected.reads):
         unselected = selected.con.sql(queries.load("select/unselected")).aggregate("count(*)").fetchall()[0][0]
         counts = Counter(quarantined=int(unselected), duplicates=selected.term("ledger/duplicates").rows)
         selected.stored_view("staged", [])
@@ -147,12 +148,15 @@ class _Staging:
             self.selected.stored_view("left_behind", trusted, ["fingerprint", *outputs], prefix=ADOPTED)
         return bool(trusted)
 
+    def _explained(self) -> AbstractContextManager[None]:
+        return database.explained(self.folder, self.selected.reads)
+
     def _stage_unselected(self) -> Counter[str]:
         """Stages the rows without a key, or with a key whose rows differ, for the quarantine."""
         plan, rows = self.record.plan, 0
         if plan.null_keys or plan.repeated:
             sink = _Sink(self, 0)
-            with database.explained(self.folder), _reader(self.selected, "select/unselected") as reader:
+            with self._explained(), _reader(self.selected, "select/unselected") as reader:
                 for batch in reader:
                     sink.reject(batch, batch.column("reasons"))
                     rows += batch.num_rows
@@ -161,7 +165,7 @@ class _Staging:
 
     def _stream(self, query: str, outputs: Outputs) -> Counter[str]:
         """Runs one query's rows through the workers, and returns the counts by disposition and reason."""
-        with database.explained(self.folder), _reader(self.selected, query) as reader:
+        with self._explained(), _reader(self.selected, query) as reader:
             source = _Source(reader, self.ctx, self.record.plan.candidates.rows)
             with ThreadPoolExecutor(self.workers, thread_name_prefix="score") as pool:
                 workers = [pool.submit(_work, source, _Sink(self, index), outputs) for index in range(self.workers)]

@@ -20,7 +20,7 @@ from duckdb import CaseExpression, ColumnExpression, ConstantExpression, Functio
 
 from pipeline import database, queries
 from pipeline.context import Context
-from pipeline.errors import InputChanged, InputMissing, JobError, QualityStop, SchemaMismatch, nearest
+from pipeline.errors import InputChanged, InputMissing, JobError, ModelMismatch, QualityStop, SchemaMismatch, nearest
 from pipeline.lake import Partition
 from pipeline.model.fit import check_fit
 from pipeline.records import FileInfo, Plan, Term
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from pipeline.model.manifest import Manifest
 
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-KEY_TYPES = {"BIGINT", "UBIGINT", "HUGEINT", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "BOOLEAN"}
+KEY_TYPES = {"BIGINT", "UBIGINT", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "BOOLEAN"}
 STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
 HIVE = ("job", "ds", "model_version")
+OF_QUARANTINE = ("reasons", "run_id", "quarantined_at")
+"""Our columns beside the features, in the files of rejected rows."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Selection:
     con: Connection
     plan: Plan
     partition: Partition
+    reads: tuple[str, ...]
+    """The files under the views: input and stored predictions."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -55,7 +59,7 @@ class Selection:
 
     def count(self, query: str) -> list[dict[str, int]]:
         """Runs a query of `sql/` and returns its rows."""
-        with database.explained(self.partition.folder):
+        with database.explained(self.partition.folder, self.reads):
             relation = self.con.sql(queries.load(query))
             return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
@@ -80,7 +84,8 @@ def select(ctx: Context, plan: Plan, partition: Partition) -> Iterator[Selection
     """Opens a connection with the views that a plan speaks of. The files are those of the plan, not those of now."""
     with _connection(ctx) as con:
         _candidates(con, ctx, plan.input, partition.ds, plan.key, plan.carry, plan.features)
-        selection = Selection(con, plan, partition)
+        stored = _where_all(ctx, (*plan.base, *plan.other_versions))
+        selection = Selection(con, plan, partition, (*_paths(ctx, plan.input), *stored))
         _add_duplicates(con, plan)
         _add_stored(selection, ctx)
         yield selection
@@ -114,7 +119,7 @@ def make_plan(ctx: Context, manifest: Manifest, ds: str, files: dict[str, tuple[
     ]
     with _connection(ctx) as con:
         _candidates(con, ctx, files, ds, job.input.key, job.input.carry, features)
-        with database.explained(_where(files)):
+        with database.explained(_where(files), _paths(ctx, files)):
             found = con.sql(queries.load("select/uniqueness"))
             counts = dict(zip(found.columns, found.fetchall()[0], strict=True))
             repeated = counts["keys"] != counts["distinct_hashes"]
@@ -189,21 +194,28 @@ def canonical(kind: str) -> str:
 
 def check_stored_key(key: Sequence[str], now: Mapping[str, str], stored: Mapping[str, str], where: object) -> None:
     """Raises SchemaMismatch if stored predictions have another key than the job has now."""
-    expected = {name: canonical(stored[name]) for name in key if name in stored}
+    check_same_key(key, now, stored, "the stored predictions have another key than the job", where)
+
+
+def check_same_key(
+    key: Sequence[str], now: Mapping[str, str], before: Mapping[str, str], what: str, where: object
+) -> None:
+    """Raises SchemaMismatch, saying `what`, if the key's columns are absent `before` or had other types."""
+    expected = {name: canonical(before[name]) for name in key if name in before}
     got = {name: canonical(now[name]) for name in key}
     if expected != got:
         raise SchemaMismatch(
-            "the stored predictions have another key than the job",
+            what,
             where=where,
-            expected=expected or "the key's columns",
-            got=got,
-            next_step="give the job a new name, or score the day under a new model version",
+            expected=", ".join(f"{name} {kind}" for name, kind in expected.items()) or f"the columns {', '.join(key)}",
+            got=", ".join(f"{name} {kind}" for name, kind in got.items()),
+            next_step="correct the input, or cast the key in the job's SELECT; a job with another key needs a new name",
         )
 
 
 @contextmanager
 def _connection(ctx: Context) -> Iterator[Connection]:
-    with database.connection(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
+    with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
         ctx.lake.storage.attach(con)
         yield con
 
@@ -211,7 +223,7 @@ def _connection(ctx: Context) -> Iterator[Connection]:
 def _unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> Relation:
     """Returns the input: the files' rows, or those of the job's SELECT over its sources."""
     for name, found in files.items():
-        database.parquet(con, _where_all(ctx, found)).create_view(name, replace=True)
+        database.parquet(con, _paths(ctx, {name: found})).create_view(name, replace=True)
     text = ctx.job.select_text
     if text is None:
         return con.view("unscored")
@@ -222,7 +234,7 @@ def _unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileIn
             raise JobError("the job's SQL must be one SELECT", where=where, got=f"{len(statements)} statements")
         parameters = {"ds": ds} if "ds" in statements[0].named_parameters else {}
         return con.sql(text, params=parameters)
-    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
+    except duckdb.ProgrammingError as error:  # no SQL, or no such table, column or parameter
         raise JobError(f"the job's SELECT does not work: {error}", where=where, expected=", ".join(files)) from None
 
 
@@ -283,10 +295,10 @@ def _check_schema(
 ) -> None:
     """Checks columns and types, file by file, before any row is read."""
     needed = (*ctx.job.input.key, *ctx.job.input.carry)
+    _check_names(manifest)
+    found = database.columns_by_file(con, _paths(ctx, files))
     if ctx.job.input.select:
         found = {str(ctx.job.folder / ctx.job.input.select): database.schema(_unscored(con, ctx, files, ds))}
-    else:
-        found = database.columns_by_file(con, _where_all(ctx, files["unscored"]))
     for where, columns in found.items():
         check_fit(manifest, ctx.job.input.features, columns, where)
         if missing := [name for name in needed if name not in columns]:
@@ -302,15 +314,34 @@ def _check_schema(
                 raise SchemaMismatch(
                     f"column {name} cannot be a key",
                     where=where,
-                    expected="an integer, text or time",
+                    expected="an integer of up to 64 bits, text, a date, a timestamp or a boolean",
                     got=columns[name],
+                    next_step="write it as one of these, or cast it in the job's SELECT",
                 )
         _check_extra(ctx, manifest, columns, where)
-    kinds = [{name: canonical(columns[name]) for name in ctx.job.input.key} for columns in found.values()]
-    for where, kind in zip(found, kinds, strict=True):
-        if kind != kinds[0]:
-            raise SchemaMismatch(
-                "the files of a day have keys of different types", where=where, expected=kinds[0], got=kind
+    first, *others = found.items()
+    for where, columns in others:
+        check_same_key(ctx.job.input.key, columns, first[1], "the files of a day have keys of different types", where)
+    for path in _witnesses(ctx, ds):
+        check_stored_key(ctx.job.input.key, first[1], database.schema(database.parquet(con, [path])), path)
+
+
+def _witnesses(ctx: Context, ds: str) -> Iterator[str]:
+    """Yields a stored file of each version of the day, and one of the newest other day: these tell the stored key."""
+    lake, job = ctx.lake, ctx.job.name
+    for day in (ds, *sorted(set(lake.prediction_days(job)) - {ds}, reverse=True)):
+        parts = [lake.parts(Partition(job, day, version))[:1] for version in lake.versions(job, day)]
+        yield from (lake.storage.where(file.path) for found in parts for file in found)
+        if day != ds and any(parts):
+            return
+
+
+def _check_names(manifest: Manifest) -> None:
+    for name in manifest.signature.features:
+        if name.casefold() in OF_QUARANTINE or name.startswith("__"):
+            raise ModelMismatch(
+                f"model {manifest.name} {manifest.version} takes a feature {name!r}, which is the name of a column of ours",
+                next_step="register it with other names for its features, and rename the columns in the job's SELECT",
             )
 
 
@@ -322,6 +353,10 @@ def _check_extra(ctx: Context, manifest: Manifest, columns: Iterable[str], where
             where=where,
             next_step="carry them, or set extra_columns = 'ignore'",
         )
+
+
+def _paths(ctx: Context, files: Mapping[str, Sequence[FileInfo]]) -> list[str]:
+    return [ctx.lake.storage.where(file.path) for found in files.values() for file in found]
 
 
 def _where_all(ctx: Context, files: Iterable[FileInfo]) -> list[str]:

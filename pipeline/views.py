@@ -34,14 +34,15 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
 
-NAMES = ("runs", "predictions", "predictions_by_version", "predictions_history", "quarantine")
-"""Those that any lake has; `unscored` is of a job."""
 TEXTS = {
+    "runs": "views/runs",
     "predictions_history": "views/predictions_history",
     "predictions_by_version": "views/predictions_by_version",
     "predictions": "views/predictions",
+    "quarantine": "views/quarantine",
 }
-"""The views of predictions, each after those that it rests on."""
+"""The views that any lake has, each after those that it rests on; `unscored` is of a job."""
+NAMES = tuple(TEXTS)
 ANY_DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 FILE = "__file"
 
@@ -75,15 +76,16 @@ def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasti
     With `lasting` they read patterns with absolute paths. Raises LakeDamaged for a run record that cannot be read,
     UnreadableFile for a Parquet file.
     """
+    wanted = {*names, "runs"} | ({"predictions_by_version"} if "predictions" in names else set())
     maker = _Maker(con, lake, lasting)
-    maker.runs()
-    wanted = [name for name in TEXTS if name in names or (name == "predictions_by_version" and "predictions" in names)]
-    if wanted:
+    maker.run_records()
+    if any(name.startswith("predictions") for name in wanted):
         maker.predictions()
-    for name in wanted:
-        con.sql(queries.load(TEXTS[name])).create_view(name)
-    if "quarantine" in names:
+    if "quarantine" in wanted:
         maker.quarantine()
+    for name, text in TEXTS.items():
+        if name in wanted:
+            con.execute(f"CREATE VIEW {name} AS {queries.load(text)}")  # con.sql(...).create_view binds three times
     return maker.files
 
 
@@ -119,10 +121,10 @@ class _Maker:
     def __post_init__(self) -> None:
         self.con.execute("CREATE SCHEMA IF NOT EXISTS stored")
 
-    # The views
+    # What the views read
 
-    def runs(self) -> None:
-        """The records are read once and kept, unless the views are to last."""
+    def run_records(self) -> None:
+        """Reads the records once and keeps them, unless the views are to last."""
         found = [file.path for file in self.lake.storage.files("runs") if file.path.endswith(".json")]
         if found:
             paths = self._absolute(["runs/job=*/ds=*/*.json"] if self.lasting else found)
@@ -136,7 +138,6 @@ class _Maker:
                 records.create_view("run_records")
             else:
                 records.create("run_records")
-        self.con.sql(queries.load("views/runs")).create_view("runs")
 
     def predictions(self) -> None:
         """Puts together `stored.unrevised` and `stored.revised`: apart, so that most rows need no anti-join."""
@@ -170,7 +171,6 @@ class _Maker:
         with self._in_stored():
             files.create_view("quarantine_files")
             union(aligned(pieces, QUARANTINE) or [database.empty(self.con, QUARANTINE)]).create_view("quarantine")
-        self.con.sql(queries.load("views/quarantine")).create_view("quarantine")
 
     def input(self, name: str, pattern: str) -> None:
         """Makes a view of input with its day: the column `ds` of a folder `ds=...`, or else taken from the path."""
@@ -189,7 +189,7 @@ class _Maker:
         rows = union(aligned(pieces, {"ds": "VARCHAR"}))
         rows.select(StarExpression(exclude=[FILE])).create_view(name)
 
-    # What they read
+    # Files
 
     def _prediction_files(self) -> dict[_Kind, list[str]]:
         """Returns the part files of all partitions, or patterns for them, those of one kind together."""
@@ -212,7 +212,7 @@ class _Maker:
                     found[kind] = [f"predictions/job={kind.job}/ds=*/model_version=*/part-*.parquet"]
         return {kind: self._absolute(keys) for kind, keys in found.items()}
 
-    def _read(self, paths: Sequence[str], filename: str | None = None) -> list[Relation]:
+    def _read(self, paths: Sequence[str], file: str | None = None) -> list[Relation]:
         """Returns the rows of files, those of equal columns together: so their footers are read once.
 
         `union_by_name` reads all of them each time that a view is used: 70 ms for 1,100 files.
@@ -220,16 +220,31 @@ class _Maker:
         self.files += paths
         with database.explained(self.lake.storage):
             if self.lasting:
-                return [self._parquet(paths, filename, by_name=True)]
+                return [self._by_pattern(paths, file)]
             groups = self.con.sql(queries.load("views/columns"), params={"paths": paths}).fetchall()
-            return [self._parquet(files, filename) for (files,) in groups]
+            return [self._listed(group, file) for (group,) in groups]
 
-    def _parquet(self, paths: Sequence[str], filename: str | None, *, by_name: bool = False) -> Relation:
+    def _listed(self, paths: Sequence[str], file: str | None) -> Relation:
         query = """
             SELECT * FROM read_parquet(
-                $paths, hive_partitioning = true, hive_types_autocast = false, union_by_name = $by_name, filename = $name)
+                $paths, filename = $file, hive_partitioning = true, hive_types_autocast = false
+            )
         """
-        return self.con.sql(query, params={"paths": paths, "by_name": by_name, "name": filename or False})
+        return self.con.sql(query, params={"paths": paths, "file": file or False})
+
+    def _by_pattern(self, patterns: Sequence[str], file: str | None) -> Relation:
+        """A view made of a relation counts its columns: once a later file has one more, it shows the wrong ones.
+
+        One made of text finds them by name, but takes no parameters: DuckDB itself writes the constants.
+        """
+        number = self.con.execute("SELECT count(*) FROM duckdb_views() WHERE schema_name = 'stored'").fetchall()[0][0]
+        options = {"filename": file or False, "union_by_name": True}
+        options |= {"hive_partitioning": True, "hive_types_autocast": False}
+        arguments = [f"[{', '.join(str(ConstantExpression(pattern)) for pattern in patterns)}]"]
+        arguments += [f"{option} = {ConstantExpression(value)}" for option, value in options.items()]
+        name = f"stored.files_{number}"
+        self.con.execute(f"CREATE VIEW {name} AS FROM read_parquet({', '.join(arguments)})")
+        return self.con.view(name)
 
     def _absolute(self, keys: Iterable[str]) -> list[str]:
         return [self.lake.storage.where(key) for key in keys]

@@ -26,16 +26,19 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    started = last = time.monotonic()
+    """A line at the end of each stage, and every `LINE_EVERY_S` seconds; a total of 0 is one that nobody knows."""
+    started: dict[str, float] = {}
+    last = time.monotonic()
 
     def show(stage: str, done: int, total: int) -> None:
-        nonlocal started, last
+        nonlocal last
         at = time.monotonic()
-        if done >= total or at - last >= LINE_EVERY_S:
-            log.info("%s: %s of %s rows, %s rows/s", stage, f"{done:,}", f"{total:,}", f"{done / (at - started):,.0f}")
+        begun = started.setdefault(stage, at)
+        if (total and done >= total) or at - last >= LINE_EVERY_S:
             last = at
-        if done >= total:
-            started = at
+            of = f" of {total:,}" if total else ""
+            speed = f", {done / (at - begun):,.0f} rows/s" if at > begun else ""
+            log.info("%s: %s%s rows%s", stage, f"{done:,}", of, speed)
 
     return show
 

@@ -70,6 +70,7 @@ def import_files(
         engine = job.engine
         with database.connection(engine.memory_limit, engine.threads) as con, sources.explained(files):
             con.execute("SET TimeZone = 'UTC'")  # a time without a zone must not depend on the machine's
+            con.execute("SET enable_progress_bar = false")  # DuckDB's goes to stdout, where --json goes
             rows = sources.read(con, files)
             stored = _stored_columns(rows, work.target, partition_by)
             if ds is not None:

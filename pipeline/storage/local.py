@@ -9,7 +9,8 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import LakescoreError, StorageError, StorageUnavailable
@@ -59,14 +60,16 @@ class LocalStorage:
                 return []
 
     def glob(self, pattern: str) -> list[FileInfo]:
+        parts = PurePosixPath(pattern).parts
+        fixed = sum(1 for _ in takewhile(lambda part: not glob.has_magic(part), parts))
         found = []
         with explained(self.path(pattern)):
-            for match in sorted(glob.glob(str(self.path(pattern)), recursive=True)):
-                path = Path(match)
-                key = path.relative_to(self.root).as_posix() if not Path(pattern).is_absolute() else str(path)
-                if not path.name.startswith((".", "_")) and (info := self.head(key)):
+            for match in glob.glob(pattern, root_dir=self.root, recursive=True):
+                path = PurePosixPath(match)
+                hidden = any(part.startswith((".", "_")) for part in path.parts[fixed:])
+                if not hidden and (info := self.head(str(path))):
                     found.append(info)
-        return found
+        return sorted(found, key=lambda file: file.path)
 
     def head(self, key: str) -> FileInfo | None:
         with explained(self.path(key)):
@@ -188,7 +191,11 @@ def translate(error: BaseException, where: object) -> LakescoreError | None:
         return StorageError(
             "no permission to write or read here", where=where, got=text, next_step="check owner, mode and mount"
         )
-    if number in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EOPNOTSUPP, errno.EIO):
+    if "the object store does not answer" in text:  # told by DuckDB, which reads through `reading.py`
+        return StorageUnavailable("the object store does not answer as it should", where=where)
+    if "the object store refused" in text:
+        return StorageError("the object store refused", where=where)
+    if number in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EOPNOTSUPP, errno.EIO, errno.EXDEV):
         return StorageError("the file system refused", where=where, got=text)
     return None
 
@@ -197,9 +204,13 @@ def make_folder(folder: Path) -> None:
     """Makes a folder and its parents, each entered durably in its own parent."""
     while not folder.is_dir():
         make_folder(folder.parent)
-        with suppress(FileNotFoundError):  # another process has removed the empty parent again
+        try:
             folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)
+        except FileExistsError:  # a file; of `create`, this error would say that the name is taken
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+        except FileNotFoundError:
+            continue  # another process has removed the empty parent again
 
 
 def _between(folder: Path, root: Path) -> list[Path]:

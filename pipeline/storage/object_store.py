@@ -93,9 +93,9 @@ class ObjectStorage:
         fixed = next((number for number, step in enumerate(steps) if WILD.search(step)), len(steps))
         if fixed == len(steps):
             found = self.head(pattern)
-            return [found] if found and not steps[-1].startswith((".", "_")) else []
-        files = self.files("/".join(steps[:fixed]))
-        return [file for file in files if matches(file.path.split("/"), steps) and _is_data(file.path)]
+            return [found] if found else []
+        files = ((file, file.path.split("/")) for file in self.files("/".join(steps[:fixed])))
+        return [file for file, path in files if matches(path, steps) and not _hidden(path[fixed:])]
 
     def head(self, key: str) -> FileInfo | None:
         try:
@@ -261,14 +261,12 @@ def matches(path: list[str], pattern: list[str]) -> bool:
     if not pattern or not path:
         return not path and all(step == "**" for step in pattern)
     if pattern[0] == "**":
-        below = not path[0].startswith(".") and matches(path[1:], pattern)
-        return below or matches(path, pattern[1:])
-    hidden = path[0].startswith(".") and not pattern[0].startswith(".")
-    return not hidden and fnmatchcase(path[0], pattern[0]) and matches(path[1:], pattern[1:])
+        return matches(path[1:], pattern) or matches(path, pattern[1:])
+    return fnmatchcase(path[0], pattern[0]) and matches(path[1:], pattern[1:])
 
 
-def _is_data(path: str) -> bool:
-    return not path.rpartition("/")[2].startswith((".", "_"))
+def _hidden(steps: list[str]) -> bool:
+    return any(step.startswith((".", "_")) for step in steps)
 
 
 def _info(path: str, meta: Any) -> FileInfo:

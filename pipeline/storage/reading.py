@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 def attach(con: Connection, storage: ObjectStorage, scheme: str) -> None:
     """Registers the storage with a connection, unless its httpfs can be loaded and finds credentials as we do."""
     if not _load_httpfs(con, scheme):
+        con.execute("SET enable_external_file_cache = false")  # it would tell a replaced file by its second alone
+        if con.filesystem_is_registered(scheme):
+            con.unregister_filesystem(scheme)
         con.register_filesystem(_files(storage, scheme))
 
 

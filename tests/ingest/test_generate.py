@@ -18,7 +18,6 @@ from pipeline.ingest.generate import SCHEMA, batches, generate_day
 from pipeline.ingest.writing import ROW_GROUP
 from pipeline.lake import Lake
 from tests.ingest.reading import ROOT, day_files, hidden, rows_of
-from tests.lakes import open_lake
 
 DAY = "2026-01-31"
 ROWS = 200_000
@@ -32,11 +31,6 @@ from tests.ingest.reading import peak_memory_bytes
 generate_day(Lake.open(sys.argv[1]), "2026-01-31", rows=int(sys.argv[2]))
 print(peak_memory_bytes())
 """
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return open_lake(tmp_path / "lake")
 
 
 @pytest.fixture(scope="module")

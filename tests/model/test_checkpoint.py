@@ -80,6 +80,18 @@ def test_read_other_float_types_gives_float32(tmp_path: Path, kind: torch.dtype)
     assert torch.equal(read.layers[0].weight, network.fc1.weight.float())
 
 
+def test_read_checkpoint_saved_on_a_gpu_is_read_without_one(tmp_path: Path) -> None:
+    path = save_classifier(tmp_path / "m.pt")
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    place, elsewhere = b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"  # as pickle writes the place of each tensor
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content.replace(place, elsewhere) if name.endswith("data.pkl") else content)
+    assert elsewhere in path.read_bytes()
+    assert torch.equal(checkpoint.read(path).layers[0].weight, classifier().fc1.weight)
+
+
 def test_read_transposed_weights_gives_the_same_values(tmp_path: Path) -> None:
     weight = torch.arange(6.0).reshape(3, 2).t()  # (2, 3), not contiguous
     read = checkpoint.read(save(tmp_path / "m.pt", {"fc.weight": weight}))

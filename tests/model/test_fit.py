@@ -48,7 +48,7 @@ def test_check_fit_other_features_names_both_sides(features: list[str], said: st
     ("columns", "said"),
     [
         ({"id": "VARCHAR", "visits": "BIGINT"}, "no column age"),
-        ({"AGE": "DOUBLE", "visits": "BIGINT"}, "no column age (did you mean 'AGE'?)"),
+        ({"visits": "BIGINT", "AGE": "DOUBLE"}, "no column age (did you mean 'AGE'?)"),
         ({"age": "DOUBLE", "vists": "BIGINT"}, "no column visits (did you mean 'vists'?)"),
         ({"x": "DOUBLE"}, "no column age, visits"),
     ],

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.conftest import Lakescore
+import pytest
+from typer.testing import CliRunner
 
-ROOT = Path(__file__).parent.parent.parent
+from pipeline.cli.app import app
+
+README = Path(__file__).parent.parent.parent / "models" / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def test_readme_examples_run_in_order(tmp_path: Path, lakescore: Lakescore) -> None:
-    blocks = BLOCK.findall((ROOT / "models" / "README.md").read_text("utf-8"))
+def test_readme_examples_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = BLOCK.findall(README.read_text("utf-8"))
     assert [language for language, _ in blocks] == ["python", "sh", "python"]
-    shown = ""
     for language, text in blocks:
         if language == "python":
-            done = subprocess.run(
-                [sys.executable, "-c", text],
-                cwd=tmp_path,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            shown = done.stdout
-        else:
-            for line in text.splitlines():
-                program, *arguments = shlex.split(line)
-                assert program == "lakescore"
-                assert "churn" in lakescore(*arguments).stdout
-    assert re.fullmatch(r"\['(stays|leaves)'\] \[0\.\d+\] \[0\.\d+\]\n", shown)
+            exec(compile(text, README, "exec"), {"__name__": "__main__"})
+            continue
+        for line in text.splitlines():
+            program, *arguments = shlex.split(line)
+            result = CliRunner().invoke(app, arguments)
+            assert program == "lakescore"
+            assert (result.exit_code, result.exception) == (0, None)
+            assert "churn" in result.stdout
+    assert re.fullmatch(r"\['(stays|leaves)'\] \[0\.\d+\] \[0\.\d+\]\n", capsys.readouterr().out)

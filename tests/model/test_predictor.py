@@ -189,6 +189,20 @@ def test_predict_from_several_threads_gives_each_its_own_result() -> None:
     assert torch_settings() == settings
 
 
+class Watched(nn.Linear):
+    """Keeps what mode it ran in."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inference = torch.is_inference_mode_enabled()
+        return super().forward(x)
+
+
+def test_predict_runs_in_inference_mode() -> None:
+    module = Watched(3, 2)
+    Predictor(module, signature(), "cpu").predict(matrix(), 512)
+    assert module.inference
+
+
 @pytest.mark.parametrize("fits", [1, 10, 63, 999])
 def test_predict_out_of_memory_halves_the_slice_and_scores_all(fits: int) -> None:
     module = OnlyFits(network(), fits)

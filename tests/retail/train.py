@@ -1,9 +1,9 @@
 """Trains a purchase model on the Online Retail features: `python -m tests.retail.train FEATURES CHECKPOINT`.
 
-A checkpoint is a stack of linear layers with ReLU between, and takes the features as they are: neither a logarithm nor a
-clip can stand before it, and `avg_transaction_value` runs from 0.85 to 84,236. The first layer does the work of both, and
-is not trained: its units are `relu(1 - x / knot)`, with knots in geometric steps. Each is between 0 and 1 and flat above
-its knot, and a weighted sum of them follows a logarithm, or whatever curve suits better.
+A checkpoint is a stack of linear layers with ReLU between, and takes the features as they are: neither a logarithm
+nor a clip can stand before it, and `avg_transaction_value` runs from 0.85 to 84,236. The first layer does the work of
+both, and is not trained: its units are `relu(1 - x / knot)`, with knots in geometric steps. Each is between 0 and 1
+and flat above its knot, and a weighted sum of them follows a logarithm, or whatever curve suits better.
 
 Data: D. Chen, S. L. Sain and K. Guo (2012), Online Retail, UCI Machine Learning Repository (CC0).
 """
@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy
 FEATURES = ("tenure_days", "num_purchases", "avg_transaction_value", "days_since_last_purchase")
 LABEL = "buys_30d"
 EARLY, LATE = ("2011-03-01", "2011-04-30"), ("2011-05-01", "2011-05-31")
-"""First and last days. How a model of the early days does on the late ones tells how many epochs that of all days gets."""
+"""First and last days. The loss of an early model on the late days tells how many epochs the model of all days gets."""
 
 KNOTS, HIDDEN = 16, 64
 BATCH_ROWS, LEARNING_RATE, MOST_EPOCHS = 2048, 3e-3, 8

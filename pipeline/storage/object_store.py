@@ -199,7 +199,11 @@ class ObjectStorage:
         """Turns the store's refusals into errors of ours. Their own text is not shown: it may hold a key's name."""
         try:
             yield
-        except (LakescoreError, FileExistsError, FileNotFoundError):
+        except (LakescoreError, FileExistsError):
+            raise
+        except FileNotFoundError as error:
+            if writing or "NoSuchBucket" in str(error):
+                raise _translated(error, self.where(key), writing=writing) from None
             raise
         except (BaseError, OSError, ValueError) as error:
             raise _translated(error, self.where(key), writing=writing) from None

@@ -50,6 +50,8 @@ class Lake:
     @classmethod
     def open(cls, root: str) -> Lake:
         """Opens a lake, which may be empty. Raises LakeDamaged if a later version of Lakescore wrote it."""
+        if not root.removeprefix("file://"):
+            raise UsageError("the lake's root is empty", expected="a folder", next_step="is a shell variable not set?")
         lake = cls(open_storage(root))
         marker = lake.storage.read(MARKER)
         if marker is not None and (found := _format_of(marker)) != LAKE_FORMAT:
@@ -102,7 +104,8 @@ class Lake:
         """
         found: dict[int, FileInfo] = {}
         for file in self.storage.files(partition.folder):
-            if match := PART.fullmatch(file.path.rpartition("/")[2]):
+            match = PART.fullmatch(file.path.removeprefix(f"{partition.folder}/"))
+            if match is not None:
                 found[int(match.group(1))] = file
         for number in range(max(found, default=-1)):
             if number not in found:

@@ -1,7 +1,7 @@
 """Runs SQL that a person wrote: one SELECT over the views, which can neither write nor read any other file.
 
-What DuckDB itself parses is looked at, not the text: only SELECTs (since 2.0 `WITH x AS (COPY ...)` is inside one), and
-only table functions that touch nothing. Then the connection is locked to the files of the views. Both hold alone.
+What DuckDB itself parses is looked at, not the text: nothing but SELECTs (since 2.0, `WITH x AS (COPY ...)` is one
+outside), and no table functions but those that touch nothing. And the connection is locked to the files of the views.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 10_000
 
+FLAT = re.compile(
+    r"U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(.*\)|BOOLEAN|VARCHAR|JSON|UUID|DATE|TIME(STAMP.*)?|\"NULL\""
+)
 EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
 PARAMETER = re.compile(r"\$(?P<name>\w+) (?P<type>[A-Z]+): (?P<meaning>.+)")
 TYPES: dict[str, Callable[[str], Any]] = {"VARCHAR": str, "BIGINT": int, "DOUBLE": float}
@@ -86,9 +89,12 @@ class Result:
         self._clock = clock
         self.columns: list[str] = list(relation.columns)
 
-    def as_text(self) -> Result:
-        """Returns the same rows with each value as DuckDB writes it."""
-        columns = [ColumnExpression(name).cast("VARCHAR").alias(name) for name in self.columns]
+    def flat(self) -> Result:
+        """Returns the same rows; a value that is no number, text or time, such as a list, is written out as text."""
+        columns = []
+        for name, kind in zip(self.columns, self._relation.types, strict=True):
+            value = ColumnExpression(name)
+            columns.append((value if FLAT.fullmatch(str(kind)) else value.cast("VARCHAR")).alias(name))
         return self._changed(lambda: self._relation.select(*columns))
 
     def as_json(self) -> Result:
@@ -100,13 +106,13 @@ class Result:
         with self._clock.working():
             return int(self._relation.aggregate("count(*)").fetchall()[0][0])
 
-    def batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """Yields the rows as they are computed."""
+    @contextmanager
+    def stream(self, rows: int = BATCH_ROWS) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        """Yields the schema, and the rows in batches as they are computed."""
         with self._clock.working():
             reader = self._relation.to_arrow_reader(rows)
         with reader:
-            while (batch := self._next(reader)) is not None:
-                yield batch
+            yield reader.schema, iter(lambda: self._next(reader), None)
 
     def _next(self, reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
         with self._clock.working():

@@ -1,12 +1,13 @@
 """The streaming pass: Arrow batches in, staged predictions out.
 
 Equal workers, one a core, take the next batch of one shared reader in turn; each runs the forward pass in its own
-thread and writes its own files. Against a reader, a forward and a writer thread with queues between them this is faster, since
-no stage waits for another, and there is nothing to tune. See docs/performance.md.
+thread and writes its own files. Against a reader, a forward and a writer thread with queues between them this is
+faster, since no stage waits for another, and there is nothing to tune. See docs/performance.md.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import Counter
@@ -22,7 +23,7 @@ import pyarrow as pa
 from pipeline import database, queries, selection, staging
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, only, reasons_for
-from pipeline.errors import QualityStop
+from pipeline.errors import QualityStop, UnreadableFile
 from pipeline.features import fingerprints, to_matrix
 from pipeline.lake import Partition
 from pipeline.model.outputs import output_schema
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from pipeline.model.predictor import Predictor
     from pipeline.selection import Selection
+
+log = logging.getLogger(__name__)
 
 BATCH_VALUES = 1_500_000
 """Feature values in one batch: 122,880 rows of up to 12 features, fewer rows of wider ones."""
@@ -49,13 +52,17 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
     """The stage: stages a prediction for each row that needs one, and each rejected row with its reasons.
 
     Takes up what this run, or a crashed one, had staged. Raises QualityStop if too many rows are rejected; what is
-    staged stays for inspection then.
+    staged stays for inspection then. Raises InputChanged if a file of the plan is no longer there.
     """
     partition = Partition(record.job, record.ds, record.model.version)
-    with timed("score") as clock, selection.select(ctx, record.plan, partition) as selected:
-        staged = _Staging(ctx, record, selected)
-        counts = staged.run()
-        clock.rows = counts["scored"]
+    try:
+        with timed("score") as clock, selection.select(ctx, record.plan, partition) as selected:
+            staged = _Staging(ctx, record, selected)
+            counts = staged.run()
+            clock.rows = counts["scored"]
+    except UnreadableFile:
+        selection.check_input_unchanged(ctx, record.plan, record.ds)
+        raise
     _stop_if_too_many(ctx, record, counts["quarantined"])
     stages = (*record.stages, staged.loading, clock.report.without(staged.loading))
     return record.with_(state=State.scored, dispositions=dict(counts), stages=stages)
@@ -114,8 +121,11 @@ class _Staging:
         counts += self._stage_unselected()
         for paths in staging.left_behind(self.ctx, self.record):
             if self._show_left_behind(paths):
-                counts["scored"] += self._stream("select/adoptable", _adopted)["scored"]
+                counts["adopted"] += self._stream("select/adoptable", _adopted)["scored"]
                 self._show_staged()
+        if counts["adopted"]:
+            log.info("%s rows were staged by a run that did not finish: taken up", f"{counts['adopted']:,}")
+            counts["scored"] += counts["adopted"]
         return counts + self._stream("select/to_score", self._predicted)
 
     @cached_property

@@ -340,7 +340,9 @@ def _check_names(manifest: Manifest) -> None:
     for name in manifest.signature.features:
         if name.casefold() in OF_QUARANTINE or name.startswith("__"):
             raise ModelMismatch(
-                f"model {manifest.name} {manifest.version} takes a feature {name!r}, which is the name of a column of ours",
+                f"a feature of model {manifest.name} {manifest.version} has the name of a column of ours",
+                expected=f"other names than {', '.join(OF_QUARANTINE)} and those that begin with __",
+                got=name,
                 next_step="register it with other names for its features, and rename the columns in the job's SELECT",
             )
 

@@ -83,8 +83,8 @@ def _status_of(lake: Lake, job: Job, model: ModelRef | None, ds: str) -> Partiti
 def _of_version(
     lake: Lake, partition: Partition, done: RunRecord | None, input_now: Input
 ) -> tuple[Completeness, str | None] | None:
-    """Returns state and note of a day that has predictions of the version, or a complete run; else None."""
-    if done is None and not lake.parts(partition):
+    """Returns state and note of a day that has predictions of the version, or was complete without any; else None."""
+    if not lake.parts(partition) and (done is None or done.parts):
         return None
     if not any(input_now.values()):
         return Completeness.gone, "no input any more"

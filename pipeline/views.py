@@ -220,29 +220,22 @@ class _Maker:
         self.files += paths
         with database.explained(self.lake.storage):
             if self.lasting:
-                return [self._by_pattern(paths, file)]
+                return [self._parquet(paths, file)]
             groups = self.con.sql(queries.load("views/columns"), params={"paths": paths}).fetchall()
-            return [self._listed(group, file) for (group,) in groups]
+            return [self._parquet(group, file) for (group,) in groups]
 
-    def _listed(self, paths: Sequence[str], file: str | None) -> Relation:
-        query = """
-            SELECT * FROM read_parquet(
-                $paths, filename = $file, hive_partitioning = true, hive_types_autocast = false
-            )
+    def _parquet(self, paths: Sequence[str], file: str | None) -> Relation:
+        """Makes a view `stored.files_<number>` of files or patterns, and returns it.
+
+        It is made of text, in which DuckDB itself writes the constants. A view made of a relation counts its columns:
+        once a later file has one more, it shows the wrong ones.
         """
-        return self.con.sql(query, params={"paths": paths, "file": file or False})
-
-    def _by_pattern(self, patterns: Sequence[str], file: str | None) -> Relation:
-        """A view made of a relation counts its columns: once a later file has one more, it shows the wrong ones.
-
-        One made of text finds them by name, but takes no parameters: DuckDB itself writes the constants.
-        """
-        number = self.con.execute("SELECT count(*) FROM duckdb_views() WHERE schema_name = 'stored'").fetchall()[0][0]
-        options = {"filename": file or False, "union_by_name": True}
+        made = self.con.execute("SELECT count(*) FROM duckdb_views() WHERE schema_name = 'stored'").fetchall()[0][0]
+        options = {"filename": file or False, "union_by_name": self.lasting}
         options |= {"hive_partitioning": True, "hive_types_autocast": False}
-        arguments = [f"[{', '.join(str(ConstantExpression(pattern)) for pattern in patterns)}]"]
+        arguments = [f"[{', '.join(str(ConstantExpression(path)) for path in paths)}]"]
         arguments += [f"{option} = {ConstantExpression(value)}" for option, value in options.items()]
-        name = f"stored.files_{number}"
+        name = f"stored.files_{made}"
         self.con.execute(f"CREATE VIEW {name} AS FROM read_parquet({', '.join(arguments)})")
         return self.con.view(name)
 

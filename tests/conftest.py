@@ -12,7 +12,7 @@ from typing import Protocol
 import hypothesis
 import pytest
 
-from tests.s3 import S3Server, quiet
+from tests.s3 import S3Server, serve
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -66,16 +66,8 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """A moto server, with an empty bucket."""
-    from moto.server import ThreadedMotoServer
-
-    quiet()
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    found = S3Server(f"http://{host}:{port}")
-    found.make_bucket()
-    yield found
-    server.stop()
+    with serve() as server:
+        yield server
 
 
 @pytest.fixture

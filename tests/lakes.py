@@ -1,4 +1,4 @@
-"""Writes lakes with pyarrow and the run records' model alone, so that what reads a lake is not tested by what writes it."""
+"""Writes lakes with pyarrow and the model of run records alone: what reads a lake is not tested by what writes it."""
 
 from __future__ import annotations
 
@@ -112,6 +112,7 @@ def add_run(
     confidence: float | None = 0.75,
     patterns: Mapping[str, str] | None = None,
     model: str = "churn_model",
+    reason: str = "new",
 ) -> RunRecord:
     """Stores the record of a run over the input as it lies there now."""
     ds, done = partition.ds, state is State.complete
@@ -148,7 +149,7 @@ def add_run(
         parts=lake.parts(partition) if done else (),
         quarantine=lake.quarantine_files(partition.job, ds) if done else (),
         ledger=ledger if done else None,
-        statistics=Statistics(mean_confidence=confidence, reasons={"new": scored}),
+        statistics=Statistics(mean_confidence=confidence, reasons={reason: scored}),
         stages=(StageReport(stage="score", wall_s=2.0, cpu_s=3.0, rows=scored),) if done else (),
         peak_memory_bytes=400_000_000,
         host="test",
@@ -170,7 +171,7 @@ def add_day(
     key: str = "id",
     **columns: Any,
 ) -> RunRecord:
-    """Stores a day as one complete run leaves it: input, one part file, record and mark; `columns` as in prediction_rows."""
+    """Stores a day as one complete run leaves it: input, one part file, record and mark. See prediction_rows, too."""
     partition = Partition(job, ds, version)
     if not lake.storage.files(f"unscored/ds={ds}"):
         add_input(lake, ds, input_rows(ids, key))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import boto3
 
@@ -36,5 +40,31 @@ class S3Server:
         client.create_bucket(Bucket=BUCKET)
 
 
-def quiet() -> None:
+@contextmanager
+def serve() -> Iterator[S3Server]:
+    """Runs the server in a thread of this process, with an empty bucket.
+
+    One request at a time: moto looks for an existing object and puts the new one without a lock between, so that two
+    create-only puts could both succeed, which S3 itself rules out.
+    """
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    app, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def serial(environ: Any, start_response: Any) -> Any:
+        with turn:
+            return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, serial, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    found = S3Server(f"http://127.0.0.1:{server.server_port}")
+    found.make_bucket()
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

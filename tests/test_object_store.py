@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("s3")
 
 
 class TestObjectStorage(StorageContract):
+    racers: ClassVar[int] = 4
     racer: ClassVar[str] = RACER
 
     def make(self, folder: Path) -> Storage:

@@ -48,6 +48,7 @@ for number in range(int(sys.argv[3])):
 class StorageContract(ABC):
     """A subclass gives the storage, and looks at what is stored without it."""
 
+    racers: ClassVar[int] = 8
     racer: ClassVar[str]
     """A program for another process: creates `race/part-<number>` and prints the numbers that it won."""
 
@@ -157,7 +158,8 @@ class StorageContract(ABC):
         assert self.stored(storage) == {"a/part-0": b"of another run"}
 
     def test_create_by_racing_processes_one_wins_each_name(self, tmp_path: Path) -> None:
-        racers, names = 8, 50
+        racers, names = self.racers, 50
+        self.make(tmp_path)
         processes = [
             subprocess.Popen(
                 [sys.executable, "-c", self.racer, tmp_path, f"racer-{racer}", str(names)],

@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
+from pipeline import queries
 from pipeline.cli.output import console
 from pipeline.cli.run import show_outcome
+from pipeline.lake import Lake
 
+TRY = """
+Now try, in {folder}:
+  lakescore status
+  lakescore query prediction_history --param key=user_000042
+  lakescore query "SELECT ds, prediction, count(*) FROM predictions GROUP BY ALL ORDER BY ALL"
+"""
 DAYS = ("2026-01-01", "2026-01-02")
 
 
@@ -27,7 +35,6 @@ def demo(
     from pipeline.ingest.generate import generate_day
     from pipeline.job import DEFAULT_JOB, find_job
     from pipeline.model.registry import Registry
-    from pipeline.query import run_named
     from pipeline.run import run_day
 
     settings = make_workspace(folder)
@@ -46,13 +53,17 @@ def demo(
     for ds in DAYS:
         show_outcome(run_day(ctx, ds))
     _say("4. The history", "lakescore query daily_summary")
-    run_named(ctx, "daily_summary")
-    console().print(
-        f"\nNow try, in [bold]{folder}[/]:\n"
-        "  lakescore status\n"
-        "  lakescore query prediction_history --param key=user_000042\n"
-        '  lakescore query "SELECT ds, prediction, count(*) FROM predictions GROUP BY ALL ORDER BY ALL"'
-    )
+    _ask(ctx.lake, "daily_summary")
+    console().print(TRY.format(folder=folder), markup=False)
+
+
+def _ask(lake: Lake, name: str) -> None:
+    from pipeline import query
+    from pipeline.cli import rows
+
+    named = queries.find(name)
+    with query.run(lake, named.text, query.bind(named, {})) as result:
+        rows.show(result, limit=100)
 
 
 def _say(title: str, text: str) -> None:

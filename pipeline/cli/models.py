@@ -96,7 +96,8 @@ def show(
         "kind": manifest.kind,
         "version inside": manifest.recorded_version or "unknown",
         "registered": f"{manifest.registered_at:%Y-%m-%d %H:%M:%S %Z}",
-        "digest": f"{manifest.digest} (verified)",
+        "digest": manifest.digest,
+        "as registered": True,
         "folder": str(registry.root / name / manifest.version),
     }
     table(["", ""], facts.items())

@@ -6,9 +6,9 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -30,27 +30,28 @@ class Format(StrEnum):
 def show(result: Result, limit: int) -> None:
     """Prints the first rows as a table or, where that is too wide, one below the other."""
     rows: list[list[Any]] = []
-    for batch in result.batches(limit + 1):
-        rows += ([_plain(value) for value in row] for row in zip(*(column.to_pylist() for column in batch), strict=True))
-        if len(rows) > limit:
-            break
+    with result.stream(limit + 1) as (_, batches):
+        for batch in batches:
+            rows += [[_plain(value) for value in row.values()] for row in batch.to_pylist()]
+            if len(rows) > limit:
+                break
+    shown = rows[:limit]
     if result.columns == ["explain_key", "explain_value"]:
-        console().print("\n".join(row[1] for row in rows), markup=False)
-        return
-    if (columns := _fitting(result.columns, rows[:limit])) is not None:
-        table(columns, rows[:limit])
+        console().print("\n".join(row[1] for row in shown), markup=False)
+    elif (headings := _headings(result.columns, shown)) is not None:
+        table(headings, shown)
     else:
-        _show_records(result.columns, rows[:limit])
+        _show_records(result.columns, shown)
     if len(rows) > limit:
-        note = f"{limit:,} of {result.count():,} rows; --limit shows more, --format csv, json or parquet all of them"
-        console(stderr=True).print(note)
+        note = f"{limit:,} of {result.count():,} rows; --limit shows more, --format csv, json or parquet has all"
+        console(stderr=True).print(note, markup=False)
 
 
 def write(result: Result, form: Format, target: Path | None) -> None:
     """Writes all rows to standard output, or to a file that appears whole or not at all."""
     writer = {Format.csv: _write_csv, Format.json: _write_json, Format.parquet: _write_parquet}[form]
     if target is not None:
-        with _replaced(target) as file:
+        with _replacing(target) as file:
             writer(result, file)
         return
     if form is Format.parquet and sys.stdout.isatty():
@@ -60,40 +61,100 @@ def write(result: Result, form: Format, target: Path | None) -> None:
 
 
 def _write_csv(result: Result, file: IO[bytes]) -> None:
-    import pyarrow as pa
     from pyarrow import csv
 
-    text = result.as_text()
-    schema = pa.schema([(name, pa.string()) for name in text.columns])
-    with csv.CSVWriter(file, schema, write_options=csv.WriteOptions(quoting_style="needed")) as writer:
-        for batch in text.batches():
-            writer.write_batch(batch.cast(schema))
+    with result.flat().stream() as (schema, batches), csv.CSVWriter(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def _write_json(result: Result, file: IO[bytes]) -> None:
     """Writes an array with one row a line. JSON has no NaN and no infinities: they become null."""
-    before = b"[\n"
-    for batch in result.as_json().batches():
-        for row in batch.column(0).to_pylist():
-            text = row
-            if "NaN" in row or "Infinity" in row:
-                text = json.dumps(json.loads(row, parse_constant=lambda _: None), ensure_ascii=False)
-            file.write(before + text.encode())
-            before = b",\n"
-    file.write(b"\n]\n" if before == b",\n" else b"[]\n")
+    before = "[\n"
+    with result.as_json().stream() as (_, batches):
+        for batch in batches:
+            for row in batch.column(0).to_pylist():
+                text = row
+                if "NaN" in row or "Infinity" in row:
+                    text = json.dumps(json.loads(row, parse_constant=lambda _: None), ensure_ascii=False)
+                file.write(f"{before}{text}".encode())
+                before = ",\n"
+    file.write(b"\n]\n" if before == ",\n" else b"[]\n")
 
 
 def _write_parquet(result: Result, file: IO[bytes]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    writer = None
+    with result.stream(100_000) as (schema, batches):
+        try:
+            with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
+        except pa.ArrowNotImplementedError as error:
+            raise UsageError("a column does not go into Parquet", got=error, next_step="cast it to VARCHAR") from None
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that takes the target's place once it is written and synced."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        for batch in result.batches(parquet_rows := 100_000):
-            writer = writer or parquet.ParquetWriter(file, batch.schema, compression="zstd")
-            writer.write_batch(batch, parquet_rows)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
-        raise UsageError(f"a column cannot be written as Parquet: {error}", next_step="cast it in the query") from None
+        with explained(target):
+            with temporary.open("xb") as file:
+                yield file
+            sync_file(temporary)
+            temporary.replace(target)
+            sync_folder(target.parent)
     finally:
-        if writer is not None:
-            writer.close()
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _standard_output() -> Iterator[IO[bytes]]:
+    """A reader that has seen enough, such as `head`, ends the output without an error."""
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+
+
+def _plain(value: object) -> object:
+    """Returns a value in a form that a table shows well: times in UTC to the second, whole decimals as numbers."""
+    if isinstance(value, datetime):
+        utc = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
+        return utc.isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value
+
+
+def _headings(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str] | None:
+    """Returns headings with which the table fits the console, or None: then even folded values do not fit."""
+    from rich.cells import cell_len
+    from rich.markup import escape
+
+    room = console().width + 1
+    values = [
+        max((cell_len(line) for row in rows for line in cell(row[index]).splitlines()), default=1)
+        for index in range(len(columns))
+    ]
+    broken = [
+        name.replace("_", "_\n") if cell_len(name) > value else name
+        for name, value in zip(columns, values, strict=True)
+    ]
+    for headings, longest in ((columns, room), (broken, room), (broken, 20), (broken, 12)):
+        heads = [max(map(cell_len, heading.split("\n"))) for heading in headings]
+        if sum(max(head, min(value, longest)) + 3 for head, value in zip(heads, values, strict=True)) <= room:
+            return [escape(heading) for heading in headings]
+    return None
+
+
+def _show_records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    out = console()
+    longest = max(map(len, columns))
+    for number, row in enumerate(rows, 1):
+        out.print(f"[bold]row {number:,}[/]")
+        for name, value in zip(columns, row, strict=True):
+            out.print(f"  {name:<{longest}}  {cell(value)}", markup=False)

@@ -12,8 +12,8 @@ What a plain disk lets us promise: a listing of a day shows all of an import or 
 survives a power cut once the call has returned. Several days are checked before the first is published, and then follow
 each other within milliseconds; a crash in between leaves the earlier days, each whole. File names are never used twice:
 a reader with an old listing finds its files or an error, never other rows under the name that it knows. What was
-replaced is removed once the disk has confirmed the swap; only a reader that sleeps through that between opening a folder
-and reading it can see a part, and a run of ours looks again before it commits.
+replaced is removed once the disk has confirmed the swap; only a reader that sleeps through that, between opening a
+folder and reading it, sees a part (a run of ours therefore looks again before it commits).
 
 What a killed process left behind is removed by the next one that writes beside it.
 """
@@ -166,7 +166,7 @@ class Staging:
                     )
 
     def _sync(self) -> None:
-        """All at the end: the first call commits the disk's journal for all, and a year of days takes no seconds."""
+        """All at the end, when most of it is on the disk: a sync after each file would wait for each."""
         with explained(self.folder):
             for writer in self._written.values():
                 for path in writer.files:

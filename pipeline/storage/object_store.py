@@ -14,7 +14,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -105,11 +105,11 @@ class ObjectStorage:
 
     def read(self, key: str) -> bytes | None:
         store, path = self._at(key)
-        with self._explained(key):
-            try:
+        try:
+            with self._explained(key):
                 return bytes(obstore.get(store, path).bytes())
-            except FileNotFoundError:
-                return None
+        except FileNotFoundError:
+            return None
 
     def open(self, key: str) -> BinaryIO:
         return self.reader(self.stat(key)[0])
@@ -155,11 +155,8 @@ class ObjectStorage:
         return True
 
     def delete(self, key: str) -> None:
-        with self._explained(key):
-            try:
-                obstore.delete(self._store, key)
-            except FileNotFoundError:
-                return
+        with suppress(FileNotFoundError), self._explained(key):
+            obstore.delete(self._store, key)
 
     def probe(self) -> None:
         key = f".probe-{secrets.token_hex(4)}"

@@ -9,7 +9,7 @@ WITH stored AS (
         job,
         ds,
         any_value(model_version) AS model_version,
-        count(*) AS predictions,
+        count(*) AS rows,
         count(*) FILTER (revision > 0) AS revised,
         avg(prediction_proba) AS mean_confidence
     FROM predictions
@@ -23,7 +23,6 @@ done AS (
         ds,
         arg_max(candidates, finished_at) FILTER (state = 'complete') AS candidates,
         arg_max(quarantined, finished_at) FILTER (state = 'complete') AS quarantined,
-        arg_max(duplicates, finished_at) FILTER (state = 'complete') AS duplicates,
         count(*) AS runs,
         arg_max(state, run_id) AS last_run
     FROM runs
@@ -36,10 +35,9 @@ SELECT
     ds,
     stored.model_version AS model_version,
     done.candidates AS candidates,
-    coalesce(stored.predictions, 0) AS predictions,
+    coalesce(stored.rows, 0) AS rows,
     coalesce(stored.revised, 0) AS revised,
     done.quarantined AS quarantined,
-    done.duplicates AS duplicates,
     stored.mean_confidence AS mean_confidence,
     coalesce(done.runs, 0) AS runs,
     done.last_run AS last_run

@@ -10,7 +10,7 @@ SELECT
     h.model_version AS model_version,
     h.revision AS revision,
     h.prediction AS prediction,
-    h.prediction_proba AS prediction_proba,
+    h.prediction_proba AS proba,
     h.reason AS reason,
     h.scored_at AS scored_at,
     p.run_id IS NOT NULL AS is_current,

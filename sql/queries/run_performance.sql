@@ -1,23 +1,20 @@
--- What each run took: time, speed, memory and files; newest first.
+-- What each run took: time, speed and memory; newest first.
 -- Grain: one row per run.
 -- Views: runs
 -- $job VARCHAR: one job, default NULL for all
 -- $from DATE: the first day, default NULL for no limit
 -- $to DATE: the last day, default NULL for no limit
 SELECT
-    started_at,
+    run_id,
     job,
     ds,
     state,
     model_version,
-    candidates,
     scored,
     wall_s,
     cpu_s,
     rows_per_s,
-    peak_memory_bytes // 1000000 AS peak_memory_mb,
-    files,
-    run_id
+    peak_memory_bytes // 1000000 AS peak_memory_mb
 FROM runs
 WHERE ($job IS NULL OR job = $job) AND ($from IS NULL OR ds >= $from::VARCHAR) AND ($to IS NULL OR ds <= $to::VARCHAR)
-ORDER BY started_at DESC, run_id DESC
+ORDER BY run_id DESC

@@ -56,13 +56,12 @@ def _measure(folder: Path, repeats: int) -> dict[str, Any]:
 
 def _parts_table(rows: list[int], found: list[dict[str, Any]]) -> str:
     cores = os.cpu_count() or 1
-    lines: list[list[object]] = []
-    for name in PARTS:
-        lines.append([name, *(f"{median([part.cpu_s for part in each['parts'][name]]):.2f}" for each in found)])
+    lines: list[list[object]] = [
+        [name, *(f"{median([part.cpu_s for part in each['parts'][name]]):.2f}" for each in found)] for name in PARTS
+    ]
     bounds = [sum(median([part.cpu_s for part in each["parts"][name]]) for name in PARTS) / cores for each in found]
     lines.append([f"**sum / {cores} cores**", *(f"**{bound:.2f}**" for bound in bounds)])
-    for stage in STAGES:
-        lines.append([f"run: {stage}, wall", *(f"{_stage(each, stage):.2f}" for each in found)])
+    lines += [[f"run: {stage}, wall", *(f"{_stage(each, stage):.2f}" for each in found)] for stage in STAGES]
     walls = [sum(_stage(each, stage) for stage in STAGES) for each in found]
     lines.append(["**run, wall**", *(f"**{wall:.2f}**" for wall in walls)])
     lines.append(["**ratio**", *(f"**{wall / bound:.2f}**" for wall, bound in zip(walls, bounds, strict=True))])
@@ -81,6 +80,6 @@ def _rerun_table(rows: list[int], found: list[dict[str, Any]]) -> str:
 
 
 def _stage(each: dict[str, Any], name: str) -> float:
-    """Returns the median wall seconds of a stage. Importing torch and loading the model are the stage `load`, left out."""
+    """Returns the median wall seconds of a stage. Importing torch and the model is the stage `load`, left out."""
     walls = [stage["wall_s"] for run in each["runs"] for stage in run["stages"] if stage["stage"] == name]
     return median(walls)

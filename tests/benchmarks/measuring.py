@@ -62,7 +62,8 @@ def median(values: Sequence[float]) -> float:
 
 def machine() -> str:
     """Returns what the figures were measured on."""
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    cpu = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    model = next((line.split(":")[1].strip() for line in cpu if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Python {platform.python_version()}"
 

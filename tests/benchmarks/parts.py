@@ -1,7 +1,7 @@
 """The parts of a first scoring, each alone: `python -m tests.benchmarks.parts PART WORKSPACE`.
 
-They are what any implementation must do at least: read the columns, prove that the keys are unique, run the network, write
-the result. All read or make the same rows with the same columns as the run does.
+They are what any implementation must do at least: read the columns, prove that the keys are unique, run the network,
+write the result. All read or make the same rows with the same columns as the run does.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def write(workspace: Path) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     first = rng.random(rows, np.float32)
     stamp = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
-    ids = duckdb.sql(f"SELECT format('user_{{:06d}}', i) AS id FROM range({rows}) t(i)").to_arrow_table()
+    with duckdb.connect() as con:
+        ids = con.sql(f"SELECT format('user_{{:06d}}', i) AS id FROM range({rows}) t(i)").to_arrow_table()
     columns = {
         "id": ids.column("id"),
         "prediction": (first < 0.5).astype(np.int64),

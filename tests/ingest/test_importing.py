@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -64,7 +63,7 @@ def generated(rows: int, days: int = 1) -> pa.Table:
 
 def write(table: pa.Table, path: Path) -> Path:
     """Writes with DuckDB, in the format and compression that the name says."""
-    kind = next(kind for kind in ("csv", "json", "parquet") if kind[:4] in path.name.replace(".tsv", ".csv"))
+    kind = next(kind for kind in ("csv", "json", "parquet") if kind[:4] in path.name.lower().replace(".tsv", ".csv"))
     options = {"csv": ", HEADER, DELIMITER '\t'" if ".tsv" in path.name else ", HEADER"}.get(kind, "")
     compression = {".gz": ", COMPRESSION gzip", ".zst": ", COMPRESSION zstd"}.get(path.suffix, "")
     with duckdb.connect() as con:
@@ -174,15 +173,12 @@ def test_real_history_is_imported_in_one_pass(lake: Lake, bring: Import, data_fo
     assert sum(len(day.files) for day in days) == 374
     with duckdb.connect() as con:
         con.sql("FROM read_parquet($p)", params={"p": str(source)}).create_view("source")
-        stored = con.sql(
-            "FROM read_parquet($p, hive_types = {ds: VARCHAR})",
-            params={"p": f"{lake.storage.root}/unscored/*/*.parquet"},
-        )
-        stored.create_view("stored")
-        assert con.sql("SELECT count(*) FROM stored WHERE ds != as_of::VARCHAR").fetchall() == [(0,)]
+        files = {"p": f"{lake.storage.root}/unscored/*/*.parquet"}
+        folders = con.sql("SELECT ds FROM read_parquet($p, hive_types = {ds: DATE}) WHERE ds != as_of", params=files)
+        assert folders.fetchall() == []
+        con.sql("FROM read_parquet($p, hive_partitioning = false)", params=files).create_view("stored")
         for one, other in (("source", "stored"), ("stored", "source")):
-            lost = f"SELECT count(*) FROM (SELECT COLUMNS(c -> c != 'ds') FROM {one} EXCEPT ALL "
-            assert con.sql(f"{lost} SELECT COLUMNS(c -> c != 'ds') FROM {other})").fetchall() == [(0,)]
+            assert con.sql(f"SELECT count(*) FROM (FROM {one} EXCEPT ALL FROM {other})").fetchall() == [(0,)]
 
 
 def test_second_import_of_a_file_is_refused_unless_it_is_meant(lake: Lake, bring: Import, tmp_path: Path) -> None:
@@ -333,21 +329,17 @@ def test_kill_while_days_are_written_leaves_none(
 def test_kill_at_any_time_leaves_whole_days(lake: Lake, job_reading: Callable[..., Job], tmp_path: Path) -> None:
     """It is killed as soon as the first day is seen; --replace then completes the others."""
     job = job_reading("unscored/ds={ds}/*.parquet")
-    table = generated(60_000, days=300)
+    table = generated(20_000, days=200)
     file = write(table, tmp_path / "a.parquet")
-    counts = (
-        {str(day): count for day, count in table.group_by("day").aggregate([("day", "count")]).rows()}
-        if False
-        else {str(entry["values"]): entry["counts"] for entry in pc.value_counts(table["day"]).to_pylist()}
-    )
+    counts = {str(each["values"]): each["counts"] for each in pc.value_counts(table["day"]).to_pylist()}
     partial = 0
-    for _ in range(8):
+    for _ in range(3):
         with start_import(lake, file, job) as process:
             while process.poll() is None and not days_of(lake):
-                time.sleep(0)
+                time.sleep(0.0002)
             process.kill()
         seen = days_of(lake)
-        partial += 0 < len(seen) < 300
+        partial += 0 < len(seen) < 200
         assert {ds: rows_of(lake, ds).num_rows for ds in seen} == {ds: counts[ds] for ds in seen}
         with start_import(lake, file, job) as process:
             assert process.wait() == 0

@@ -31,4 +31,4 @@ def test_readme_examples_run_in_order(
             assert program == "lakescore"
             assert (result.exit_code, result.exception) == (0, None)
             assert "churn" in result.stdout
-    assert re.fullmatch(r"\['(stays|leaves)'\] \[0\.\d+\] \[0\.\d+\]\n", capsys.readouterr().out)
+    assert re.fullmatch(r"\['(stays|leaves)'\] \[[\d.e-]+\] \[[\d.e-]+\]\n", capsys.readouterr().out)

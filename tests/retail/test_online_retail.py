@@ -24,15 +24,13 @@ from tests.conftest import ROOT
 
 JOB = ("--job", Path(__file__).parent / "jobs" / "retail")
 TIMEOUT_S = 900
-"""For one command. All days take 40 s of a machine of their own, and many times that of one which others use too."""
+"""For one command. All days take under a minute of two idle cores, and several times that where others work too."""
 TESTED = ("2011-07-01", "2011-11-10")
 """First and last day of what the model is judged by; it has seen no label from later than 2011-06-30."""
 DAY = "2011-07-05"
 """The day that changes after the backfill."""
 CHANGED, NEW, NEW_FROM = 100, 50, 1_000_000
 """Customers whose features change, customers that are added, and what is added to the id of an old one to make them."""
-
-RunId = str
 
 
 class Span(NamedTuple):
@@ -44,6 +42,13 @@ class Span(NamedTuple):
     rows: int
     tested_rows: int
     least_auc: float
+
+
+class Term(NamedTuple):
+    """Of a ledger, as a run record holds it."""
+
+    rows: int
+    hash_sum: int
 
 
 ALL_DAYS = Span("2010-12-02", "2011-12-10", days=374, rows=970_979, tested_rows=455_707, least_auc=0.73)
@@ -190,11 +195,6 @@ def assert_every_ledger_adds_up(retail: Retail, span: Span) -> None:
     assert not [path for path in retail.lake.rglob("*") if path.name in {".staging", "quarantine"}]
 
 
-class Term(NamedTuple):
-    rows: int
-    hash_sum: int
-
-
 def judged(retail: Retail) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Returns the stored probabilities and the labels of the days by which the model is judged."""
     found = retail.query(f"""
@@ -240,7 +240,7 @@ def change(retail: Retail) -> tuple[Sequence[int], Sequence[int]]:
     return ids[:CHANGED], [customer + NEW_FROM for customer in ids[:NEW]]
 
 
-def rerun(retail: Retail) -> RunId:
+def rerun(retail: Retail) -> str:
     """Runs DAY again; returns the run's id."""
     (outcome,) = retail.call("run", "--date", DAY, *JOB)
     first, second = retail.records(DAY)
@@ -257,7 +257,7 @@ def rerun(retail: Retail) -> RunId:
     return second["run_id"]
 
 
-def predicted_by(retail: Retail, run_id: RunId) -> list[tuple[int, str, int]]:
+def predicted_by(retail: Retail, run_id: str) -> list[tuple[int, str, int]]:
     """Returns key, reason and revision of each row that a run has stored, of whatever day."""
     columns = "customer_id, reason, revision"
     return retail.query(f"SELECT {columns} FROM predictions WHERE run_id = '{run_id}' ORDER BY ALL").fetchall()

@@ -159,6 +159,16 @@ class Lake:
             raise UsageError(f"no run is called {run_id!r}", where=self.storage.where(key))
         return record
 
+    def find_record(self, run_id: str) -> RunRecord:
+        """Returns the record of a run of any job and day. Raises UsageError if there is none."""
+        check_name(run_id, "run id")
+        for folder in self.storage.folders("runs"):
+            job = folder.removeprefix("job=")
+            for ds in reversed(self.run_days(job)):
+                if self.storage.head(self.record_key(job, ds, run_id)) is not None:
+                    return self.read_record(job, ds, run_id)
+        raise UsageError(f"no run is called {run_id!r}", where=self.storage.where("runs"), next_step="lakescore status")
+
     def iter_records(self, job: str, ds: str) -> Iterator[RunRecord]:
         """Yields the runs of a day, newest first, each read when it is asked for."""
         for file in reversed(self.storage.files(f"runs/job={job}/ds={ds}")):

@@ -24,7 +24,7 @@ LAYERS = {
     "stages, and questions about what they stored": (
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
         *("status", "views", "query", "catalog"),
-        *("ingest", "ingest.*"),
+        *("ingest", "ingest.*", "care", "care.*"),
     ),
     "what every stage is given": ("context",),
     "rows, model, lake and machine": (

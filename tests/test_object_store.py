@@ -79,7 +79,9 @@ def test_open_secret_in_a_url_is_refused() -> None:
         open_storage("s3://key:secret@bucket/lake")
 
 
-@pytest.mark.parametrize("call", [lambda s: s.write("a", b"x"), lambda s: s.read("a"), lambda s: s.files("a")], ids=["write", "read", "list"])
+@pytest.mark.parametrize(
+    "call", [lambda s: s.write("a", b"x"), lambda s: s.read("a"), lambda s: s.files("a")], ids=["write", "read", "list"]
+)
 def test_refusal_names_neither_key_nor_secret(call: Callable[[Storage], object]) -> None:
     with pytest.raises(StorageError, match="NoSuchBucket") as caught:
         call(ObjectStorage("s3://no-such-bucket/lake"))

@@ -75,6 +75,8 @@ def _status_of(lake: Lake, job: Job, model: ModelRef | None, ds: str) -> Partiti
         state, note = found
     else:
         state, note = _without(lake, job.name, ds, records, input_now)
+    if records and records[0].state is State.rolled_back and state is not Completeness.complete:
+        note = f"run {records[0].run_id} was rolled back"
     if done is not None and done.job_digest != job.digest and state is Completeness.complete:
         note = "the job changed since"
     return _filled(ds, state, note, records, done or next(iter(complete), None))

@@ -1,9 +1,7 @@
 """Kills real `lakescore run` processes at random moments, while a reader polls, and looks at what is left.
 
-    python -m tests.torture kills --kills 200 --writers 1
-
-Each round changes the input (new rows, changed rows), starts the writers, and kills each with SIGKILL: half of them at any
-moment of their life, half after their plan is written, when they score and commit. In the end one run is let through.
+Each round changes the input (new rows, changed rows), starts the writers, and kills each with SIGKILL: a third of them at
+any moment of their life, a third after their plan is written, a third when they commit. In the end one run is let through.
 """
 
 from __future__ import annotations
@@ -15,7 +13,9 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import duckdb
 import numpy as np
@@ -31,12 +31,15 @@ from tests.workspace import DAY, Workspace
 ROOT = Path(__file__).parent.parent.parent
 PARTITION = Partition("toy", DAY, "v1")
 ROWS = 5000
+MOMENTS = {"start": 1.5, "planned": 0.5, "scored": 0.15}
+"""From when on, and how long at most, as a share of a whole run."""
 
 
 @dataclass
 class Figures:
     kills: int = 0
     ended_before: int = 0
+    """Runs that had finished when they were to be killed."""
     polls: int = 0
     torn: list[str] = field(default_factory=list)
     doubled: int = 0
@@ -75,10 +78,10 @@ def torture(
         while figures.kills < kills:
             change(rows, rng)
             put_input(lake, workspace.root, rows)
-            started = [(start(environment), rng.random() < 0.5) for _ in range(writers)]
+            started = [(start(environment), rng.choice(list(MOMENTS))) for _ in range(writers)]
             threads = [
-                threading.Thread(target=end, args=(lake, process, late, rng.random() * usual_s, figures))
-                for process, late in started
+                threading.Thread(target=end, args=(lake, process, moment, rng.random() * usual_s, figures))
+                for process, moment in started
             ]
             for thread in threads:
                 thread.start()
@@ -100,12 +103,11 @@ def timed(environment: dict[str, str]) -> float:
     return time.monotonic() - begun
 
 
-def end(lake: Lake, process: subprocess.Popen[bytes], late: bool, delay_s: float, figures: Figures) -> None:
-    """Kills a process after a while: counted from its start, or from the moment at which its plan can be seen."""
-    if late:
-        while process.poll() is None and not planned_by(lake, process.pid):
-            time.sleep(0.01)
-        delay_s *= 0.3
+def end(lake: Lake, process: subprocess.Popen[bytes], moment: str, delay_s: float, figures: Figures) -> None:
+    """Kills a process after a while, counted from its start, or from the moment at which its record has a state."""
+    while moment != "start" and process.poll() is None and not reached(lake, process.pid, moment):
+        time.sleep(0.005)
+    delay_s *= MOMENTS[moment]
     try:
         process.wait(delay_s)
         figures.ended_before += 1
@@ -115,9 +117,9 @@ def end(lake: Lake, process: subprocess.Popen[bytes], late: bool, delay_s: float
         figures.kills += 1
 
 
-def planned_by(lake: Lake, pid: int) -> bool:
-    newest = next(lake.iter_records("toy", DAY), None)
-    return newest is not None and newest.pid == pid
+def reached(lake: Lake, pid: int, state: str) -> bool:
+    records = islice(lake.iter_records("toy", DAY), 4)
+    return any(record.pid == pid and record.state in (state, State.scored) for record in records)
 
 
 def change(rows: dict[str, tuple[float, float]], rng: random.Random) -> None:
@@ -143,7 +145,7 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self.lake, self.figures, self.over = Lake.open(url), figures, threading.Event()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -170,7 +170,7 @@ def _first_damaged(paths: Sequence[Path | str]) -> Path | str | None:
 
 def unreadable(error: BaseException, where: object) -> UnreadableFile:
     return UnreadableFile(
-        "a Parquet file cannot be read",
+        "a file cannot be read",
         where=where,
         got=str(error).splitlines()[0],
         next_step="write it again, or move it out of the input; a file is best written elsewhere and then renamed",

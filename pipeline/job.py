@@ -237,15 +237,19 @@ def read_job(folder: Path, settings: Settings) -> Job:
         raise JobError("the SELECT file must lie in the job's folder", where=path, got=job.input.select)
     if job.input.select and not (folder / job.input.select).is_file():
         raise JobError("the SELECT file is not there", where=folder / job.input.select)
+    return job.model_copy(update={"engine": on_this_machine(job.engine, settings)})
+
+
+def on_this_machine(engine: Engine, settings: Settings) -> Engine:
+    """Returns the engine with what the environment overrides. Raises JobError, naming the variable."""
     machine = {
         name: value for name in ("device", "memory_limit", "threads") if (value := getattr(settings, name)) is not None
     }
     try:
-        engine = Engine.model_validate({**job.engine.model_dump(), **machine})
+        return Engine.model_validate({**engine.model_dump(), **machine})
     except ValidationError as error:
         variable = f"LAKESCORE_{error.errors()[0]['loc'][0]}".upper()
         raise _explained(error, f"the environment variable {variable}") from None
-    return job.model_copy(update={"engine": engine})
 
 
 def digest(folder: Path) -> str:

@@ -252,6 +252,7 @@ class _Clock:
             raise self._explained(error) from error
         finally:
             timer.cancel()
+            timer.join()  # else it might interrupt a connection that is closed by then
             self._left_s -= time.monotonic() - started
 
     def _explained(self, error: duckdb.Error | OSError) -> LakescoreError:
@@ -264,8 +265,12 @@ class _Clock:
                 got=text.splitlines()[0],
                 next_step="narrow it, such as WHERE ds = '...', or raise LAKESCORE_MEMORY_LIMIT",
             )
-        if isinstance(error, (duckdb.IOException, OSError)):
-            return translate(error, self._lake.storage) or database.unreadable(error, self._lake.storage)
+        if (translated := translate(error, self._lake.storage)) is not None:
+            return translated
+        if isinstance(error, duckdb.IOException) or "IO Error: " in text:  # in mid-stream all errors are OSErrors
+            return database.unreadable(error, self._lake.storage)
+        if isinstance(error, duckdb.PermissionException):
+            return QueryRefused("a query opens no files but those of its views", got=text.splitlines()[0])
         return QueryRefused("DuckDB cannot run this query", got=text, next_step="lakescore query --list")
 
     def _too_long(self) -> QueryRefused:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -67,12 +67,11 @@ class Scorer:
         Raises SchemaMismatch if a feature is absent or no number.
         """
         if isinstance(data, pa.Table):
-            self._check(data.schema)
-            batches = [self.score_batch(batch) for batch in data.to_batches(BATCH_ROWS)]
+            self._check([(field.name, field.type) for field in data.schema])
+            batches = [self.score_batch(batch) for batch in data.select(list(self.features)).to_batches(BATCH_ROWS)]
             return pa.Table.from_batches(batches, self.schema)
-        self._check(pa.Schema.from_pandas(data.head(0), preserve_index=False))
-        table = pa.Table.from_pandas(data[list(self.features)], preserve_index=False)
-        return self.score(table).to_pandas().set_index(data.index)
+        self._check([(str(name), pa.float64()) for name in data.columns])
+        return self.score(self._features_of(data)).to_pandas().set_index(data.index)
 
     def score_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Returns the predictions of a batch, row by row. Expects the features' columns."""
@@ -84,10 +83,19 @@ class Scorer:
             scored = scored.take(pa.array(np.cumsum(valid) - 1, mask=~valid))
         return pa.RecordBatch.from_arrays(scored.columns, schema=self.schema)
 
-    def _check(self, schema: pa.Schema) -> None:
-        with database.connection() as con:
-            found = con.from_arrow(schema.empty_table())
-            check_fit(self.manifest, None, database.schema(found), "the table")
+    def _features_of(self, data: pd.DataFrame) -> pa.Table:
+        try:
+            return pa.Table.from_pandas(data[list(self.features)], preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:  # a column of objects of several kinds
+            raise SchemaMismatch(
+                "a feature must be a number or a boolean", where="the table", got=error.args[0]
+            ) from None
+
+    def _check(self, columns: Sequence[tuple[str, pa.DataType]]) -> None:
+        names = [name for name, _ in columns]
+        if twice := [name for name in self.features if names.count(name) > 1]:
+            raise SchemaMismatch(f"a column {twice[0]!r} stands there twice", where="the table")
+        check_fit(self.manifest, None, {name: _duckdb_name(kind) for name, kind in columns}, "the table")
 
 
 def score_file(
@@ -104,11 +112,8 @@ def score_file(
     Returns the number of rows, and of those without prediction, since a feature is NULL or infinite. The target
     appears when it is whole. Raises UsageError, InputMissing, SchemaMismatch or UnreadableFile.
     """
+    check_files(source, target, replace=replace)
     kind = _kind(source)
-    if not source.is_file():
-        raise InputMissing("there is no such file", where=source)
-    if target.exists() and not replace:
-        raise UsageError("the output is there already", where=target, next_step="name another one, or say --replace")
     rows = without = 0
     with database.connection(memory_limit) as con, database.explained(source):
         con.execute("SET preserve_insertion_order = true")
@@ -116,8 +121,10 @@ def score_file(
         total = relation.aggregate("count(*)").fetchall()[0][0] if kind == "parquet" else 0
         columns = database.schema(relation)
         check_fit(scorer.manifest, None, columns, source)
-        if clash := [name for name in scorer.schema.names if name in columns]:
-            raise SchemaMismatch(f"the file has a column {clash[0]} already", where=source)
+        if clash := [name for name in columns if name.casefold() in scorer.schema.names]:
+            raise SchemaMismatch(
+                f"the file has a column {clash[0]} already", where=source, next_step="rename it, or leave it out"
+            )
         with relation.to_arrow_reader(BATCH_ROWS) as reader, _writer(target, reader.schema, scorer.schema) as write:
             for batch in reader:
                 predictions = scorer.score_batch(batch)
@@ -130,6 +137,25 @@ def score_file(
                 without += predictions.column(0).null_count
                 progress(rows, total)
     return rows, without
+
+
+def check_files(source: Path, target: Path, *, replace: bool) -> None:
+    """Raises UsageError or InputMissing for what can be told before a model is loaded."""
+    for path in (source, target):
+        _kind(path)
+    if not source.is_file():
+        raise InputMissing("there is no such file", where=source)
+    if not target.parent.is_dir():
+        raise UsageError("the output's folder is not there", where=target.parent, next_step="make it")
+    if target.is_dir() or (target.exists() and not replace):
+        raise UsageError("the output is there already", where=target, next_step="name another one, or say --replace")
+
+
+def _duckdb_name(kind: pa.DataType) -> str:
+    """Returns a name that `check_fit` knows for what `to_matrix` takes: DuckDB has no name for all kinds of Arrow."""
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
+    return "DOUBLE" if any(check(value) for check in checks) else str(kind)
 
 
 def _kind(path: Path) -> str:
@@ -159,10 +185,15 @@ def _writer(target: Path, left: pa.Schema, right: pa.Schema) -> Iterator[Callabl
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     with explained(target):
         try:
-            if _kind(target) == "csv":
-                writer = csv.CSVWriter(temporary, schema)
-            else:
-                writer = parquet.ParquetWriter(temporary, schema, compression="zstd")
+            try:
+                if _kind(target) == "csv":
+                    writer = csv.CSVWriter(temporary, schema)
+                else:
+                    writer = parquet.ParquetWriter(temporary, schema, compression="zstd")
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise SchemaMismatch(
+                    f"a column cannot be written as {_kind(target).upper()}", where=target, got=error
+                ) from None
             with writer:
                 yield writer.write
             sync_file(temporary)

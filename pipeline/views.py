@@ -193,10 +193,11 @@ class _Maker:
 
     def _prediction_files(self) -> dict[_Kind, list[str]]:
         """Returns the part files of all partitions, or patterns for them, those of one kind together."""
-        known = {
-            Partition(job, ds, version): (tuple(key), revised)
-            for job, ds, version, key, revised in self.con.sql(queries.load("views/partitions")).fetchall()
-        }
+        with _damage_named(self.lake):
+            known = {
+                Partition(job, ds, version): (tuple(key), revised)
+                for job, ds, version, key, revised in self.con.sql(queries.load("views/partitions")).fetchall()
+            }
         found: dict[_Kind, list[str]] = defaultdict(list)
         for partition in _partitions(self.lake):
             if parts := self.lake.parts(partition):
@@ -233,7 +234,7 @@ class _Maker:
         made = self.con.execute("SELECT count(*) FROM duckdb_views() WHERE schema_name = 'stored'").fetchall()[0][0]
         options = {"filename": file or False, "union_by_name": self.lasting}
         options |= {"hive_partitioning": True, "hive_types_autocast": False}
-        arguments = [f"[{', '.join(str(ConstantExpression(path)) for path in paths)}]"]
+        arguments = [str(ConstantExpression(list(paths)))]
         arguments += [f"{option} = {ConstantExpression(value)}" for option, value in options.items()]
         name = f"stored.files_{made}"
         self.con.execute(f"CREATE VIEW {name} AS FROM read_parquet({', '.join(arguments)})")

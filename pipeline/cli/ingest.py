@@ -93,9 +93,13 @@ def _show(lake: Lake, days: tuple[PublishedDay, ...], *, json: bool) -> None:
         return
     several = len(days) > 1
     span = f"{len(days)} days, {days[0].ds} to {days[-1].ds}" if several else days[0].ds
-    files = sum(len(day.files) for day in days)
+    rows = _counted(sum(day.rows for day in days), "row")
+    files = _counted(sum(len(day.files) for day in days), "file")
+    size = bytes_text(sum(day.bytes for day in days))
     folder = PurePosixPath(days[0].files[0].path).parent
-    console().print(
-        f"[bold]{span}[/]: {sum(day.rows for day in days):,} rows, {files:,} {'file' if files == 1 else 'files'}, "
-        f"{bytes_text(sum(day.bytes for day in days))} in {lake.storage.where(str(folder.parent if several else folder))}"
-    )
+    where = lake.storage.where(str(folder.parent if several else folder))
+    console().print(f"[bold]{span}[/]: {rows}, {files}, {size} in {where}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -12,7 +12,7 @@ from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOpt
 from pipeline.cli.output import bytes_text, console, emit_json, table
 from pipeline.cli.progress import progress
 from pipeline.context import Context, Progress
-from pipeline.errors import InputMissing, LakescoreError
+from pipeline.errors import InputMissing, LakescoreError, UsageError
 from pipeline.job import find_job
 from pipeline.records import RunRecord, check_day
 from pipeline.run import Outcome
@@ -73,7 +73,8 @@ def backfill(
     """Runs each day of a range that has input, oldest first. Goes on past a failed day, and fails at the end then."""
     from pipeline import run as flow
 
-    check_day(first), check_day(last)
+    if check_day(first) > check_day(last):
+        raise UsageError("the range ends before it begins", got=f"{first} to {last}")
     with progress(quiet=True) as report:
         ctx = _context(job, lake, report)
         days = [day for day in ctx.lake.input_days(ctx.job.input.patterns.values()) if first <= day <= last]
@@ -98,6 +99,8 @@ def _finish_backfill(outcomes: list[Outcome], first: str, last: str, *, json: bo
         absent = f", {missing} without input" if missing else ""
         console().print(f"[bold]{len(outcomes)} days[/]: {counts}{absent}; {scored:,} rows scored")
     if failed := [outcome for outcome in outcomes if outcome.failed]:
+        if json:
+            raise typer.Exit(1)  # the document says which days, and why; a second one could not be parsed
         raise LakescoreError(
             f"{len(failed)} of {len(outcomes)} days failed",
             got=", ".join(outcome.ds for outcome in failed[:10]) + (", ..." if len(failed) > 10 else ""),

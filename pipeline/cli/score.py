@@ -10,7 +10,7 @@ import typer
 from pipeline.cli.options import JOB, JobOption, JsonOption, settings
 from pipeline.cli.output import console, emit_json
 from pipeline.cli.progress import progress
-from pipeline.job import find_job
+from pipeline.job import Engine, find_job, on_this_machine
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,20 +29,21 @@ def score(
 ) -> None:
     """Scores one file into another, with no lake: its columns, then the predictions."""
     machine = settings()
+    engine = on_this_machine(Engine(), machine)
     if model is None:
         found = find_job(job, machine)
         model, version = found.model.name, found.model.version if version == "production" else version
-    from pipeline.scorer import Scorer, score_file
+    from pipeline.scorer import Scorer, check_files, score_file
 
-    scorer = Scorer.load(model, version, models=machine.models, device=machine.device or "auto")
-    limit = machine.memory_limit or "400MB"
+    check_files(source, target, replace=replace)
+    scorer = Scorer.load(model, version, models=machine.models, device=engine.device)
     with progress(quiet=json) as show:
         rows, without = score_file(
             scorer,
             source,
             target,
             replace=replace,
-            memory_limit=limit,
+            memory_limit=engine.memory_limit,
             progress=lambda done, total: show("score", done, total),
         )
     if json:

@@ -298,7 +298,7 @@ def test_command_rollback_is_shown_by_status(
     monkeypatch.setenv("LAKESCORE_JOBS", str(workspace.settings.jobs))
     lake = ("--lake", workspace.lake)
     assert "rolled back" in lakescore("rollback", revised[1].run_id, *lake).stdout
-    (day,) = json.loads(lakescore("status", "--job", "toy", *lake, "--json").stdout)
+    (day,) = json.loads(lakescore("status", "--job", "toy", *lake, "--json").stdout)["days"]
     assert (day["state"], day["last_state"]) == ("partial", "rolled_back")
     assert "rolled back" in day["note"]
     lakescore("rollback", "nonsense", *lake, expect=2)

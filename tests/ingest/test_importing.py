@@ -76,7 +76,7 @@ def in_order(table: pa.Table, *, by: str = "id") -> pa.Table:
     return table.sort_by(by).combine_chunks()
 
 
-NAMES = ("a.csv", "a.csv.gz", "a.csv.zst", "a.tsv", "a.jsonl", "a.json", "a.ndjson.gz", "a.parquet", "A [1]*.CSV")
+NAMES = ("a.csv", "a.csv.gz", "a.csv.zst", "a.tsv", "a.jsonl", "a.json", "a.ndjson.gz", "a.parquet", "A.CSV")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,6 +155,13 @@ def test_partition_by_a_column_called_like_the_folder_leaves_it_to_the_folder(
             "p": f"{lake.storage.root}/unscored/*/*.parquet"
         })  # fmt: skip
         assert read.fetchall() == [(1, "2026-01-01"), (2, "2026-01-02")]
+
+
+def test_name_with_wildcards_means_the_file_and_not_its_neighbours(lake: Lake, bring: Import, tmp_path: Path) -> None:
+    for name in ("a[1]*.csv", "a1.csv", "a1x.csv"):
+        (tmp_path / name).write_text(f"id\n{name}\n")
+    bring(tmp_path / "a[1]*.csv", ds=DAY)
+    assert rows_of(lake, DAY).to_pydict() == {"id": ["a[1]*.csv"]}
 
 
 def test_folder_of_a_source_file_adds_no_column(lake: Lake, bring: Import, tmp_path: Path) -> None:

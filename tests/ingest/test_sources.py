@@ -31,7 +31,7 @@ MANY = 30_000  # rows: more than the sample from which types are guessed
     ("text", "kind"),
     [
         *((text, pa.int64()) for text in ("1", "-17", "+5", " 5 ", "0", "9223372036854775807")),
-        *((text, pa.float64()) for text in ("1.5", ".5", "2.", "-0.0", "1e5", "2.5E-3", "nan", "-Infinity", "12345.25")),
+        *((text, pa.float64()) for text in ("1.5", ".5", "2.", "-0.0", "1e5", "2.5E-3", "nan", "-Infinity")),
         *((text, pa.string()) for text in ("007", "00", "-01", "007.5", "9223372036854775808")),
         *((text, pa.string()) for text in ("1_000", "0x10", "1,5", "1e", ".", "t", "x")),
         *((text, pa.bool_()) for text in ("true", "False")),

@@ -22,10 +22,11 @@ CONFIG = database.CONFIG | {"storage_compatibility_version": "v1.4.0"}
 
 
 def write(lake: Lake, job: Job | None = None) -> Path:
-    """Writes the catalog as a whole, in place of the one before; returns its path, of a lake in an object store a local one.
+    """Writes the catalog as a whole, in place of the one before; returns its path.
 
-    `job` is the one whose input is `unscored`. What a view reads must exist when the view is made: a lake's first
-    predictions, quarantine or input, and those of a new job, show in a new catalog only.
+    The path is a local one also of a lake in an object store. `job` is the one whose input is `unscored`. What a view
+    reads must exist when the view is made: a lake's first predictions, quarantine or input, and those of a new job,
+    show in a new catalog only.
     """
     target = lake.workspace.path(FILE).absolute()
     temporary = target.with_name(f".{FILE}.{secrets.token_hex(4)}.tmp")

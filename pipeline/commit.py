@@ -32,8 +32,8 @@ def commit(ctx: Context, record: RunRecord) -> RunRecord:
     """The stage: publishes staged rows and quarantine, if the ledger adds up before and after.
 
     Returns a record that is complete; or overtaken, if another run has published rows from other input meanwhile, or
-    superseded, if the input has changed: then a new plan must tell what is newer. Can be repeated after a crash: what is
-    published already is recognised. Raises InputChanged, LedgerImbalance, or what the storage raises.
+    superseded, if the input has changed: then a new plan must tell what is newer. Can be repeated after a crash: what
+    is published already is recognised. Raises InputChanged, LedgerImbalance, or what the storage raises.
     """
     lake, partition = ctx.lake, Partition(record.job, record.ds, record.model.version)
     stored = lake.read_record(record.job, record.ds, record.run_id)

@@ -47,7 +47,7 @@ def serve() -> Iterator[S3Server]:
     One request at a time: moto looks for an existing object and puts the new one without a lock between, so that two
     create-only puts could both succeed, which S3 itself rules out.
     """
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

@@ -214,7 +214,7 @@ def test_success_mark_stands_only_on_complete_partitions(workspace: Workspace) -
     workspace.day(50)
     ctx = workspace.context()
     record = staged(ctx)
-    mark = Path(ctx.lake.storage.path(Partition("toy", DAY, "v1").success))
+    mark = Path(ctx.lake.workspace.path(Partition("toy", DAY, "v1").success))
     assert not mark.exists()
     run.commit(ctx, record)
     assert mark.read_bytes() == b""
@@ -255,7 +255,9 @@ def test_commit_row_left_as_it_was_but_published_by_other_input_is_overtaken(wor
     counts = done.ledger.counts()
     assert (counts["scored"], counts["unchanged"], counts["overtaken"]) == (1, 49, 1)
     workspace.complete()
-    current = workspace.stored("SELECT max_by(fingerprint, revision) AS f FROM predictions GROUP BY id HAVING id = 'u0'")
+    current = workspace.stored(
+        "SELECT max_by(fingerprint, revision) AS f FROM predictions GROUP BY id HAVING id = 'u0'"
+    )
     first = workspace.stored("SELECT fingerprint AS f FROM predictions WHERE id = 'u0' AND revision = 0")
     assert current == first, "the newest input wins in the end"
 

@@ -323,14 +323,15 @@ class TestLocalStorage(StorageContract):
     def make(self, folder: Path) -> LocalStorage:
         return LocalStorage(folder / "lake")
 
-    def put(self, storage: LocalStorage, key: str, content: bytes) -> None:
-        path = storage.root / key
+    def put(self, storage: Storage, key: str, content: bytes) -> None:
+        path = storage.workspace.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    def stored(self, storage: LocalStorage) -> dict[str, bytes]:
-        paths = (path for path in storage.root.rglob("*") if path.is_file())
-        return {path.relative_to(storage.root).as_posix(): path.read_bytes() for path in paths}
+    def stored(self, storage: Storage) -> dict[str, bytes]:
+        root = storage.workspace.root
+        paths = (path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
     def test_glob_root_with_wildcards_in_its_name_is_taken_as_it_is(self, tmp_path: Path) -> None:
         storage = LocalStorage(tmp_path / "lake[1]*")

@@ -26,12 +26,12 @@ class RolledBack:
 
 
 def rollback(lake: Lake, run_id: str) -> RolledBack:
-    """Can be repeated, also after a crash. Raises UsageError if there is no such run, or if it is still at work here."""
+    """Can be repeated, also after a crash. Raises UsageError if there is no such run, or if it is still at work."""
     record = lake.find_record(run_id)
     if is_alive(record):
         raise UsageError(
             f"run {run_id} is still at work",
-            got=f"process {record.pid} on this host",
+            got=f"process {record.pid}",
             next_step="wait, or end it first",
         )
     partition = Partition(record.job, record.ds, record.model.version)

@@ -1,7 +1,7 @@
 """Looks for damage: what is stored is read, every page of it, and compared with what the run records say.
 
-Each finding says what is amiss, where, and whether `--repair` mends it. Repaired is only what takes nothing away: a mark
-without a run that backs it, and staging of runs that have ended. Any row that is lost or doubled needs a person.
+Each finding says what is amiss, where, and whether `--repair` mends it. Repaired is only what takes no row away: a mark
+without a run that backs it, and old staging. Any row that is lost or doubled needs a person.
 """
 
 from __future__ import annotations

@@ -212,8 +212,8 @@ class Staging:
 class Upload(Staging):
     """The same for a lake in an object store, where nothing can be renamed: a day is one object, put in one step.
 
-    `replace` overwrites the first object of the day, after it has removed the others: for a moment rows may be absent, but
-    never twice there. Several files (`generate --files`) appear one after the other.
+    `replace` overwrites the first object of the day, after it has removed the others: for a moment rows may be absent,
+    but never twice there. Several files (`generate --files`) appear one after the other.
     """
 
     def _publish(self, ds: str) -> None:

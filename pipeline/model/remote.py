@@ -70,7 +70,7 @@ class RemoteRegistry(Registry):
         raise CommitConflict("others keep changing the aliases", where=self._remote.where(key))
 
     @contextmanager
-    def _writing(self, name: str) -> Iterator[None]:
+    def _writing(self, _name: str) -> Iterator[None]:
         """Nobody waits: what two writers could both do is refused to the second where it is done."""
         yield
 

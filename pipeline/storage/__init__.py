@@ -32,8 +32,8 @@ OBJECT_STORES = ("s3", "gs", "az")
 def open_storage(url: str) -> Storage:
     """Opens a folder (`lake`, `file:///srv/lake`) or an object store (`s3://bucket/prefix`, `gs://`, `az://`).
 
-    Credentials, endpoint and encryption come from the environment, as the store's own tools read them. Raises UsageError
-    for any other URL, and for one that holds a password.
+    Credentials, endpoint and encryption come from the environment, as the store's own tools read them. Raises
+    UsageError for any other URL, and for one that holds a password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -49,6 +49,10 @@ def open_storage(url: str) -> Storage:
             "a URL with credentials or parameters is not taken: it would stand in logs",
             expected=f"{scheme}://bucket/prefix, and the credentials in the environment",
         )
-    from pipeline.storage.object_store import ObjectStorage
-
+    try:
+        from pipeline.storage.object_store import ObjectStorage
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{scheme}:// needs the package {error.name}", next_step="pip install 'lakescore[object-store]'"
+        ) from None
     return ObjectStorage(url)

@@ -1,4 +1,4 @@
-"""A folder on a disk as storage. `create` is a hard link: it fails if the name is taken, and shows a file whole or not."""
+"""A folder on a disk as storage. `create` is a hard link: it fails if the name is taken, and shows a file whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import glob
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO

@@ -1,7 +1,7 @@
 """An object store as storage: S3 and what speaks its language, Google's and Azure's, through obstore.
 
-`create` is a put with `If-None-Match: *`. Staging takes place on a local disk, and each prediction is uploaded once, when it
-is published. Credentials, endpoint and encryption are obstore's own settings, from the environment (`AWS_...`,
+`create` is a put with `If-None-Match: *`. Staging takes place on a local disk, and each prediction is uploaded once,
+when it is published. Credentials, endpoint and encryption are obstore's own settings, from the environment (`AWS_...`,
 `GOOGLE_...`, `AZURE_...`); nothing of them is kept here.
 """
 

@@ -1,4 +1,4 @@
-"""Lets DuckDB read an object store: by its own httpfs, or else by ranges through us. Both read only what a query needs."""
+"""Lets DuckDB read an object store: by its own httpfs, or else by ranges through us. Both read what a query needs."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from pipeline.care.rollback import rollback
 from pipeline.care.verify import verify
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, Partition
-from pipeline.records import RunRecord, State
+from pipeline.records import RunRecord, State, now
 from tests.conftest import Lakescore
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -79,9 +79,7 @@ def test_rollback_twice_changes_nothing_more(workspace: Workspace, revised: tupl
     assert workspace.files() == before
 
 
-def test_rollback_then_run_scores_those_rows_again(
-    workspace: Workspace, revised: tuple[RunRecord, RunRecord]
-) -> None:
+def test_rollback_then_run_scores_those_rows_again(workspace: Workspace, revised: tuple[RunRecord, RunRecord]) -> None:
     rollback(lake_of(workspace), revised[1].run_id)
     record = workspace.complete()
     assert record.ledger is not None
@@ -246,7 +244,7 @@ def test_clean_takes_old_staging_and_leaves_the_new(workspace: Workspace) -> Non
 
 
 def test_expire_removes_old_days_alone(workspace: Workspace) -> None:
-    today = workspace.context().job.yesterday(run.now())
+    today = workspace.context().job.yesterday(now())
     for ds in (DAY, today):
         workspace.day(5, ds)
         workspace.run(ds)
@@ -260,9 +258,7 @@ def test_expire_removes_old_days_alone(workspace: Workspace) -> None:
 # Erase
 
 
-def test_erase_removes_every_trace_and_names_no_key(
-    workspace: Workspace, revised: tuple[RunRecord, RunRecord]
-) -> None:
+def test_erase_removes_every_trace_and_names_no_key(workspace: Workspace, revised: tuple[RunRecord, RunRecord]) -> None:
     ctx = workspace.context()
     rollback(ctx.lake, revised[1].run_id)
     workspace.run()

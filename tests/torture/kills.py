@@ -1,7 +1,7 @@
 """Kills real `lakescore run` processes at random moments, while a reader polls, and looks at what is left.
 
-Each round changes the input (new rows, changed rows), starts the writers, and kills each with SIGKILL: a third of them at
-any moment of their life, a third after their plan is written, a third when they commit. In the end one run is let through.
+Each round changes the input (new rows, changed rows), starts the writers, and kills each with SIGKILL: a third of them
+at any moment of their life, a third after their plan is written, a third when they commit. The last run is let through.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- The rows that another run has published since the plan: as the run would have left them (unchanged), or not (overtaken).
+-- The rows that another run has published since the plan: as this one would have left them (unchanged), or overtaken.
 -- Grain: one row per kind.
 -- Views: staged, scored, selected, latest, rejected, meanwhile
 WITH dropped AS (

@@ -166,11 +166,15 @@ class _Staging:
         plan, rows = self.record.plan, 0
         if plan.null_keys or plan.repeated:
             sink = _Sink(self, 0)
-            with self._explained(), _reader(self.selected, "select/unselected") as reader:
-                for batch in reader:
-                    sink.reject(batch, batch.column("reasons"))
-                    rows += batch.num_rows
-            sink.close()
+            try:
+                with self._explained(), _reader(self.selected, "select/unselected") as reader:
+                    for batch in reader:
+                        sink.reject(batch, batch.column("reasons"))
+                        rows += batch.num_rows
+                sink.close()
+            except BaseException:
+                sink.abandon()
+                raise
         return Counter(quarantined=rows)
 
     def _stream(self, query: str, outputs: Outputs) -> Counter[str]:

@@ -156,18 +156,20 @@ def write_one(
     rows = 0
     with explained(path):
         make_folder(path.parent)
-        with pq.ParquetWriter(
-            temporary, schema, compression="zstd", store_schema=False, write_page_checksum=True
-        ) as file:
-            file.add_key_value_metadata(_prefixed({**metadata(record), "staged": staged_name}))
-            for batch in batches:
-                file.write_batch(batch.cast(schema))
-                rows += batch.num_rows
-        if rows == 0 and not even_if_empty:
-            temporary.unlink()
-            return None
-        sync_file(temporary)
-        temporary.rename(path)
+        try:
+            with pq.ParquetWriter(
+                temporary, schema, compression="zstd", store_schema=False, write_page_checksum=True
+            ) as file:
+                file.add_key_value_metadata(_prefixed({**metadata(record), "staged": staged_name}))
+                for batch in batches:
+                    file.write_batch(batch.cast(schema))
+                    rows += batch.num_rows
+            if rows == 0 and not even_if_empty:
+                return None
+            sync_file(temporary)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     return path
 
@@ -258,9 +260,10 @@ class Writer:
     def abandon(self) -> None:
         """Drops the file that is being written; the finished ones stay."""
         if self._writer is not None:
-            self._writer.close()
-            self._temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # the disk may be full, and this is what must go
+                self._writer.close()
             self._writer = None
+        self._temporary.unlink(missing_ok=True)  # it may be there without a writer, who found no room for a header
 
     @property
     def _name(self) -> str:

@@ -31,7 +31,7 @@ IMPORT_TIMES = re.compile(r"^import time:.*\n", re.MULTILINE)
 def fails(lakescore: Lakescore, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Runs a command that must fail with a message and write nothing; returns what it says on stderr."""
 
-    def call(*arguments: object, code: int, message: str, torch_is_needed: bool = False) -> str:
+    def call(*arguments: object, code: int, message: str, may_load_torch: bool = False) -> str:
         monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # names each module that is imported, on stderr
         before = workspace.files()
         done = lakescore(*arguments, expect=code)
@@ -41,7 +41,7 @@ def fails(lakescore: Lakescore, workspace: Workspace, monkeypatch: pytest.Monkey
         assert done.stdout == ""
         assert workspace.files() == before
         assert re.search(r"\| +pipeline\.errors\n", done.stderr)
-        assert bool(re.search(r"\| +torch\n", done.stderr)) is torch_is_needed
+        assert may_load_torch or not re.search(r"\| +torch\b", done.stderr)
         return text
 
     return call
@@ -57,20 +57,13 @@ Fails = Callable[..., str]
     ("arguments", "code", "message"),
     [
         (("run", "--job", "tyo"), 2, r"error: no job is called 'tyo', did you mean 'toy'\?\n.*dags/jobs"),
-        (("plan", "--job", "tyo"), 2, r"error: no job is called 'tyo'"),
         (("run", "--job", "../toy"), 2, r"error: the job's folder has no job\.toml\n.*\.\./toy/job\.toml"),
-        (("run", "--job", ""), 2, r"error: job '' cannot be used as a name"),
         (("run", "--job", "toy", "--date", "yesterday"), 2, r"error: 'yesterday' is not a day: not written as"),
-        (("run", "--job", "toy", "--date", "2026-02-30"), 2, r"error: '2026-02-30' is not a day: day is out of range"),
         (("run", "--job", "toy", "--date", "../../etc"), 2, r"error: '\.\./\.\./etc' is not a day"),
-        (("plan", "--job", "toy", "--date", f"{DAY}/.."), 2, r"is not a day"),
         (("run", "--job", "toy", "--date", b"\xff"), 2, r"is not a day"),
         (("run", "--job", "toy", "--date", "2026-01-09"), 1, rf"no input for 2026-01-09\n.*\n.*1 days, {DAY} to {DAY}"),
-        (("backfill", "--job", "toy", "--from", DAY, "--to", "2026-1-2"), 2, r"'2026-1-2' is not a day"),
         (("backfill", "--job", "toy", "--from", "2026-01-02", "--to", DAY), 2, r"the range ends before it begins"),
-        (("backfill", "--job", "toy", "--from", "2026-02-01", "--to", "2026-02-02"), 1, r"no day from .* has input"),
         ((*RUN, "--lake", "s3://bucket"), 2, r"error: a lake lies on a local disk"),
-        ((*RUN, "--lake", ""), 2, r"error: the lake's root is empty"),
         ((*RUN, "--lake", "dags/jobs/toy/job.toml"), 1, r"error: the file system refused\n.*job\.toml"),
         ((*RUN, "--lake", "elsewhere"), 1, r"error: there is no input for .*\n.*elsewhere/unscored.*\n.*no day at all"),
     ],
@@ -94,8 +87,7 @@ def test_command_with_a_misspelt_option_shows_the_usage(lakescore: Lakescore) ->
     ("variable", "value", "message"),
     [
         ("LAKESCORE_THREADS", "many", r"LAKESCORE_THREADS is not a number of threads\n.*\n +got +'many'"),
-        ("LAKESCORE_MEMORY_LIMIT", "lots", r"such as 400MB|LAKESCORE_MEMORY_LIMIT"),
-        ("LAKESCORE_DEVICE", "gpu", r"`device` is not valid\n.*LAKESCORE_DEVICE"),
+        ("LAKESCORE_MEMORY_LIMIT", "lots", r"`memory_limit` is not valid\n.*LAKESCORE_MEMORY_LIMIT"),
     ],
 )
 def test_environment_that_is_wrong_names_the_variable(
@@ -106,6 +98,7 @@ def test_environment_that_is_wrong_names_the_variable(
     fails(*RUN, code=2, message=message)
 
 
+@pytest.mark.slow
 def test_environment_overrides_what_differs_between_machines(
     lakescore: Lakescore, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,10 +142,6 @@ def capitals(workspace: Workspace) -> None:
     workspace.day(TOY.rename_columns(["id", "A", "b"]))
 
 
-def key_misspelt(workspace: Workspace) -> None:
-    workspace.day(TOY.rename_columns(["idd", "a", "b"]))
-
-
 def text(workspace: Workspace) -> None:
     workspace.day(TOY.set_column(1, "a", TOY["a"].cast(pa.string())))
 
@@ -184,45 +173,24 @@ def empty_file(workspace: Workspace) -> None:
     workspace.day(TOY, file="2.parquet").write_bytes(b"")
 
 
-def no_parquet(workspace: Workspace) -> None:
-    workspace.day(TOY, file="1.parquet")
-    workspace.day(TOY, file="2.parquet").write_text("id,a,b\nx,1,2\n")
-
-
-def damaged_key_page(workspace: Workspace) -> None:
-    workspace.day(TOY, file="1.parquet")
-    damage(workspace.day(table(20_000), file="2.parquet"), column=0)
-
-
-def changed_key_type(workspace: Workspace) -> None:
-    workspace.day(TOY, "2025-12-31")
-    workspace.run("2025-12-31")
-    workspace.day({"id": [1, 2], "a": [1.0, 2.0], "b": [1.0, 2.0]})
-
-
 def damage(path: Path, column: int) -> None:
-    """Overwrites the beginning of a column's data; the footer, and so the schema and the counts, stay whole."""
+    """Overwrites the first page header of a column; the footer, and so the schema and the counts, stay whole."""
     chunk = pq.read_metadata(path).row_group(0).column(column)
     content = bytearray(path.read_bytes())
     start = chunk.dictionary_page_offset or chunk.data_page_offset
-    content[start + 30 : start + 400] = bytes(370)
+    content[start : start + 8] = b"\xff" * 8
     path.write_bytes(content)
 
 
 INPUTS = {
     capitals: r"error: the input has no column a \(did you mean 'A'\?\)\n +where .*ds=2026-01-01/data\.parquet",
-    key_misspelt: r"error: the input lacks id, did you mean 'idd'\?\n +where .*ds=2026-01-01/data\.parquet",
     text: r"error: a feature must be a number or a boolean\n +where .*data\.parquet\n.*\n +got +a VARCHAR",
     extra: r"error: the input has columns that the job does not know: surprise\n +where .*data\.parquet",
     no_rows: r"error: the input of 2026-01-01 has no rows",
     no_file: r"error: there is no input for 2026-01-01\n.*\n +got +1 days, 2025-12-31 to 2025-12-31",
     truncated: r"error: a file cannot be read\n +where .*ds=2026-01-01/2\.parquet\n",
     empty_file: r"error: a file cannot be read\n +where .*ds=2026-01-01/2\.parquet\n",
-    no_parquet: r"error: a file cannot be read\n +where .*ds=2026-01-01/2\.parquet\n",
-    damaged_key_page: r"error: a file cannot be read\n +where .*ds=2026-01-01/2\.parquet\n",
-    changed_key_type: r"error: the stored predictions have another key(?s:.)*expected +id VARCHAR\n +got +id BIGINT",
 }
-FOUND_BY_READING = {no_rows, damaged_key_page}  # torch is imported meanwhile
 
 
 @pytest.mark.parametrize(("make", "message"), INPUTS.items(), ids=[make.__name__ for make in INPUTS])
@@ -230,7 +198,7 @@ def test_input_that_cannot_be_scored_is_refused_unrecorded(
     fails: Fails, workspace: Workspace, make: Callable[[Workspace], None], message: str
 ) -> None:
     make(workspace)
-    fails(*RUN, code=1, message=message, torch_is_needed=make in FOUND_BY_READING)
+    fails(*RUN, code=1, message=message, may_load_torch=make is no_rows)  # which is found by reading
 
 
 def failed(lakescore: Lakescore, workspace: Workspace, *, code: int, message: str, state: State) -> None:
@@ -248,7 +216,7 @@ def failed(lakescore: Lakescore, workspace: Workspace, *, code: int, message: st
 def test_input_with_a_damaged_page_of_a_feature_names_the_file(lakescore: Lakescore, workspace: Workspace) -> None:
     """The plan reads keys alone, so this shows when the rows are scored."""
     workspace.day(TOY, file="1.parquet")
-    damage(workspace.day(changed(table(20_000), "id", {0: "other"}), file="2.parquet"), column=2)
+    damage(workspace.day({"id": ["x"], "a": [1.0], "b": [1.0]}, file="2.parquet"), column=2)
     message = r"error: a file cannot be read\n +where .*ds=2026-01-01/2\.parquet\n"
     failed(lakescore, workspace, code=1, message=message, state=State.failed)
 
@@ -256,14 +224,21 @@ def test_input_with_a_damaged_page_of_a_feature_names_the_file(lakescore: Lakesc
 INFINITE = changed(TOY, "a", {0: float("inf"), 1: float("-inf"), 2: float("nan"), 3: None})
 
 
-def test_input_with_more_bad_rows_than_allowed_is_stopped(lakescore: Lakescore, workspace: Workspace) -> None:
+def test_input_with_bad_rows_is_stopped_or_scored_without_them(lakescore: Lakescore, workspace: Workspace) -> None:
+    workspace.day(INFINITE)
     job = workspace.job() / "job.toml"
     job.write_text(job.read_text().replace("max_quarantined = 1.0", "max_quarantined = 0.03"))
-    workspace.day(INFINITE)
     message = r"error: 4 of 100 rows of 2026-01-01 would be quarantined\n(?s:.)*at most 3\.0%\n +got +4\.0%"
     failed(lakescore, workspace, code=3, message=message, state=State.stopped)
+    job.write_text(job.read_text().replace("max_quarantined = 0.03", "max_quarantined = 0.04"))
+    assert re.search(r"quarantined +4", lakescore(*RUN).stdout)
+    assert {row["id"] for row in workspace.stored()} == {f"u{number}" for number in range(4, 100)}
+    (path,) = (workspace.lake / "quarantine").rglob("*.parquet")
+    reasons = {row["id"]: row["reasons"] for row in pq.read_table(path).to_pylist()}
+    assert reasons == {"u0": ["infinite:a"], "u1": ["infinite:a"], "u2": ["null:a"], "u3": ["null:a"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
@@ -279,15 +254,6 @@ def test_input_with_a_row_that_the_policy_forbids_is_stopped(
     failed(lakescore, workspace, code=3, message=message, state=State.stopped)
 
 
-def test_input_with_a_few_bad_rows_is_scored_without_them(lakescore: Lakescore, workspace: Workspace) -> None:
-    workspace.day(INFINITE)
-    assert re.search(r"quarantined +4", lakescore(*RUN).stdout)
-    assert {row["id"] for row in workspace.stored()} == {f"u{number}" for number in range(4, 100)}
-    (path,) = (workspace.lake / "quarantine").rglob("*.parquet")
-    reasons = {row["id"]: row["reasons"] for row in pq.read_table(path).to_pylist()}
-    assert reasons == {"u0": ["infinite:a"], "u1": ["infinite:a"], "u2": ["null:a"], "u3": ["null:a"]}
-
-
 # The model
 
 
@@ -295,7 +261,6 @@ def test_input_with_a_few_bad_rows_is_scored_without_them(lakescore: Lakescore, 
     ("old", "new", "message"),
     [
         ('name = "toy"', 'name = "tyo"', r"error: no model is called 'tyo', did you mean 'toy'\?"),
-        ('name = "toy"', 'name = "toy"\nversion = "v9"', r"error: model toy has no version or alias 'v9'"),
         (
             'name = "toy"',
             'name = "toy"\nversion = "staging"',
@@ -303,7 +268,7 @@ def test_input_with_a_few_bad_rows_is_scored_without_them(lakescore: Lakescore, 
         ),
         ('features = ["a", "b"]', 'features = ["a"]', r"error: model toy v1 needs b, which the job's features lack"),
     ],
-    ids=["model", "version", "alias", "features"],
+    ids=["model", "alias", "features"],
 )
 def test_job_whose_model_is_not_there_or_does_not_fit_is_refused(
     fails: Fails, workspace: Workspace, old: str, new: str, message: str
@@ -314,25 +279,7 @@ def test_job_whose_model_is_not_there_or_does_not_fit_is_refused(
     fails(*RUN, code=1, message=message)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("production", r"no version or alias 'production'"),
-        ("model.json", r"model\.json cannot be read(?s:.)*v1/model\.json"),
-        ("aliases.json", r"aliases\.json cannot be read(?s:.)*toy/aliases\.json"),
-    ],
-)
-def test_registry_that_is_damaged_is_told(fails: Fails, workspace: Workspace, name: str, message: str) -> None:
-    workspace.day(TOY)
-    folder = Path(workspace.settings.models) / "toy"
-    if name == "production":
-        (folder / "aliases.json").unlink()
-    else:
-        path = folder / name if name == "aliases.json" else folder / "v1" / name
-        path.write_text(path.read_text()[:-5])
-    fails(*RUN, code=1, message=message)
-
-
+@pytest.mark.slow
 def test_model_file_that_is_not_the_one_registered_is_refused(lakescore: Lakescore, workspace: Workspace) -> None:
     workspace.day(TOY)
     other = workspace.model("v2", seed=9)
@@ -358,6 +305,7 @@ CHECKPOINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "message"), CHECKPOINTS.values(), ids=CHECKPOINTS)
 def test_checkpoint_that_cannot_be_used_is_refused_and_not_registered(
     fails: Fails, workspace: Workspace, tmp_path: Path, content: bytes, message: str
@@ -366,7 +314,7 @@ def test_checkpoint_that_cannot_be_used_is_refused_and_not_registered(
     models = Path(workspace.settings.models)
     before = sorted(models.rglob("*"))
     arguments = ("models", "register", "bad.pt", "--name", "toy", "--version", "v2", "--features", "a,b")
-    fails(*arguments, code=1, message=message, torch_is_needed=True)
+    fails(*arguments, code=1, message=message, may_load_torch=True)
     assert sorted(models.rglob("*")) == before
 
 
@@ -385,12 +333,3 @@ def test_lake_with_a_damaged_record_names_it(fails: Fails, workspace: Workspace)
     (record,) = (workspace.lake / "runs").rglob("*.json")
     record.write_text(record.read_text()[:-10])
     fails(*RUN, code=1, message=rf"error: a run record cannot be read(?s:.)*{record.name}")
-
-
-def test_lake_with_a_lost_part_names_it(fails: Fails, workspace: Workspace) -> None:
-    workspace.day(TOY)
-    workspace.run()
-    workspace.day(changed(TOY, "a", {0: 9.0}))
-    workspace.run()
-    next(workspace.lake.rglob("part-00000000.parquet")).unlink()
-    fails(*RUN, code=1, message=r"error: a part file is missing from the sequence\n +where .*part-00000000\.parquet")

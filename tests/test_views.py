@@ -212,6 +212,7 @@ def test_predictions_composite_keys_that_read_alike_are_not_confused(con: Any, l
 
 def test_predictions_key_that_changed_between_days_is_read_as_it_was(con: Any, lake: Lake) -> None:
     lakes.add_day(lake, "2026-01-01", ["a"], carry={"shop": ["s"]})
+    lakes.add_run(lake, Partition("churn", "2026-01-01", "v1"), number=1, state=State.failed, key=("id", "shop"))
     partition = Partition("churn", "2026-01-02", "v1")
     rows = lakes.prediction_rows({"id": ["a"], "shop": ["s"]}, run=lakes.run_id("2026-01-02"), ds="2026-01-02")
     lakes.add_run(lake, partition, key=("id", "shop"), scored=1, committed=[lakes.add_part(lake, partition, rows)])

@@ -28,7 +28,7 @@ ParamOption = Annotated[
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", metavar="|".join(FORMATS), help="How to show rows.", show_default="table, or FILE's"),
+    typer.Option("--format", metavar="|".join(FORMATS), help="How rows come out.", show_default="table, or by FILE"),
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most so many rows of a table.")]
@@ -88,7 +88,7 @@ def catalog(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption =
     if json:
         emit_json({"path": path})
     else:
-        console().print(f"{path} is written; open it with any DuckDB client, from any folder", markup=False)
+        console().print(f"{path} is written: open it with any DuckDB client, 1.4 or newer", markup=False)
 
 
 def status(

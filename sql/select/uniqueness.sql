@@ -1,7 +1,7 @@
 -- Counts of the candidates, and whether their keys are unique.
 -- Grain: one row.
 -- Views: candidates
--- Equal numbers of keys and of distinct hashes prove that no key stands twice; the reverse is looked into by duplicates.sql.
+-- Equal numbers of keys and of distinct hashes prove that no key stands twice; else duplicates.sql looks closer.
 SELECT
     count(*) AS rows,
     count(__key) AS keys,

@@ -232,6 +232,15 @@ def test_rows_without_a_day_are_counted_and_not_shown(
     assert (days_of(lake), hidden(lake)) == ([], [])
 
 
+def test_dates_that_no_folder_can_be_named_after_are_no_days(lake: Lake, bring: Import, tmp_path: Path) -> None:
+    with duckdb.connect() as con:
+        days = "UNNEST(['infinity', '10000-01-01', '0044-03-15 (BC)', '2026-01-01']::DATE[])"
+        con.execute(f"COPY (SELECT {days} AS day) TO '{tmp_path / 'a.parquet'}'")
+    with pytest.raises(InputError, match="3 rows have no day"):
+        bring(tmp_path / "a.parquet", partition_by="day")
+    assert days_of(lake) == []
+
+
 def test_more_rows_without_a_day_than_a_batch_are_all_counted(lake: Lake, bring: Import, tmp_path: Path) -> None:
     rows = ROW_GROUP + 5
     days = pa.array([None] * rows + [FIRST] * 10, pa.date32())

@@ -196,10 +196,12 @@ def test_reader_never_sees_a_part_of_a_day_while_it_is_replaced(lake: Lake) -> N
 
     reader = threading.Thread(target=read)
     reader.start()
-    for _ in range(20):
-        generate_day(lake, DAY, rows=100, files=files, replace=True)
-    done.set()
-    reader.join()
+    try:
+        for _ in range(20):
+            generate_day(lake, DAY, rows=100, files=files, replace=True)
+    finally:
+        done.set()
+        reader.join()
     assert seen == {(files, 1)}
 
 

@@ -43,6 +43,11 @@ test: $(installed) ## Run the fast tests
 test-slow: $(installed) ## Run the others: kills, races, large inputs
 	$(pytest) -m slow
 
+.PHONY: torture
+torture: $(installed) ## Kill and break for half an hour: the figures of docs/reliability.md
+	$(bin)/python -m tests.torture
+	TORTURE=1 $(pytest) tests/torture/test_faults.py
+
 .PHONY: bench
 bench: $(installed) ## Measure, and write the tables in docs/performance.md
 	$(bin)/python -m tests.benchmarks $(BENCH_ARGS)

@@ -54,11 +54,13 @@ def commit(ctx: Context, record: RunRecord) -> RunRecord:
             paths = [lake.storage.where(file.path) for file in published.own]
             after = ledger.after_commit(selected, record, before, paths, published.others)
             found = ledger.statistics(selected, paths)
+            withdrawn = ledger.withdrawn(selected)
             _publish_quarantine(ctx, record, selected, rejected)
         clock.rows = after.scored.rows
     done = record.with_(
         state=State.overtaken if after.overtaken.rows else State.complete,
         ledger=after,
+        withdrawn=withdrawn,
         statistics=found,
         committed=tuple(published.own),
         parts=(*record.plan.base, *published.seen),

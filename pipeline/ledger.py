@@ -79,6 +79,11 @@ def statistics(selected: Selection, published: Sequence[str]) -> Statistics:
     return Statistics(classes=classes, reasons=reasons, mean_confidence=confidence)
 
 
+def withdrawn(selected: Selection) -> int:
+    """Returns how many keys have a prediction, but no row in the input any more."""
+    return selected.term("ledger/withdrawn").rows if selected.plan.base else 0
+
+
 def check(ledger: Ledger, record: RunRecord, consequence: str) -> None:
     if ledger.balanced:
         return

@@ -188,6 +188,8 @@ class RunRecord(Frozen):
     dispositions: dict[str, int] = {}
     """What the stream counted; the ledger is computed apart from it, and both must agree."""
     ledger: Ledger | None = None
+    withdrawn: int = 0
+    """Keys that have a prediction from before, but no row in the input any more. They keep it."""
     statistics: Statistics = Statistics()
     stages: tuple[StageReport, ...] = ()
     peak_memory_bytes: int = 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline import database, queries, selection, staging
+from pipeline import database, ledger, queries, selection, staging
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, only, reasons_for
 from pipeline.errors import QualityStop, UnreadableFile
@@ -73,6 +73,7 @@ def preview(ctx: Context, selected: Selection) -> Counter[str]:
     with database.explained(selected.partition.folder, selected.reads):
         unselected = selected.con.sql(queries.load("select/unselected")).aggregate("count(*)").fetchall()[0][0]
         counts = Counter(quarantined=int(unselected), duplicates=selected.term("ledger/duplicates").rows)
+        counts["withdrawn"] = ledger.withdrawn(selected)
         selected.stored_view("staged", [])
         with _reader(selected, "select/to_score") as reader:
             for batch in reader:

@@ -1,4 +1,4 @@
-"""Injected faults of the storage (100 with TORTURE=1): whatever fails, a run either succeeds or says so, and the next one mends it."""
+"""Injected faults of the storage (100 with TORTURE=1): a run succeeds or says so, and the next one mends it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ def faulty(workspace: Workspace, seed: int) -> tuple[Context, FaultyStorage]:
     return dataclasses.replace(workspace.context(), lake=Lake(storage)), storage
 
 
+def error_of(ctx: Context) -> LakescoreError | None:
+    try:
+        run.run_day(ctx, DAY)
+    except LakescoreError as error:
+        return error
+    return None
+
+
 @pytest.mark.slow
 def test_faults_of_the_storage_lose_and_double_nothing(workspace: Workspace) -> None:
     rows, fired = table(60), 0
@@ -42,7 +50,9 @@ def test_faults_of_the_storage_lose_and_double_nothing(workspace: Workspace) -> 
         try:
             run.run_day(ctx, DAY)
         except LakescoreError as error:
-            assert error.transient or isinstance(error, SEEN_AS_ABSENT), f"{seed} {storage.verb} {storage.fault}: {error}"
+            assert error.transient or isinstance(error, SEEN_AS_ABSENT), (
+                f"{seed} {storage.verb} {storage.fault}: {error}"
+            )
         fired += storage.fired
         if fired >= NUMBER:
             break
@@ -62,5 +72,5 @@ def test_faults_of_the_storage_lose_and_double_nothing(workspace: Workspace) -> 
     again.run()
     assert current == again.stored("SELECT id, fingerprint AS f FROM predictions ORDER BY id"), "the newest input wins"
     ctx = workspace.context()
-    assert [finding for finding in verify(ctx.lake) if finding.kind not in ("staging",)] == []
+    assert [finding for finding in verify(ctx.lake) if finding.kind != "staging"] == []
     assert all(each.ledger is None or each.ledger.balanced for each in ctx.lake.records("toy", DAY))

@@ -85,12 +85,6 @@ def parquet(con: Connection, paths: Sequence[Path | str], *, filename: bool = Fa
     return con.sql(query, params={"paths": [str(path) for path in paths], "filename": filename})
 
 
-def json_records(con: Connection, paths: Sequence[Path | str], columns: dict[str, str]) -> Relation:
-    """Returns one row a file, with the named columns and types; other keys are passed over."""
-    query = "SELECT * FROM read_json($paths, columns = $columns, format = 'unstructured')"
-    return con.sql(query, params={"paths": [str(path) for path in paths], "columns": columns})
-
-
 def columns_by_file(con: Connection, paths: Sequence[Path | str]) -> dict[str, dict[str, str]]:
     """Returns the DuckDB type of each column, file by file, from the footers.
 

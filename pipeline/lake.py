@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from pipeline.errors import LakeDamaged, StorageError, UsageError
-from pipeline.records import DAY, FileInfo, RunRecord, State, check_day, check_name
+from pipeline.records import DAY, FileInfo, RunRecord, State, check_day, check_name, is_day
 from pipeline.storage import LocalStorage, Storage, open_storage
 
 LAKE_FORMAT = 1
@@ -90,7 +90,8 @@ class Lake:
             before = self.storage.where(pattern.split("{ds}")[0] + "x").removesuffix("x")
             for file in self.storage.glob(pattern.replace("{ds}", "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]")):
                 where = self.storage.where(file.path)
-                if match := DAY.search(where, min(len(_fixed(before)), len(where))):
+                match = DAY.search(where, min(len(_fixed(before)), len(where)))
+                if match and is_day(match.group()):
                     days.add(match.group())
         return sorted(days)
 

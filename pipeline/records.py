@@ -49,6 +49,13 @@ def check_day(value: str) -> str:
     raise UsageError(f"{value!r} is not a day: {reason}", expected="a day such as 2026-01-31", got=repr(value))
 
 
+def is_day(value: str) -> bool:
+    try:
+        return bool(check_day(value))
+    except UsageError:
+        return False
+
+
 def new_run_id(after: str = "") -> str:
     """Returns a run id that sorts by the time at which it was made, and after another one, whatever the clocks say."""
     stamp = f"{datetime.now(UTC):{STAMP}}"[:-3]

@@ -8,10 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pipeline.errors import UsageError
 from pipeline.job import Job
 from pipeline.lake import Lake, Partition
-from pipeline.records import FileInfo, ModelRef, RunRecord, State, check_day
+from pipeline.records import FileInfo, ModelRef, RunRecord, State, is_day
 
 Input = dict[str, tuple[FileInfo, ...]]
 
@@ -63,7 +62,7 @@ def status(
     none is stale. Raises LakeDamaged for a run record that cannot be read, or a part file that is not there.
     """
     days = {*lake.input_days(job.input.patterns.values()), *lake.prediction_days(job.name)}
-    wanted = [day for day in sorted(days) if _is_day(day) and (first or day) <= day <= (last or day)]
+    wanted = [day for day in sorted(days) if is_day(day) and (first or day) <= day <= (last or day)]
     return [_status_of(lake, job, model, day) for day in wanted]
 
 
@@ -145,10 +144,3 @@ def _filled(
         last_state=newest.state if newest else None,
         last_at=(newest.finished_at or newest.started_at) if newest else None,
     )
-
-
-def _is_day(text: str) -> bool:
-    try:
-        return bool(check_day(text))
-    except UsageError:
-        return False

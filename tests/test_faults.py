@@ -114,7 +114,7 @@ def run_until_full(workspace: Workspace) -> int:
     gone.wait()
     lake = workspace.context().lake
     for record in lake.records("toy", DAY):
-        path = lake.storage.path(lake.record_key("toy", DAY, record.run_id))
+        path = lake.workspace.path(lake.record_key("toy", DAY, record.run_id))
         path.write_text(path.read_text().replace(f'"pid": {record.pid}', f'"pid": {gone.pid}'))
     return check_whole(workspace)
 

@@ -44,9 +44,9 @@ test-slow: $(installed) ## Run the others: kills, races, large inputs
 	$(pytest) -m slow
 
 .PHONY: torture
-torture: $(installed) ## Kill and break for half an hour: the figures of docs/reliability.md
+torture: $(installed) ## Kill and break for an hour: the figures of docs/reliability.md
 	$(bin)/python -m tests.torture
-	TORTURE=1 $(pytest) tests/torture/test_faults.py
+	TORTURE=1 $(pytest) tests/torture/test_faults.py tests/torture/test_state_machine.py tests/torture/test_fuzz.py
 
 .PHONY: bench
 bench: $(installed) ## Measure, and write the tables in docs/performance.md

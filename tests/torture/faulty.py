@@ -1,4 +1,4 @@
-"""A storage that fails at the nth call of a verb: before or after it took effect, or with a listing that misses names."""
+"""A storage that fails at the nth call of a verb, before or after it took effect, or whose listings miss names."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ class Target:
 
     @property
     def keys(self) -> set[str]:
-        """Columns that readers take from the path, such as `ds`."""
-        return {part.partition("=")[0] for part in PurePosixPath(self.folder).parts if "=" in part}
+        """Columns that readers take from the path, such as `ds`, in small letters."""
+        return {part.partition("=")[0].lower() for part in PurePosixPath(self.folder).parts if "=" in part}
 
 
 UNSCORED = Target("unscored/ds={ds}", "*.parquet")

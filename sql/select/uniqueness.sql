@@ -5,6 +5,6 @@
 SELECT
     count(*) AS rows,
     count(__key) AS keys,
-    count(DISTINCT hash(__key)) FILTER (WHERE __key IS NOT NULL) AS distinct_hashes,
+    count(DISTINCT hash(__key)) - (count(*) > count(__key))::BIGINT AS distinct_hashes,
     coalesce(sum(hash(__key)), 0) AS hash_sum
 FROM candidates

@@ -17,6 +17,7 @@ from pipeline.cli import ingest
 from pipeline.errors import LakescoreError, UsageError
 from pipeline.ingest.generate import batches
 from pipeline.lake import Lake
+from tests.conftest import Lakescore
 from tests.ingest.reading import day_files, days_of, rows_of
 
 DAY = "2026-01-31"
@@ -107,3 +108,10 @@ def test_import_with_contradicting_options_is_refused(
     with pytest.raises(UsageError):
         call("import", tmp_path / "a.csv", *options)
     assert days_of(lake) == []
+
+
+def test_import_that_is_refused_exits_2_and_tells_programs_why(lakescore: Lakescore, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,age\n1,2\n")
+    assert json.loads(lakescore("import", "a.csv", "--date", DAY, "--json").stdout)[0]["rows"] == 1
+    refusal = json.loads(lakescore("import", "a.csv", "--date", DAY, "--json", expect=2).stdout)
+    assert (refusal["error"], refusal["what"]) == ("UsageError", f"{DAY} has files already")

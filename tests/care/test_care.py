@@ -120,25 +120,49 @@ def test_rollback_interrupted_is_finished_by_the_next(
     assert kinds(workspace) == set()
 
 
+@pytest.mark.parametrize("taken_back", [0, 1])
 def test_rollback_beside_a_run_is_noticed_by_it(
-    workspace: Workspace, revised: tuple[RunRecord, RunRecord], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    revised: tuple[RunRecord, RunRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    taken_back: int,
 ) -> None:
     """The run has read the rows as unchanged; then they go. It must not leave the day marked without them."""
-    workspace.day(table(3), file="late.parquet")
     workspace.day(table({"id": ["n1"], "a": [1.0], "b": [1.0]}), file="late.parquet")
     real, once = run.score, iter([True])
 
     def score_while_a_run_is_taken_back(*arguments: object) -> object:
         record = real(*arguments)  # type: ignore[arg-type]
         if next(once, False):
-            rollback(lake_of(workspace), revised[1].run_id)
+            rollback(lake_of(workspace), revised[taken_back].run_id)
         return record
 
     monkeypatch.setattr(run, "score", score_while_a_run_is_taken_back)
     record = workspace.complete()
     assert record.state is State.complete
-    assert revisions(workspace, "u0") == [0, 1]
+    assert revisions(workspace, "u0") == ([0, 1] if taken_back else [1])
+    assert len(workspace.stored("SELECT DISTINCT id FROM predictions WHERE id LIKE 'u%'")) == (50 if taken_back else 49)
     assert workspace.run().up_to_date
+
+
+def test_rollback_while_a_run_publishes_leaves_no_mark_without_the_rows(
+    workspace: Workspace, revised: tuple[RunRecord, RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.day(table({"id": ["n1"], "a": [1.0], "b": [1.0]}), file="late.parquet")
+    ctx = workspace.context()
+    record = run.score(ctx, run.plan(ctx, ctx.registry.resolve("toy", "production"), DAY))
+    real, once = type(ctx.lake).write_record, iter([True])
+
+    def write_after_a_run_is_taken_back(lake: Lake, written: RunRecord) -> None:
+        if next(once, False):
+            rollback(lake_of(workspace), revised[1].run_id)
+        real(lake, written)
+
+    monkeypatch.setattr(type(ctx.lake), "write_record", write_after_a_run_is_taken_back)
+    assert run.commit(ctx, record).state is State.overtaken
+    assert ctx.lake.storage.head(PARTITION.success) is None
+    monkeypatch.undo()
+    assert workspace.complete().statistics.reasons == {"changed": 2}
 
 
 def test_rollback_unknown_run_says_so(workspace: Workspace) -> None:

@@ -11,6 +11,7 @@ import boto3
 import pytest
 
 from pipeline.context import Context
+from pipeline.demo import train
 from pipeline.job import find_job
 from pipeline.lake import Lake
 from pipeline.records import State
@@ -72,7 +73,8 @@ def test_command_line_all_of_it_works(
 ) -> None:
     monkeypatch.setenv("LAKESCORE_LAKE", f"{url}/lake")
     monkeypatch.setenv("LAKESCORE_MODELS", f"{url}/models")
-    checkpoint = workspace.model("v6", name="six", features=tuple(FEATURES.split(",")))
+    checkpoint = workspace.root / "trained.pt"
+    train(checkpoint)
     register = ["models", "register", checkpoint, "--name", "batch_inference", "--version", "v1"]
     lakescore(*register, "--features", FEATURES, "--alias", "production")
     assert json.loads(lakescore("models", "list", "--json").stdout)[0]["version"] == "v1"

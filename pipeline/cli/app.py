@@ -30,7 +30,9 @@ class Interrupted(BaseException):
 
 def main() -> None:
     """Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 130 interrupted, 143 terminated."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    for ours in ("lakescore", "pipeline"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     received = _signals()
     try:
         app()

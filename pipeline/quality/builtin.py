@@ -1,8 +1,7 @@
 """The checks that every job's input has, also without a suite: keys, rows against recent days, and each feature.
 
 They cost one pass over the feature columns and no import of Great Expectations. What happens with single rows that
-have a
-NULL or infinite feature, or no key, is a matter of the job's policy; these checks are about the day as a whole.
+have a NULL or infinite feature, or no key, is a matter of the job's policy; these checks are about the day as a whole.
 """
 
 from __future__ import annotations

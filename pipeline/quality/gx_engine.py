@@ -1,8 +1,7 @@
 """Runs rules through Great Expectations, inside DuckDB over a view: no row leaves the database.
 
 Without a data context: no store, no configuration on the disk, and no analytics, which would call home. This module
-takes
-four to five seconds to import, so whoever uses it does so where it is needed.
+takes four to five seconds to import, so whoever uses it does so where it is needed.
 """
 
 from __future__ import annotations

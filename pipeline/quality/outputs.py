@@ -55,8 +55,8 @@ def examine(ctx: Context, record: RunRecord) -> Examined:
     check_off(ctx.job)
     staged = staging.files(ctx, record, "scored")
     if not staged:
-        anything = bool(record.plan.base)
-        return Examined((built_in(ctx.job, "output", "no_predictions", success=anything, observed="nothing to store"),))
+        stored = bool(record.plan.base)
+        return Examined((_noted(ctx, "no_predictions", success=stored, observed="nothing to store"),))
     classes = ctx.registry.resolve(record.model.name, record.model.version).signature.classes
     with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con, database.explained(staged[0]):
         ctx.lake.storage.attach(con)

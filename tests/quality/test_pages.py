@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import http.server
 import re
-import shutil
-import subprocess
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +18,12 @@ import pytest
 
 from pipeline.lake import Lake
 from pipeline.quality import pages
-from tests.conftest import ON_CI
+from tests.browsing import visited
 from tests.quality.test_input import BETWEEN, rule, suite
 from tests.workspace import DAY, Workspace, changed, table
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 EXTERNAL = re.compile(
     r"""(?:src|srcset|data|action)\s*=\s*["']?\s*(?:https?:)?//|url\(\s*["']?(?:https?:)?//|@import"""
@@ -72,49 +76,26 @@ def test_index_of_runs_at_the_same_time_lists_all(documented: Workspace) -> None
     assert [number for number in range(20) if f"run{number:03d}" not in index] == []
 
 
-class _Recorded(http.server.SimpleHTTPRequestHandler):
-    paths: list[str] = []
-
-    def log_message(self, *_: object) -> None: ...
-
-    def do_GET(self) -> None:
-        self.paths.append(self.path)
-        super().do_GET()
-
-
-def test_browser_makes_no_request_but_for_the_page_and_its_style(documented: Workspace, tmp_path: Path) -> None:
-    """Chromium writes all that its network stack does into a log."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        if ON_CI:
-            pytest.fail("no chromium: apt-get install chromium")
-        pytest.skip("no chromium")
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_browser_makes_no_request_but_for_the_page_and_its_style(
+    documented: Workspace, browser: Browser, scheme: str
+) -> None:
     root = documented.lake / "quality" / "docs"
-    handler = partial(_Recorded, directory=str(root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    report = next(root.rglob("*-input.html")).relative_to(root).as_posix()
+    with served(root) if scheme == "http" else nullcontext(root.as_uri()) as address:
+        for path in ("index.html", report):
+            with visited(browser, f"{address}/{path}") as page:
+                assert page.locator("table").count() > 0
+                assert page.errors == []
+            assert set(page.requests) == {f"{address}/{path}", f"{address}/{pages.STYLE}"}
+
+
+@contextmanager
+def served(root: Path) -> Iterator[str]:
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(root))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        page = next(root.rglob("*-input.html")).relative_to(root)
-        hosts: set[str] = set()
-        for number, path in enumerate(("index.html", page.as_posix())):
-            log = tmp_path / f"net{number}.json"
-            options = [
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--no-first-run",
-            ]
-            options += ["--disable-component-update", "--disable-sync", "--disable-default-apps", "--dump-dom"]
-            command = [chromium, *options, f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}"]
-            done = subprocess.run(
-                [*command, f"{address}/{path}"], capture_output=True, text=True, timeout=120, check=True
-            )
-            assert "table" in done.stdout
-            found = re.findall(r'"url":"(https?://[^"/]+)', log.read_text())
-            hosts |= {url for url in found if "127.0.0.1" not in url}
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-    ours = {f"/{pages.STYLE}", "/index.html", f"/{page.as_posix()}", "/favicon.ico"}
-    assert set(_Recorded.paths) <= ours
-    assert f"/{pages.STYLE}" in _Recorded.paths
-    assert hosts == set()

@@ -81,7 +81,7 @@ def test_command_line_all_of_it_works(
     lakescore("generate", "--date", "2026-01-01", "--rows", 500)
     csv = Path(workspace.root / "more.csv")
     header = f"id,{FEATURES}\n"
-    csv.write_text(header + "".join(f"x{i},30,5.5,10,2,3.5,{i}.5\n" for i in range(50)))
+    csv.write_text(header + "".join(f"x{i},30,50000,100,2,35.5,{i}\n" for i in range(50)))
     lakescore("import", csv, "--date", "2026-01-02")
     done = lakescore("run", "--date", "2026-01-01")
     assert SECRET not in done.stdout + done.stderr

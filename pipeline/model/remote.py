@@ -1,8 +1,8 @@
 """The same registry in an object store, where nothing can be renamed or locked.
 
-A version's files have the digest of their content in their names, so that two registrations never write to the same, and
-`model.json` is created only if it is not there: it makes the version appear, whole. An alias is changed only if it is
-still what was read.
+The names of a version's files have the digest of their content, so that two registrations never write to the same one,
+and `model.json` is created only if it is not there: it makes the version appear, whole. An alias is changed only if it
+is still what was read.
 """
 
 from __future__ import annotations

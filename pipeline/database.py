@@ -26,6 +26,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
     "python_enable_replacements": "false",
+    "enable_progress_bar": "false",  # it would be drawn on stdout, between what programs read there
 }
 HIVE_TYPES = {"job": "VARCHAR", "ds": "VARCHAR", "model_version": "VARCHAR"}
 
@@ -55,14 +56,14 @@ def workplace(memory_limit: str, threads: int | None) -> Iterator[Connection]:
     """
     instance = _instance(memory_limit, threads)
     name = f"workplace_{next(_NUMBERS)}"
-    cursor = instance.cursor()
-    try:
-        cursor.execute(f"ATTACH ':memory:' AS {name}")
-        cursor.execute(f"USE {name}")
-        yield cursor
-    finally:
-        cursor.close()  # also ends a reader that an error left open
-        with instance.cursor() as other:
+    with instance.cursor() as other:
+        other.execute(f"ATTACH ':memory:' AS {name}")
+        cursor = instance.cursor()
+        try:
+            cursor.execute(f"USE {name}")
+            yield cursor
+        finally:
+            cursor.close()  # also ends a reader that an error left open
             other.execute(f"DETACH {name}")
 
 

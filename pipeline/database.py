@@ -26,8 +26,9 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
     "python_enable_replacements": "false",
-    "enable_progress_bar": "false",  # it would be drawn on stdout, between what programs read there
 }
+QUIET = "SET enable_progress_bar = false"
+"""Of each connection: the bar would be drawn on stdout, between what programs read there."""
 HIVE_TYPES = {"job": "VARCHAR", "ds": "VARCHAR", "model_version": "VARCHAR"}
 
 
@@ -43,6 +44,7 @@ def connection(memory_limit: str = "400MB", threads: int | None = None, file: st
             config["threads"] = str(threads)
         con = duckdb.connect(file, config=config)
         try:
+            con.execute(QUIET)
             yield con
         finally:
             con.close()
@@ -60,6 +62,7 @@ def workplace(memory_limit: str, threads: int | None) -> Iterator[Connection]:
         other.execute(f"ATTACH ':memory:' AS {name}")
         cursor = instance.cursor()
         try:
+            cursor.execute(QUIET)
             cursor.execute(f"USE {name}")
             yield cursor
         finally:

@@ -27,6 +27,8 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "allow_community_extensions": "false",
     "python_enable_replacements": "false",
 }
+QUIET = "SET enable_progress_bar = false"
+"""Of each connection: the bar would be drawn on stdout, between what programs read there."""
 HIVE_TYPES = {"job": "VARCHAR", "ds": "VARCHAR", "model_version": "VARCHAR"}
 
 
@@ -42,6 +44,7 @@ def connection(memory_limit: str = "400MB", threads: int | None = None, file: st
             config["threads"] = str(threads)
         con = duckdb.connect(file, config=config)
         try:
+            con.execute(QUIET)
             yield con
         finally:
             con.close()
@@ -55,14 +58,15 @@ def workplace(memory_limit: str, threads: int | None) -> Iterator[Connection]:
     """
     instance = _instance(memory_limit, threads)
     name = f"workplace_{next(_NUMBERS)}"
-    cursor = instance.cursor()
-    try:
-        cursor.execute(f"ATTACH ':memory:' AS {name}")
-        cursor.execute(f"USE {name}")
-        yield cursor
-    finally:
-        cursor.close()  # also ends a reader that an error left open
-        with instance.cursor() as other:
+    with instance.cursor() as other:
+        other.execute(f"ATTACH ':memory:' AS {name}")
+        cursor = instance.cursor()
+        try:
+            cursor.execute(QUIET)
+            cursor.execute(f"USE {name}")
+            yield cursor
+        finally:
+            cursor.close()  # also ends a reader that an error left open
             other.execute(f"DETACH {name}")
 
 
@@ -151,6 +155,8 @@ def explained(where: object, reads: Sequence[Path | str] = ()) -> Iterator[None]
 def _first_damaged(paths: Sequence[Path | str]) -> Path | str | None:
     """Reads file by file, every page: only after an error, since DuckDB's own message may name no file."""
     for path in paths:
+        if "://" in str(path):
+            continue  # in an object store: what failed may be the network, and a second look costs as much as the first
         try:
             with connection() as con, parquet(con, [path]).to_arrow_reader(100_000) as batches:
                 for _ in batches:

@@ -139,6 +139,15 @@ class Schedule(Frozen):
     """Earlier days that are looked at too, for rows that came late."""
 
 
+class Quality(Frozen):
+    """What is checked beyond the suites `input.json` and `output.json`; see docs/quality.md."""
+
+    off: tuple[Column, ...] = ()
+    """Names of built-in checks and guards that are not to run; the report shows them as off."""
+    samples: bool = False
+    """Whether results and Data Docs may show values of rows that break a rule: personal data, perhaps."""
+
+
 class Engine(Frozen):
     """Overridden by LAKESCORE_DEVICE, LAKESCORE_MEMORY_LIMIT and LAKESCORE_THREADS."""
 
@@ -161,6 +170,7 @@ class Job(Frozen):
     policy: Policy = Policy()
     schedule: Schedule = Schedule()
     engine: Engine = Engine()
+    quality: Quality = Quality()
 
     @property
     def select_text(self) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import check, scoring, selection
 from pipeline.context import Context
 from pipeline.lake import Partition
+from pipeline.quality import examine, stages
 from pipeline.records import ModelRef
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Preview:
     candidates: int
     dispositions: dict[str, int]
     reasons: dict[str, int]
+    withdrawn: int
+    """Keys that have a prediction, but no row in the input any more."""
     input_files: int
     rows_per_s: float | None
     """Of the last run of this job that scored at least as many rows as a batch; None if there is none."""
@@ -43,7 +46,7 @@ def preview(ctx: Context, ds: str) -> Preview:
     manifest = ctx.registry.resolve(ctx.job.model.name, ctx.job.model.version)
     done = check.up_to_date(ctx, manifest, ds)
     if done is not None and done.ledger is not None:
-        counts = {**done.ledger.counts(), "scored": 0}
+        counts = {**done.ledger.counts(), "scored": 0, "withdrawn": done.withdrawn}
         counts["unchanged"] = counts["candidates"] - counts["quarantined"] - counts["duplicates"]
         files = sum(map(len, done.plan.input.values()))
     else:
@@ -55,6 +58,7 @@ def preview(ctx: Context, ds: str) -> Preview:
         candidates=counts["candidates"],
         dispositions={name: counts.get(name, 0) for name in LEDGER},
         reasons={name: counts.get(f"reason.{name}", 0) for name in REASONS},
+        withdrawn=counts.get("withdrawn", 0),
         input_files=files,
         rows_per_s=_past_speed(ctx, ds),
     )
@@ -62,7 +66,10 @@ def preview(ctx: Context, ds: str) -> Preview:
 
 def _count(ctx: Context, manifest: Manifest, ds: str) -> tuple[dict[str, int], int]:
     plan = selection.make_plan(ctx, manifest, ds, selection.check_input(ctx, manifest, ds))
-    with selection.select(ctx, plan, Partition(ctx.job.name, ds, manifest.version)) as selected:
+    partition = Partition(ctx.job.name, ds, manifest.version)
+    with selection.select(ctx, plan, partition) as selected:
+        plan = stages.with_broken_rules(ctx, plan, ds, examine.broken_rules(ctx, selected.con))
+    with selection.select(ctx, plan, partition) as selected:
         counts = scoring.preview(ctx, selected)
     return {**counts, "candidates": plan.candidates.rows}, sum(map(len, plan.input.values()))
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 import secrets
-from datetime import UTC, date, datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from pipeline.errors import UsageError
 
 RECORD_FORMAT = 1
+STAMP = "%Y%m%dT%H%M%S%f"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -54,9 +56,13 @@ def is_day(value: str) -> bool:
         return False
 
 
-def new_run_id() -> str:
-    """Returns a run id that sorts by the time at which it was made."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + "Z-" + secrets.token_hex(4)
+def new_run_id(after: str = "") -> str:
+    """Returns a run id that sorts by the time at which it was made, and after another one, whatever the clocks say."""
+    stamp = f"{datetime.now(UTC):{STAMP}}"[:-3]
+    if stamp <= (last := after.partition("Z-")[0]):
+        with suppress(ValueError):
+            stamp = f"{datetime.strptime(last, STAMP).replace(tzinfo=UTC) + timedelta(milliseconds=1):{STAMP}}"[:-3]
+    return f"{stamp}Z-{secrets.token_hex(4)}"
 
 
 def now() -> datetime:
@@ -83,6 +89,7 @@ class State(StrEnum):
     superseded = "superseded"
     stopped = "stopped"
     failed = "failed"
+    rolled_back = "rolled_back"
 
 
 class ModelRef(Frozen):
@@ -123,6 +130,50 @@ class Ledger(Frozen):
         return {name: getattr(self, name).rows for name in type(self).model_fields}
 
 
+class Severity(StrEnum):
+    critical = "critical"
+    """Stops the run, or sends the row to the quarantine."""
+    warning = "warning"
+    info = "info"
+
+
+class Rule(Frozen):
+    """One expectation of a suite, in the words of Great Expectations."""
+
+    name: str
+    """Unique in its suite; a row that breaks the rule has it as a reason."""
+    type: str
+    kwargs: dict[str, Any] = {}
+    severity: Severity = Severity.critical
+    quarantine: bool = True
+    """Of a critical rule about single rows: whether these go to the quarantine, or stop the run."""
+
+    @property
+    def column(self) -> str | None:
+        return self.kwargs.get("column")
+
+
+class CheckResult(Frozen):
+    """What a check of `input` or `output` found."""
+
+    suite: str
+    name: str
+    expectation: str
+    """Its type in Great Expectations, or `guard`."""
+    column: str | None = None
+    severity: Severity
+    success: bool
+    outcome: Literal["passed", "noted", "quarantined", "stopped", "off"]
+    """What followed: `noted` is a warning or info, `off` a check that the job has switched off."""
+    observed: str | None = None
+    unexpected: int | None = None
+    """Rows that break it."""
+    share: float | None = None
+    """Of the rows that have a value."""
+    engine: Literal["gx", "sql", "plan", "model"] = "sql"
+    """What counted: Great Expectations, one query of our own, what the plan had counted, or the loaded model."""
+
+
 class Plan(Frozen):
     """What a run is about, frozen before anything is read a second time."""
 
@@ -138,6 +189,10 @@ class Plan(Frozen):
     """Whether a key stands more than once."""
     duckdb: str
     """Version of the engine that made the hash sum; a later stage under another version counts anew."""
+    broken: tuple[Rule, ...] = ()
+    """The rules of the input's suite that some rows break: these rows go to the quarantine."""
+    released: tuple[FileInfo, ...] = ()
+    """Rows that a person let pass in spite of rules."""
 
     @property
     def next_part(self) -> int:
@@ -188,7 +243,11 @@ class RunRecord(Frozen):
     dispositions: dict[str, int] = {}
     """What the stream counted; the ledger is computed apart from it, and both must agree."""
     ledger: Ledger | None = None
+    withdrawn: int = 0
+    """Keys that have a prediction from before, but no row in the input any more. They keep it."""
     statistics: Statistics = Statistics()
+    checks: tuple[CheckResult, ...] = ()
+    """What the validation of input and output found."""
     stages: tuple[StageReport, ...] = ()
     peak_memory_bytes: int = 0
     host: str = ""

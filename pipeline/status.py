@@ -42,6 +42,8 @@ class PartitionStatus:
     scored: int | None
     unchanged: int | None
     quarantined: int | None
+    withdrawn: int | None
+    """Keys that have a prediction, but had no row in the input when that run looked."""
     runs: int
     last_run: str | None
     last_state: State | None
@@ -74,6 +76,10 @@ def _status_of(lake: Lake, job: Job, model: ModelRef | None, ds: str) -> Partiti
         state, note = found
     else:
         state, note = _without(lake, job.name, ds, records, input_now)
+    if done is not None and done.withdrawn and state is Completeness.complete:
+        note = f"{done.withdrawn:,} predicted rows are no longer in the input"
+    if records and records[0].state is State.rolled_back and state is not Completeness.complete:
+        note = f"run {records[0].run_id} was rolled back"
     if done is not None and done.job_digest != job.digest and state is Completeness.complete:
         note = "the job changed since"
     return _filled(ds, state, note, records, done or next(iter(complete), None))
@@ -132,6 +138,7 @@ def _filled(
         scored=counts.get("scored"),
         unchanged=counts.get("unchanged"),
         quarantined=counts.get("quarantined"),
+        withdrawn=done.withdrawn if done else None,
         runs=len(records),
         last_run=newest.run_id if newest else None,
         last_state=newest.state if newest else None,

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import hypothesis
 import pytest
 
+from tests.browsing import chromium
+from tests.s3 import S3Server, serve
 from tests.workspace import Workspace
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("LAKESCORE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -59,6 +65,29 @@ def data_folder() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return DATA
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium. Of the module: while it runs, this thread has an event loop, which others may not stand."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A moto server, with an empty bucket."""
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Server:
+    """S3, found through the environment by this process and those that it starts."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LAKESCORE_SCRATCH", str(tmp_path / "scratch"))
+    return s3_server
 
 
 @pytest.fixture

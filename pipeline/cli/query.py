@@ -164,10 +164,10 @@ def _job_of(text: str, job: str | None, machine: Settings) -> Job | None:
 
 def _model(job: Job, machine: Settings) -> ModelRef | None:
     """Returns the job's model, or None and says so on stderr."""
-    from pipeline.model.registry import Registry
+    from pipeline.model.remote import open_registry
 
     try:
-        return Registry(Path(machine.models)).resolve(job.model.name, job.model.version).ref
+        return open_registry(machine.models).resolve(job.model.name, job.model.version).ref
     except ModelError as error:
         console(stderr=True).print(f"{error.what}: which days are stale is not known", markup=False)
         return None

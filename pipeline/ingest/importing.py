@@ -93,8 +93,8 @@ def target_of(job: Job, lake: Lake, source: str | None = None) -> Target:
     if name not in patterns:
         what = f"job {job.name!r} has no source {source!r}" if source else f"job {job.name!r} reads several sources"
         raise UsageError(what, expected=", ".join(patterns), next_step="--source NAME")
-    pattern, root = PurePath(patterns[name]), lake.storage.root.absolute()
-    if pattern.is_absolute() and pattern.is_relative_to(root):
+    pattern, root = PurePath(patterns[name]), PurePath(lake.storage.where("")) if lake.is_local else None
+    if root is not None and pattern.is_absolute() and pattern.is_relative_to(root):
         pattern = pattern.relative_to(root)
     *folders, file = (part for part in pattern.parts if part != "**")
     folder = PurePosixPath(*folders).as_posix()

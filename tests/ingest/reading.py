@@ -14,7 +14,7 @@ UNSCORED = "unscored/ds={ds}/*.parquet"
 
 
 def day_files(lake: Lake, ds: str) -> list[Path]:
-    return sorted(lake.storage.root.glob(UNSCORED.format(ds=ds)))
+    return sorted(lake.workspace.root.glob(UNSCORED.format(ds=ds)))
 
 
 def rows_of(lake: Lake, ds: str) -> pa.Table:
@@ -24,15 +24,9 @@ def rows_of(lake: Lake, ds: str) -> pa.Table:
 
 def days_of(lake: Lake) -> list[str]:
     """Returns the days whose folder is there, with or without files."""
-    return sorted(path.name.removeprefix("ds=") for path in lake.storage.root.glob("unscored/ds=*"))
+    return sorted(path.name.removeprefix("ds=") for path in lake.workspace.root.glob("unscored/ds=*"))
 
 
 def hidden(lake: Lake) -> list[Path]:
     """Returns what is in work, or was left behind."""
-    return sorted(lake.storage.root.rglob(".*"))
-
-
-def peak_memory_bytes() -> int:
-    """Returns the highest resident memory of this process; getrusage counts that of its parent before the exec too."""
-    status = Path("/proc/self/status").read_text("ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return sorted(path for path in lake.workspace.root.rglob(".*") if path.name != ".writing")

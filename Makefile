@@ -43,6 +43,11 @@ test: $(installed) ## Run the fast tests
 test-slow: $(installed) ## Run the others: kills, races, large inputs
 	$(pytest) -m slow
 
+.PHONY: torture
+torture: $(installed) ## Kill and break for an hour: the figures of docs/reliability.md
+	$(bin)/python -m tests.torture
+	TORTURE=1 $(pytest) tests/torture/test_faults.py tests/torture/test_state_machine.py tests/torture/test_fuzz.py
+
 .PHONY: bench
 bench: $(installed) ## Measure, and write the tables in docs/performance.md
 	$(bin)/python -m tests.benchmarks $(BENCH_ARGS)

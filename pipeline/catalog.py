@@ -14,7 +14,7 @@ import duckdb
 from pipeline import database, views
 from pipeline.job import Job
 from pipeline.lake import Lake
-from pipeline.storage import explained, sync_file, sync_folder
+from pipeline.storage import explained, make_folder, sync_file, sync_folder
 
 FILE = "lake.duckdb"
 CONFIG = database.CONFIG | {"storage_compatibility_version": "v1.4.0"}
@@ -24,15 +24,18 @@ CONFIG = database.CONFIG | {"storage_compatibility_version": "v1.4.0"}
 def write(lake: Lake, job: Job | None = None) -> Path:
     """Writes the catalog as a whole, in place of the one before; returns its path.
 
-    `job` is the one whose input is `unscored`. What a view reads must exist when the view is made: a lake's first
-    predictions, quarantine or input, and those of a new job, show in a new catalog only.
+    The path is a local one also of a lake in an object store. `job` is the one whose input is `unscored`. What a view
+    reads must exist when the view is made: a lake's first predictions, quarantine or input, and those of a new job,
+    show in a new catalog only.
     """
-    target = lake.storage.path(FILE).absolute()
+    target = lake.workspace.path(FILE).absolute()
     temporary = target.with_name(f".{FILE}.{secrets.token_hex(4)}.tmp")
     lake.prepare()
     try:
         with explained(target):
+            make_folder(target.parent)
             with closing(duckdb.connect(temporary, config=CONFIG)) as con:
+                lake.storage.attach(con)
                 views.create(con, lake, lasting=True)
                 if job is not None:
                     views.create_unscored(con, lake, job, lasting=True)

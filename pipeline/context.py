@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.job import Job
@@ -35,9 +34,9 @@ class Context:
 
     @classmethod
     def open(cls, job: Job, settings: Settings, progress: Progress = silent) -> Context:
-        from pipeline.model.registry import Registry
+        from pipeline.model.remote import open_registry
 
-        return cls(Lake.open(settings.lake), job, Registry(Path(settings.models)), progress)
+        return cls(Lake.open(settings.lake), job, open_registry(settings.models), progress)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pipeline.settings import Settings
 DEFAULT_JOB = "batch_inference"
 RESERVED = (
     {"job", "ds", "model_version", "prediction", "prediction_proba", "value", "rank", "item", "score"}
-    | {"scored_at", "quarantined_at", "run_id", "reason", "reasons", "fingerprint", "revision"}
+    | {"scored_at", "quarantined_at", "run_id", "reason", "reasons", "fingerprint", "revision", "key_text"}
 )  # fmt: skip
 """Columns of what we store that are ours: no key or carried column has such a name, in capitals or not."""
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"

@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from pipeline.errors import LakeDamaged, StorageError, UsageError
-from pipeline.records import DAY, FileInfo, RunRecord, State, check_day, check_name
-from pipeline.storage import LocalStorage
+from pipeline.records import DAY, FileInfo, RunRecord, State, check_day, check_name, is_day
+from pipeline.storage import LocalStorage, Storage, open_storage
 
 LAKE_FORMAT = 1
 MARKER = "lakescore.json"
@@ -40,27 +39,34 @@ class Partition:
 
 
 class Lake:
-    def __init__(self, storage: LocalStorage) -> None:
+    def __init__(self, storage: Storage) -> None:
         self.storage = storage
+
+    @property
+    def workspace(self) -> LocalStorage:
+        """The disk on which runs stage: of a lake on a disk, the lake itself."""
+        return self.storage.workspace
 
     @classmethod
     def open(cls, root: str) -> Lake:
         """Opens a lake, which may be empty. Raises LakeDamaged if a later version of Lakescore wrote it."""
-        if "://" in root and not root.startswith("file://"):
-            raise UsageError("a lake lies on a local disk", where=root, expected="a folder")
-        if not (folder := root.removeprefix("file://")):
+        if not root.removeprefix("file://"):
             raise UsageError("the lake's root is empty", expected="a folder", next_step="is a shell variable not set?")
-        lake = cls(LocalStorage(Path(folder)))
+        lake = cls(open_storage(root))
         marker = lake.storage.read(MARKER)
         if marker is not None and (found := _format_of(marker)) != LAKE_FORMAT:
             raise LakeDamaged(
                 "this lake has another format",
-                where=lake.storage.path(MARKER),
+                where=lake.storage.where(MARKER),
                 expected=LAKE_FORMAT,
                 got=found,
                 next_step="use the version of Lakescore that wrote it",
             )
         return lake
+
+    @property
+    def is_local(self) -> bool:
+        return self.workspace is self.storage
 
     def prepare(self) -> None:
         """Makes the lake writable by us; on first use probes that the storage keeps the protocol's promise."""
@@ -81,10 +87,11 @@ class Lake:
         for pattern in patterns:
             if "{ds}" not in pattern:
                 continue
-            before = str(self.storage.path(pattern.split("{ds}")[0] + "x")).removesuffix("x")
+            before = self.storage.where(pattern.split("{ds}")[0] + "x").removesuffix("x")
             for file in self.storage.glob(pattern.replace("{ds}", "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]")):
-                where = str(self.storage.path(file.path))
-                if match := DAY.search(where, min(len(_fixed(before)), len(where))):
+                where = self.storage.where(file.path)
+                match = DAY.search(where, min(len(_fixed(before)), len(where)))
+                if match and is_day(match.group()):
                     days.add(match.group())
         return sorted(days)
 
@@ -107,7 +114,7 @@ class Lake:
                 if info is None:
                     raise LakeDamaged(
                         "a part file is missing from the sequence",
-                        where=self.storage.path(partition.part(number)),
+                        where=self.storage.where(partition.part(number)),
                         next_step="restore it from a backup; a part is never removed by Lakescore",
                     )
                 found[number] = info
@@ -140,13 +147,28 @@ class Lake:
             self.record_key(record.job, record.ds, record.run_id), record.model_dump_json(indent=1).encode() + b"\n"
         )
 
+    def newest_run(self, job: str, ds: str) -> str:
+        """Returns the id of a day's newest run, or an empty string."""
+        names = [file.path.rpartition("/")[2] for file in self.storage.files(f"runs/job={job}/ds={ds}")]
+        return max((name.removesuffix(".json") for name in names if name.endswith(".json")), default="")
+
     def read_record(self, job: str, ds: str, run_id: str) -> RunRecord:
         """Raises UsageError if there is no such run, LakeDamaged if its record cannot be read."""
         key = self.record_key(job, ds, run_id)
         record = self._read_record(key)
         if record is None:
-            raise UsageError(f"no run is called {run_id!r}", where=self.storage.path(key))
+            raise UsageError(f"no run is called {run_id!r}", where=self.storage.where(key))
         return record
+
+    def find_record(self, run_id: str) -> RunRecord:
+        """Returns the record of a run of any job and day. Raises UsageError if there is none."""
+        check_name(run_id, "run id")
+        for folder in self.storage.folders("runs"):
+            job = folder.removeprefix("job=")
+            for ds in reversed(self.run_days(job)):
+                if self.storage.head(self.record_key(job, ds, run_id)) is not None:
+                    return self.read_record(job, ds, run_id)
+        raise UsageError(f"no run is called {run_id!r}", where=self.storage.where("runs"), next_step="lakescore status")
 
     def iter_records(self, job: str, ds: str) -> Iterator[RunRecord]:
         """Yields the runs of a day, newest first, each read when it is asked for."""
@@ -172,7 +194,7 @@ class Lake:
             problem = error.errors(include_url=False)[0]
             raise LakeDamaged(
                 f"a run record cannot be read: {problem['msg']}",
-                where=f"{self.storage.path(key)}, {'.'.join(map(str, problem['loc'])) or 'the whole file'}",
+                where=f"{self.storage.where(key)}, {'.'.join(map(str, problem['loc'])) or 'the whole file'}",
                 next_step="restore it, or move it out of runs/: the predictions themselves do not need it",
             ) from None
 

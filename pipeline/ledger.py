@@ -25,6 +25,7 @@ def before_commit(selected: Selection, record: RunRecord, staged: Sequence[str],
     selected.stored_view("staged", staged, ["fingerprint"] if staged else [])
     selected.stored_view("rejected", rejected)
     selected.stored_view("scored", staged)
+    selected.stored_view("meanwhile", [], ["fingerprint", "revision"])
     candidates = record.plan.candidates
     if record.plan.duckdb != duckdb.__version__:  # hash() may differ between versions
         candidates = selected.term("ledger/candidates")
@@ -50,13 +51,15 @@ def after_commit(
     columns = ["prediction", "prediction_proba", "reason"]
     selected.stored_view("scored", published, columns if published else [])
     scored = selected.term("ledger/scored")
-    terms = {False: Term(), True: Term()}
+    unchanged, terms = ledger.unchanged, {False: Term(), True: Term()}
     if others:
         selected.stored_view("meanwhile", others, ["fingerprint", "revision"])
         for row in selected.count("ledger/meanwhile"):
             terms[bool(row["overtaken"])] = Term(rows=row["rows"], hash_sum=row["hash_sum"])
+        if record.plan.base:
+            unchanged = selected.term("ledger/unchanged")
     after = ledger.model_copy(
-        update={"scored": scored, "unchanged": ledger.unchanged + terms[False], "overtaken": terms[True]}
+        update={"scored": scored, "unchanged": unchanged + terms[False], "overtaken": terms[True]}
     )
     check(after, record, "rows are committed, but the partition is not marked complete")
     return after
@@ -74,6 +77,11 @@ def statistics(selected: Selection, published: Sequence[str]) -> Statistics:
         reasons[str(row["reason"])] = reasons.get(str(row["reason"]), 0) + row["rows"]
     confidence = sum(row["sum_confidence"] for row in rows) / sum(row["rows"] for row in rows)
     return Statistics(classes=classes, reasons=reasons, mean_confidence=confidence)
+
+
+def withdrawn(selected: Selection) -> int:
+    """Returns how many keys have a prediction, but no row in the input any more."""
+    return selected.term("ledger/withdrawn").rows if selected.plan.base else 0
 
 
 def check(ledger: Ledger, record: RunRecord, consequence: str) -> None:

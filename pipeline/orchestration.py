@@ -175,7 +175,7 @@ def _error(ti: Any, failed: list[str]) -> str:
     return next((text for text in texts if text), f"{', '.join(failed)} did not end well; see the log in Airflow")
 
 
-def _mail(job: Job, context: Mapping[str, Any]) -> dict[str, Any]:
+def _mail(job: Job, context: Any) -> dict[str, Any]:
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     def deliver(told: Any) -> None:
@@ -186,7 +186,7 @@ def _mail(job: Job, context: Mapping[str, Any]) -> dict[str, Any]:
 
 def deadline(job: Job) -> Any:
     """Returns the alert for a run that is late, or None."""
-    from airflow.sdk import DeadlineAlert, DeadlineReference, SyncCallback
+    from airflow.sdk import DeadlineAlert, DeadlineReference, SyncCallback  # type: ignore[attr-defined]
 
     if job.schedule.deadline is None:
         return None

@@ -25,6 +25,8 @@ class Preview:
     candidates: int
     dispositions: dict[str, int]
     reasons: dict[str, int]
+    withdrawn: int
+    """Keys that have a prediction, but no row in the input any more."""
     input_files: int
     rows_per_s: float | None
     """Of the last run of this job that scored at least as many rows as a batch; None if there is none."""
@@ -43,7 +45,7 @@ def preview(ctx: Context, ds: str) -> Preview:
     manifest = ctx.registry.resolve(ctx.job.model.name, ctx.job.model.version)
     done = check.up_to_date(ctx, manifest, ds)
     if done is not None and done.ledger is not None:
-        counts = {**done.ledger.counts(), "scored": 0}
+        counts = {**done.ledger.counts(), "scored": 0, "withdrawn": done.withdrawn}
         counts["unchanged"] = counts["candidates"] - counts["quarantined"] - counts["duplicates"]
         files = sum(map(len, done.plan.input.values()))
     else:
@@ -55,6 +57,7 @@ def preview(ctx: Context, ds: str) -> Preview:
         candidates=counts["candidates"],
         dispositions={name: counts.get(name, 0) for name in LEDGER},
         reasons={name: counts.get(f"reason.{name}", 0) for name in REASONS},
+        withdrawn=counts.get("withdrawn", 0),
         input_files=files,
         rows_per_s=_past_speed(ctx, ds),
     )

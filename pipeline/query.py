@@ -138,6 +138,7 @@ def run(
     query, does not work, or needs more time or memory than the limits, here or when the rows are taken.
     """
     with database.connection(limits.memory_limit, limits.threads) as con:
+        lake.storage.attach(con)
         clock = _Clock(con, limits, lake)
         with clock.working():
             check(con, text)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from datetime import UTC, date, datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from pipeline.errors import UsageError
 
 RECORD_FORMAT = 1
+STAMP = "%Y%m%dT%H%M%S%f"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -47,9 +49,20 @@ def check_day(value: str) -> str:
     raise UsageError(f"{value!r} is not a day: {reason}", expected="a day such as 2026-01-31", got=repr(value))
 
 
-def new_run_id() -> str:
-    """Returns a run id that sorts by the time at which it was made."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + "Z-" + secrets.token_hex(4)
+def is_day(value: str) -> bool:
+    try:
+        return bool(check_day(value))
+    except UsageError:
+        return False
+
+
+def new_run_id(after: str = "") -> str:
+    """Returns a run id that sorts by the time at which it was made, and after another one, whatever the clocks say."""
+    stamp = f"{datetime.now(UTC):{STAMP}}"[:-3]
+    if stamp <= (last := after.partition("Z-")[0]):
+        with suppress(ValueError):
+            stamp = f"{datetime.strptime(last, STAMP).replace(tzinfo=UTC) + timedelta(milliseconds=1):{STAMP}}"[:-3]
+    return f"{stamp}Z-{secrets.token_hex(4)}"
 
 
 def now() -> datetime:
@@ -76,6 +89,7 @@ class State(StrEnum):
     superseded = "superseded"
     stopped = "stopped"
     failed = "failed"
+    rolled_back = "rolled_back"
 
 
 class ModelRef(Frozen):
@@ -181,6 +195,8 @@ class RunRecord(Frozen):
     dispositions: dict[str, int] = {}
     """What the stream counted; the ledger is computed apart from it, and both must agree."""
     ledger: Ledger | None = None
+    withdrawn: int = 0
+    """Keys that have a prediction from before, but no row in the input any more. They keep it."""
     statistics: Statistics = Statistics()
     stages: tuple[StageReport, ...] = ()
     peak_memory_bytes: int = 0

@@ -107,7 +107,7 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -
         planned = selection.make_plan(ctx, manifest, ds, files)
         clock.rows = planned.candidates.rows
     record = RunRecord(
-        run_id=run_id or new_run_id(),
+        run_id=run_id or new_run_id(ctx.lake.newest_run(ctx.job.name, ds)),
         job=ctx.job.name,
         ds=ds,
         state=State.planned,
@@ -155,7 +155,8 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
         state = _END.get(type(error), State.failed)
         text = str(error) or type(error).__name__
         try:
-            ctx.lake.write_record(record.with_(state=state, error=text, finished_at=now()))
+            if ctx.lake.read_record(record.job, record.ds, record.run_id).ledger is None:  # else it has ended before
+                ctx.lake.write_record(record.with_(state=state, error=text, finished_at=now()))
         except LakescoreError as second:
             log.warning("the failure of run %s could not be recorded: %s", record.run_id, second.what)
         raise

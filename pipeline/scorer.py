@@ -16,7 +16,7 @@ from pipeline.errors import InputMissing, SchemaMismatch, UsageError
 from pipeline.features import to_matrix
 from pipeline.model.fit import check_fit
 from pipeline.model.outputs import output_schema
-from pipeline.model.registry import Registry
+from pipeline.model.remote import open_registry
 from pipeline.storage import explained, sync_file, sync_folder
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Scorer:
         cls, name: str, version: str = "production", *, models: str | Path = "models", device: str = "auto"
     ) -> Scorer:
         """Raises ModelNotFound, or ModelMismatch if the files are not those that were registered."""
-        registry = Registry(Path(models))
+        registry = open_registry(str(models))
         manifest = registry.resolve(name, version)
         return cls(manifest, registry.load(manifest, device))
 

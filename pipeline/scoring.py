@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline import database, queries, selection, staging
+from pipeline import database, ledger, queries, selection, staging
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, only, reasons_for
 from pipeline.errors import QualityStop, UnreadableFile
@@ -73,6 +73,7 @@ def preview(ctx: Context, selected: Selection) -> Counter[str]:
     with database.explained(selected.partition.folder, selected.reads):
         unselected = selected.con.sql(queries.load("select/unselected")).aggregate("count(*)").fetchall()[0][0]
         counts = Counter(quarantined=int(unselected), duplicates=selected.term("ledger/duplicates").rows)
+        counts["withdrawn"] = ledger.withdrawn(selected)
         selected.stored_view("staged", [])
         with _reader(selected, "select/to_score") as reader:
             for batch in reader:
@@ -92,7 +93,7 @@ def _stop_if_too_many(ctx: Context, record: RunRecord, quarantined: int) -> None
     if share > ctx.job.policy.max_quarantined:
         raise QualityStop(
             f"{quarantined:,} of {record.plan.candidates.rows:,} rows of {record.ds} would be quarantined",
-            where=ctx.lake.storage.path(staging.folder_of(record)),
+            where=ctx.lake.workspace.path(staging.folder_of(record)),
             expected=f"at most {ctx.job.policy.max_quarantined:.1%}",
             got=f"{share:.1%}",
             next_step="look at the rejected-*.parquet there; repair the input, or raise max_quarantined in job.toml",
@@ -104,7 +105,7 @@ class _Staging:
 
     def __init__(self, ctx: Context, record: RunRecord, selected: Selection) -> None:
         self.ctx, self.record, self.selected = ctx, record, selected
-        self.folder = ctx.lake.storage.path(staging.folder_of(record))
+        self.folder = ctx.lake.workspace.path(staging.folder_of(record))
         self.manifest = ctx.registry.resolve(record.model.name, record.model.version)
         self.workers = ctx.job.engine.threads or os.cpu_count() or 1
         plan = record.plan

@@ -11,9 +11,8 @@ other_versions keys that another model version has scored
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -49,7 +48,7 @@ class Selection:
     con: Connection
     plan: Plan
     partition: Partition
-    reads: tuple[Path, ...]
+    reads: tuple[str, ...]
     """The files under the views: input and stored predictions."""
 
     @property
@@ -85,7 +84,7 @@ def select(ctx: Context, plan: Plan, partition: Partition) -> Iterator[Selection
     """Opens a connection with the views that a plan speaks of. The files are those of the plan, not those of now."""
     with _connection(ctx) as con:
         _candidates(con, ctx, plan.input, partition.ds, plan.key, plan.carry, plan.features)
-        stored = [ctx.lake.storage.path(file.path) for file in (*plan.base, *plan.other_versions)]
+        stored = _where_all(ctx, (*plan.base, *plan.other_versions))
         selection = Selection(con, plan, partition, (*_paths(ctx, plan.input), *stored))
         _add_duplicates(con, plan)
         _add_stored(selection, ctx)
@@ -154,7 +153,7 @@ def input_files(ctx: Context, ds: str) -> dict[str, tuple[FileInfo, ...]]:
             days = ctx.lake.input_days([pattern])
             raise InputMissing(
                 f"there is no input for {ds}",
-                where=ctx.lake.storage.path(pattern.replace("{ds}", ds)),
+                where=ctx.lake.storage.where(pattern.replace("{ds}", ds)),
                 got=f"{len(days)} days, {days[0]} to {days[-1]}" if days else "no day at all",
                 next_step=f"lakescore import FILES --date {ds}, or lakescore generate --date {ds}",
             )
@@ -214,8 +213,11 @@ def check_same_key(
         )
 
 
-def _connection(ctx: Context) -> AbstractContextManager[Connection]:
-    return database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads)
+@contextmanager
+def _connection(ctx: Context) -> Iterator[Connection]:
+    with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
+        ctx.lake.storage.attach(con)
+        yield con
 
 
 def _unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> Relation:
@@ -282,11 +284,10 @@ def _add_duplicates(con: Connection, plan: Plan) -> None:
 
 
 def _add_stored(selection: Selection, ctx: Context) -> None:
-    path = ctx.lake.storage.path
     plan = selection.plan
-    selection.stored_view("stored", [str(path(file.path)) for file in plan.base], ("fingerprint", "revision"))
+    selection.stored_view("stored", _where_all(ctx, plan.base), ("fingerprint", "revision"))
     selection.con.sql(queries.load("select/latest")).create_view("latest")
-    selection.stored_view("other_versions", [str(path(file.path)) for file in plan.other_versions])
+    selection.stored_view("other_versions", _where_all(ctx, plan.other_versions))
 
 
 def _check_schema(
@@ -325,12 +326,12 @@ def _check_schema(
         check_stored_key(ctx.job.input.key, first[1], database.schema(database.parquet(con, [path])), path)
 
 
-def _witnesses(ctx: Context, ds: str) -> Iterator[Path]:
+def _witnesses(ctx: Context, ds: str) -> Iterator[str]:
     """Yields a stored file of each version of the day, and one of the newest other day: these tell the stored key."""
     lake, job = ctx.lake, ctx.job.name
     for day in (ds, *sorted(set(lake.prediction_days(job)) - {ds}, reverse=True)):
         parts = [lake.parts(Partition(job, day, version))[:1] for version in lake.versions(job, day)]
-        yield from (lake.storage.path(file.path) for found in parts for file in found)
+        yield from (lake.storage.where(file.path) for found in parts for file in found)
         if day != ds and any(parts):
             return
 
@@ -356,8 +357,12 @@ def _check_extra(ctx: Context, manifest: Manifest, columns: Iterable[str], where
         )
 
 
-def _paths(ctx: Context, files: Mapping[str, Sequence[FileInfo]]) -> list[Path]:
-    return [ctx.lake.storage.path(file.path) for found in files.values() for file in found]
+def _paths(ctx: Context, files: Mapping[str, Sequence[FileInfo]]) -> list[str]:
+    return [ctx.lake.storage.where(file.path) for found in files.values() for file in found]
+
+
+def _where_all(ctx: Context, files: Iterable[FileInfo]) -> list[str]:
+    return [ctx.lake.storage.where(file.path) for file in files]
 
 
 def _where(files: Mapping[str, Sequence[FileInfo]]) -> str:

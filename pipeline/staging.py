@@ -1,22 +1,27 @@
 """Staged rows: written by a run before its commit, seen by nobody, and kept if it crashes.
 
     .staging/job=<job>/ds=<ds>/model_version=<version>/<model digest>-<job digest>/<run_id>/
-        scored-<worker>-<number>.parquet     predictions, up to about 1M rows a file
-        rejected-<worker>-<number>.parquet   rows for the quarantine
+        scored-<worker>-<number>-<token>.parquet     predictions, up to about 1M rows a file
+        rejected-<worker>-<number>-<token>.parquet   rows for the quarantine
 
 A file under such a name is whole and synced; one that is being written has another name. The digests stand in the path
-so that a run finds what an earlier run of the same model and job left behind, and nothing else.
+so that a run finds what an earlier run of the same model and job left behind, and nothing else. The token is the
+process's own: two that run the same stage of the same run never write to the same file.
+
+All this lies on the lake's `workspace`: of a lake on a disk, that disk; of one in an object store, a local folder.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
+import shutil
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.context import Context
 from pipeline.lake import Partition
@@ -32,6 +37,8 @@ log = logging.getLogger(__name__)
 FILE_ROWS = 1_000_000
 GROUP_ROWS = 122_880
 METADATA = "lakescore."
+LEFT = "left-"
+"""Before the name of another run's staged file, while we look what of it can be adopted."""
 REST = "rest-"
 """Before the name of a staged file from which rows were dropped, since another run has published them."""
 
@@ -49,16 +56,31 @@ def folder_of(record: RunRecord) -> str:
 
 def files(ctx: Context, record: RunRecord, kind: str) -> list[Path]:
     """Returns the whole files of a kind (`scored`, `rejected`) that a run has staged, in order."""
-    found = ctx.lake.storage.files(folder_of(record))
+    found = ctx.lake.workspace.files(folder_of(record))
     names = (file.path for file in found if file.path.rpartition("/")[2].startswith(f"{kind}-"))
-    return [ctx.lake.storage.path(name) for name in names if name.endswith(".parquet")]
+    return [ctx.lake.workspace.path(name) for name in names if name.endswith(".parquet")]
 
 
-def left_behind(ctx: Context, record: RunRecord) -> list[list[Path]]:
-    """Returns the scored files of each other run of the same partition, model and job, newest run first."""
-    runs = [run for run in ctx.lake.storage.folders(folder_of_kind(record)) if run != record.run_id]
-    found = (files(ctx, record.with_(run_id=run), "scored") for run in reversed(runs))
-    return [paths for paths in found if paths]
+def left_behind(ctx: Context, record: RunRecord) -> Iterator[list[Path]]:
+    """Yields the scored files of each other run of the same partition, model and job, newest run first.
+
+    They are links of our own: the other run may end, and remove its files, while we read.
+    """
+    own = ctx.lake.workspace.path(folder_of(record))
+    runs = [run for run in ctx.lake.workspace.folders(folder_of_kind(record)) if run != record.run_id]
+    for run in reversed(runs):
+        links = []
+        for path in files(ctx, record.with_(run_id=run), "scored"):
+            make_folder(own)
+            link = own / f"{LEFT}{run}-{path.name}"
+            with suppress(FileNotFoundError, FileExistsError):  # removed since it was listed; linked before
+                os.link(path, link)
+            if link.exists():
+                links.append(link)
+        if links:
+            yield links
+        for link in links:
+            link.unlink(missing_ok=True)
 
 
 def metadata(record: RunRecord) -> dict[str, str]:
@@ -75,7 +97,7 @@ def metadata(record: RunRecord) -> dict[str, str]:
     }
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path | BinaryIO) -> dict[str, str]:
     """Returns what a Parquet file of ours says of itself; of another file, nothing."""
     import pyarrow.parquet as pq
 
@@ -158,24 +180,22 @@ def _prefixed(values: dict[str, str]) -> dict[str, str]:
 
 def discard(ctx: Context, record: RunRecord) -> None:
     """Removes what a finished run staged, and what runs left behind that can no longer be at work."""
-    lake = ctx.lake
-    for run in lake.storage.folders(folder_of_kind(record)):
+    disk = ctx.lake.workspace
+    for run in disk.folders(folder_of_kind(record)):
         if run == record.run_id or _is_over(ctx, record, run):
-            folder = lake.storage.path(f"{folder_of_kind(record)}/{run}")
-            for file in lake.storage.files(f"{folder_of_kind(record)}/{run}"):
-                lake.storage.delete(file.path)
-            with explained(folder):
-                folder.rmdir()
-    remove_empty(lake.storage.path(folder_of_kind(record)), lake.storage.path(".staging"))
+            shutil.rmtree(disk.path(f"{folder_of_kind(record)}/{run}"), ignore_errors=True)  # `clean` sees what stays
+    remove_empty(disk.path(folder_of_kind(record)), disk.path(".staging"))
 
 
 def remove_empty(folder: Path, top: Path) -> None:
     """Removes a folder and those above it, up to `top`, as long as they are empty."""
-    while folder != top.parent and folder.is_dir() and not any(folder.iterdir()):
+    while folder != top.parent:
         try:
             folder.rmdir()
+        except FileNotFoundError:
+            pass  # another run was faster
         except OSError:
-            return  # another run has just begun there
+            return  # not empty, or another run has just begun there
         folder = folder.parent
 
 
@@ -216,6 +236,7 @@ class Writer:
         self.schema, self.metadata, self.dictionaries = schema, metadata, list(dictionaries)
         self.rows = 0
         self._number = 0
+        self._token = secrets.token_hex(4)
         self._file_rows = 0
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
@@ -241,12 +262,12 @@ class Writer:
         if self._writer is not None:
             with suppress(OSError):  # the disk may be full, and this is what must go
                 self._writer.close()
-            self._temporary.unlink(missing_ok=True)
             self._writer = None
+        self._temporary.unlink(missing_ok=True)  # it may be there without a writer, who found no room for a header
 
     @property
     def _name(self) -> str:
-        return f"{self.kind}-{self.worker:02d}-{self._number:05d}.parquet"
+        return f"{self.kind}-{self.worker:02d}-{self._number:05d}-{self._token}.parquet"
 
     @property
     def _temporary(self) -> Path:
@@ -272,8 +293,6 @@ class Writer:
         import pyarrow.parquet as pq
 
         make_folder(self.folder)
-        while (self.folder / self._name).exists():  # an earlier attempt of this run
-            self._number += 1
         self._writer = pq.ParquetWriter(
             self._temporary,
             self.schema,

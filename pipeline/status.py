@@ -8,10 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pipeline.errors import UsageError
 from pipeline.job import Job
 from pipeline.lake import Lake, Partition
-from pipeline.records import FileInfo, ModelRef, RunRecord, State, check_day
+from pipeline.records import FileInfo, ModelRef, RunRecord, State, is_day
 
 Input = dict[str, tuple[FileInfo, ...]]
 
@@ -43,6 +42,8 @@ class PartitionStatus:
     scored: int | None
     unchanged: int | None
     quarantined: int | None
+    withdrawn: int | None
+    """Keys that have a prediction, but had no row in the input when that run looked."""
     runs: int
     last_run: str | None
     last_state: State | None
@@ -61,7 +62,7 @@ def status(
     none is stale. Raises LakeDamaged for a run record that cannot be read, or a part file that is not there.
     """
     days = {*lake.input_days(job.input.patterns.values()), *lake.prediction_days(job.name)}
-    wanted = [day for day in sorted(days) if _is_day(day) and (first or day) <= day <= (last or day)]
+    wanted = [day for day in sorted(days) if is_day(day) and (first or day) <= day <= (last or day)]
     return [_status_of(lake, job, model, day) for day in wanted]
 
 
@@ -75,6 +76,10 @@ def _status_of(lake: Lake, job: Job, model: ModelRef | None, ds: str) -> Partiti
         state, note = found
     else:
         state, note = _without(lake, job.name, ds, records, input_now)
+    if done is not None and done.withdrawn and state is Completeness.complete:
+        note = f"{done.withdrawn:,} predicted rows are no longer in the input"
+    if records and records[0].state is State.rolled_back and state is not Completeness.complete:
+        note = f"run {records[0].run_id} was rolled back"
     if done is not None and done.job_digest != job.digest and state is Completeness.complete:
         note = "the job changed since"
     return _filled(ds, state, note, records, done or next(iter(complete), None))
@@ -133,15 +138,9 @@ def _filled(
         scored=counts.get("scored"),
         unchanged=counts.get("unchanged"),
         quarantined=counts.get("quarantined"),
+        withdrawn=done.withdrawn if done else None,
         runs=len(records),
         last_run=newest.run_id if newest else None,
         last_state=newest.state if newest else None,
         last_at=(newest.finished_at or newest.started_at) if newest else None,
     )
-
-
-def _is_day(text: str) -> bool:
-    try:
-        return bool(check_day(text))
-    except UsageError:
-        return False

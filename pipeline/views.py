@@ -241,7 +241,7 @@ class _Maker:
         return self.con.view(name)
 
     def _absolute(self, keys: Iterable[str]) -> list[str]:
-        return [str(self.lake.storage.path(key).absolute()) for key in keys]
+        return [self.lake.storage.where(key) for key in keys]
 
     @contextmanager
     def _in_stored(self) -> Iterator[None]:
@@ -271,4 +271,4 @@ def _damage_named(lake: Lake) -> Iterator[None]:
             job = folder.removeprefix("job=")
             for ds in lake.run_days(job):
                 lake.records(job, ds)
-        raise LakeDamaged("a run record cannot be read", where=lake.storage.path("runs"), got=str(error)) from error
+        raise LakeDamaged("a run record cannot be read", where=lake.storage.where("runs"), got=str(error)) from error

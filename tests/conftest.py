@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import hypothesis
 import pytest
 
+from tests.s3 import S3Server, serve
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +61,22 @@ def data_folder() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return DATA
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A moto server, with an empty bucket."""
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Server:
+    """S3, found through the environment by this process and those that it starts."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LAKESCORE_SCRATCH", str(tmp_path / "scratch"))
+    return s3_server
 
 
 @pytest.fixture

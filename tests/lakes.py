@@ -74,12 +74,12 @@ def prediction_rows(
 
 
 def add_input(lake: Lake, ds: str, table: pa.Table, name: str = "rows.parquet") -> None:
-    write_parquet(lake.storage.path(f"unscored/ds={ds}/{name}"), table)
+    write_parquet(lake.workspace.path(f"unscored/ds={ds}/{name}"), table)
 
 
 def add_part(lake: Lake, partition: Partition, table: pa.Table) -> FileInfo:
     key = partition.part(len(lake.parts(partition)))
-    write_parquet(lake.storage.path(key), table)
+    write_parquet(lake.workspace.path(key), table)
     return _found(lake, key)
 
 
@@ -90,7 +90,7 @@ def add_quarantine(lake: Lake, job: str, ds: str, run: str, table: pa.Table, rea
     table = table.append_column("run_id", pa.array([run] * count, pa.string()))
     table = table.append_column("quarantined_at", pa.array([clock(ds)] * count, pa.timestamp("us", "UTC")))
     key = f"quarantine/job={job}/ds={ds}/{run}.parquet"
-    write_parquet(lake.storage.path(key), table)
+    write_parquet(lake.workspace.path(key), table)
     return _found(lake, key)
 
 

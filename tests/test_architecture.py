@@ -24,13 +24,13 @@ LAYERS = {
     "stages, and questions about what they stored": (
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
         *("status", "views", "query", "catalog"),
-        *("ingest", "ingest.*"),
+        *("ingest", "ingest.*", "care", "care.*"),
         *("notify", "notify.*"),
     ),
     "what every stage is given": ("context",),
     "rows, model, lake and machine": (
         *("dispositions", "features", "predictions", "scorer", "model", "model.*"),
-        *("lake", "storage", "database", "relations", "queries", "job", "settings"),
+        *("lake", "storage", "storage.*", "database", "relations", "queries", "job", "settings"),
     ),
     "words": ("records", "errors"),
 }

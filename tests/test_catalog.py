@@ -142,7 +142,7 @@ def test_catalog_of_a_job_whose_key_changed_keeps_each_key(tmp_path: Path) -> No
 def test_catalog_input_being_written_is_not_read(lake: Lake, job: Job) -> None:
     path = catalog.write(lake, job)
     for name in (".rows.parquet", "_rows.parquet"):
-        lake.storage.path(f"unscored/ds={DAYS[0]}/{name}").write_bytes(b"half of it")
+        lake.workspace.path(f"unscored/ds={DAYS[0]}/{name}").write_bytes(b"half of it")
     assert client(path, "SELECT count(*) FROM unscored") == [[[6]]]
 
 
@@ -151,11 +151,11 @@ def test_catalog_that_fails_leaves_the_one_before(lake: Lake) -> None:
     before = path.read_bytes()
     lake.storage.write(f"runs/job=churn/ds={DAYS[0]}/{lakes.run_id(DAYS[0], 9)}.json", b"{")
     lakes.add_day(lake, "2026-01-03", ["a"], job="new")
-    lake.storage.path(Partition("new", "2026-01-03", "v1").part(0)).write_bytes(b"torn")
+    lake.workspace.path(Partition("new", "2026-01-03", "v1").part(0)).write_bytes(b"torn")
     with pytest.raises(LakeDamaged):
         catalog.write(lake)
     assert path.read_bytes() == before
-    assert sorted(each.name for each in lake.storage.root.iterdir() if "duckdb" in each.name) == ["lake.duckdb"]
+    assert sorted(each.name for each in lake.workspace.root.iterdir() if "duckdb" in each.name) == ["lake.duckdb"]
 
 
 def test_catalog_command_of_a_relative_lake_gives_absolute_paths(
@@ -163,9 +163,9 @@ def test_catalog_command_of_a_relative_lake_gives_absolute_paths(
 ) -> None:
     app = typer.Typer()
     commands.add_to(app)
-    monkeypatch.chdir(lake.storage.root.parent)
-    arguments = ["catalog", "--lake", lake.storage.root.name, "--job", str(job.folder), "--json"]
+    monkeypatch.chdir(lake.workspace.root.parent)
+    arguments = ["catalog", "--lake", lake.workspace.root.name, "--job", str(job.folder), "--json"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     path = Path(json.loads(done.stdout)["path"])
-    assert path == lake.storage.root / "lake.duckdb"
+    assert path == lake.workspace.root / "lake.duckdb"
     assert client(path, "SELECT count(*) FROM predictions") == [[[9]]]

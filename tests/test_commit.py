@@ -12,10 +12,10 @@ import pytest
 
 from pipeline import run, staging
 from pipeline.context import Context
-from pipeline.errors import LakeDamaged, LedgerImbalance
+from pipeline.errors import CommitUnknown, LakeDamaged, LedgerImbalance
 from pipeline.lake import Partition
 from pipeline.model.predictor import Predictor
-from pipeline.records import RunRecord, State
+from pipeline.records import FileInfo, RunRecord, State
 from tests.workspace import DAY, Workspace, changed, table
 
 
@@ -23,6 +23,10 @@ def staged(ctx: Context, run_id: str | None = None) -> RunRecord:
     """Plans and scores, without commit."""
     manifest = ctx.registry.resolve("toy", "production")
     return run.score(ctx, run.plan(ctx, manifest, DAY, run_id))
+
+
+def listing(ctx: Context) -> dict[str, tuple[FileInfo, ...]]:
+    return ctx.lake.input_files(ctx.job.input.patterns, DAY)
 
 
 def rewrite(ctx: Context, record: RunRecord, change: object) -> None:
@@ -210,7 +214,7 @@ def test_success_mark_stands_only_on_complete_partitions(workspace: Workspace) -
     workspace.day(50)
     ctx = workspace.context()
     record = staged(ctx)
-    mark = Path(ctx.lake.storage.path(Partition("toy", DAY, "v1").success))
+    mark = Path(ctx.lake.workspace.path(Partition("toy", DAY, "v1").success))
     assert not mark.exists()
     run.commit(ctx, record)
     assert mark.read_bytes() == b""
@@ -224,3 +228,128 @@ def test_published_file_says_whose_it_is(workspace: Workspace) -> None:
     assert found["run_id"] == record.run_id
     assert found["model_digest"] == record.model.digest
     assert (found["job"], found["ds"], found["model_version"]) == ("toy", DAY, "v1")
+
+
+def test_commit_row_left_as_it_was_but_published_by_other_input_is_overtaken(workspace: Workspace) -> None:
+    """The slow run saw newer input, in which the row is as it was first; the other one published the input between."""
+    rows = table(50)
+    workspace.day(rows)
+    workspace.run()
+    path = workspace.day(changed(rows, "a", {0: 5.0}))
+    ctx = workspace.context()
+    between = staged(ctx)
+    newest = pa.concat_tables([rows, table({"id": ["n"], "a": [1.0], "b": [1.0]})])
+    workspace.day(newest)
+    slow = staged(ctx)
+    content, other = path.read_bytes(), path.with_name("other")
+    pq.write_table(changed(rows, "a", {0: 5.0}), path)
+    between = between.with_(plan=between.plan.model_copy(update={"input": listing(ctx)}))
+    run.commit(ctx, between)
+    other.write_bytes(content)
+    other.replace(path)
+    slow = slow.with_(plan=slow.plan.model_copy(update={"input": listing(ctx)}))
+    done = run.commit(ctx, slow)
+    assert done.state is State.overtaken
+    assert done.ledger is not None
+    assert done.ledger.balanced
+    counts = done.ledger.counts()
+    assert (counts["scored"], counts["unchanged"], counts["overtaken"]) == (1, 49, 1)
+    workspace.complete()
+    current = workspace.stored(
+        "SELECT max_by(fingerprint, revision) AS f FROM predictions GROUP BY id HAVING id = 'u0'"
+    )
+    first = workspace.stored("SELECT fingerprint AS f FROM predictions WHERE id = 'u0' AND revision = 0")
+    assert current == first, "the newest input wins in the end"
+
+
+def test_commit_repeated_after_it_ended_returns_what_it_recorded(workspace: Workspace) -> None:
+    workspace.day(50)
+    ctx = workspace.context()
+    record = staged(ctx)
+    done = run.commit(ctx, record)
+    assert run.commit(ctx, record) == done
+    assert len(workspace.stored()) == 50
+
+
+def test_commit_input_changed_during_the_commit_leaves_no_mark(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = table(50)
+    workspace.day(rows)
+    ctx = workspace.context()
+    record = staged(ctx)
+    real = type(ctx.lake.storage).create
+
+    def create_while_the_input_changes(*arguments: object) -> object:
+        workspace.day(changed(rows, "a", {0: 5.0}))
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(ctx.lake.storage), "create", create_while_the_input_changes)
+    done = run.commit(ctx, record)
+    assert done.state is State.superseded
+    assert done.ledger is not None
+    assert done.ledger.balanced
+    assert ctx.lake.storage.head(Partition("toy", DAY, "v1").success) is None
+    monkeypatch.undo()
+    assert workspace.complete().statistics.reasons == {"changed": 1}
+
+
+def test_commit_staging_cleared_by_another_run_plans_again(workspace: Workspace) -> None:
+    """Between its stages, each a process of its own, a run looks dead to another one that finishes the day."""
+    workspace.day(50)
+    ctx = workspace.context()
+    slow = staged(ctx)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    ctx.lake.write_record(slow.with_(pid=gone.pid))
+    workspace.run()
+    done = run.commit(ctx, slow)
+    assert done.state is State.superseded
+    assert len(workspace.stored()) == 50
+
+
+def test_commit_lost_answer_is_looked_at_before_it_is_tried_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.day(50)
+    ctx = workspace.context()
+    record = staged(ctx)
+    real, lost = type(ctx.lake.storage).create, iter([True])
+
+    def create_and_lose_the_answer(*arguments: object) -> object:
+        made = real(*arguments)  # type: ignore[arg-type]
+        if next(lost, False):
+            raise CommitUnknown("no telling")
+        return made
+
+    monkeypatch.setattr(type(ctx.lake.storage), "create", create_and_lose_the_answer)
+    done = run.commit(ctx, record)
+    assert done.state is State.complete
+    assert len(workspace.stored()) == 50
+
+
+def test_run_other_run_removes_its_staging_meanwhile_adopts_all_the_same(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.day(50)
+    ctx = workspace.context()
+    other = staged(ctx)
+    real = staging.is_trustworthy
+
+    def trust_and_remove(path: Path, *arguments: object) -> bool:
+        trusted = real(path, *arguments)  # type: ignore[arg-type]
+        for each in staging.files(ctx, other, "scored"):
+            each.unlink()
+        return trusted
+
+    monkeypatch.setattr(staging, "is_trustworthy", trust_and_remove)
+    assert workspace.complete().statistics.reasons == {"new": 50}
+
+
+def test_run_id_sorts_after_the_newest_whatever_the_clock_says(workspace: Workspace) -> None:
+    workspace.day(50)
+    ctx = workspace.context()
+    ahead = "20991231T235959999Z-00000000"
+    run.plan(ctx, ctx.registry.resolve("toy", "production"), DAY, ahead)
+    assert workspace.complete().run_id > ahead
+    assert workspace.run().up_to_date

@@ -24,14 +24,14 @@ def lake(tmp_path: Path) -> Lake:
 
 def put(lake: Lake, *keys: str) -> None:
     for key in keys:
-        path = lake.storage.path(key)
+        path = lake.workspace.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
 
 
 def test_open_absent_folder_is_an_empty_lake_and_makes_nothing(tmp_path: Path) -> None:
     lake = Lake.open(f"file://{tmp_path}/lake")
-    assert lake.storage.root == tmp_path / "lake"
+    assert lake.workspace.root == tmp_path / "lake"
     assert lake.run_days("toy") == lake.prediction_days("toy") == lake.input_days([lakes.PATTERN]) == []
     assert lake.records("toy", DAY) == []
     assert lake.last_complete("toy", DAY) is None
@@ -100,7 +100,7 @@ def test_input_files_of_what_is_no_day_are_refused(lake: Lake, ds: str) -> None:
 @pytest.mark.parametrize("absolute", [False, True])
 def test_input_days_are_read_from_the_paths(tmp_path: Path, pattern: str, absolute: bool) -> None:
     lake = lakes.open_lake(tmp_path / "2019-09-09" / "lake")
-    pattern = f"{lake.storage.root}/{pattern}" if absolute else pattern
+    pattern = f"{lake.workspace.root}/{pattern}" if absolute else pattern
     days = ["2025-12-31", "2026-01-01"]
     for ds in reversed(days):
         put(lake, pattern.replace("{ds}", ds).replace("**", "a/b").replace("*", "x"))
@@ -126,7 +126,7 @@ def test_parts_that_a_listing_misses_are_looked_up_by_name(lake: Lake) -> None:
             return [file for file in super().files(prefix) if not file.path.endswith("1.parquet")]
 
     put(lake, *(TOY.part(number) for number in range(4)))
-    assert Lake(Forgetful(lake.storage.root)).parts(TOY) == lake.parts(TOY)
+    assert Lake(Forgetful(lake.workspace.root)).parts(TOY) == lake.parts(TOY)
 
 
 @pytest.mark.parametrize("absent", [0, 1])
@@ -178,7 +178,7 @@ def test_read_record_by_what_is_no_name_is_refused(lake: Lake, run_id: str) -> N
 )
 def test_record_that_is_damaged_names_file_and_field(lake: Lake, old: str, new: str, where: str) -> None:
     record = lakes.add_run(lake, TOY)
-    path = lake.storage.path(lake.record_key("toy", DAY, record.run_id))
+    path = lake.workspace.path(lake.record_key("toy", DAY, record.run_id))
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))

@@ -108,10 +108,12 @@ def test_query_explain_analyze_tells_what_was_read(lake: Lake) -> None:
 WRITES = """
     COPY (SELECT 1) TO '{out}'
     WITH x AS (COPY (SELECT 1) TO '{out}') SELECT * FROM x
-    WITH x AS (COPY (SELECT 1) TO '{part}') SELECT * FROM x
+    WITH x AS (COPY (SELECT 1) TO '{part}' (USE_TMP_FILE false)) SELECT * FROM x
     EXPLAIN ANALYZE COPY (SELECT 1) TO '{out}'
-    EXPLAIN ANALYZE WITH x AS (COPY (SELECT 1) TO '{part}') SELECT * FROM x
-    explain /* */ analyze copy (select 1) to '{part}'
+    EXPLAIN ANALYZE WITH x AS (COPY (SELECT 1) TO '{part}' (USE_TMP_FILE false)) SELECT * FROM x
+    explain /* */ analyze copy (select 1) to '{part}' (use_tmp_file false)
+    /* */ EXPLAIN ANALYZE COPY (SELECT 1) TO '{part}' (USE_TMP_FILE false)
+    EXPLAIN (ANALYZE) COPY (SELECT 1) TO '{part}' (USE_TMP_FILE false)
     DESCRIBE (WITH x AS (COPY (SELECT 1) TO '{out}') FROM x)
     SELECT * FROM query('WITH x AS (COPY (SELECT 1) TO ''{out}'') FROM x')
     SELECT (WITH x AS (COPY (SELECT 1) TO '{out}') SELECT count(*) FROM x)
@@ -176,18 +178,18 @@ READS = """
 def test_query_that_is_an_attack_is_refused_and_changes_nothing(lake: Lake, tmp_path: Path, text: str) -> None:
     rows = lakes.input_rows(["secret"])
     lakes.write_parquet(tmp_path / "outside.parquet", rows)
-    lakes.write_parquet(lake.storage.path(".staging/x.parquet"), rows)
+    lakes.write_parquet(lake.workspace.path(".staging/x.parquet"), rows)
     (tmp_path / "secret.csv").write_text("a,b\n1,secret\n")
-    link = lake.storage.path("predictions/link.parquet")
+    link = lake.workspace.path("predictions/link.parquet")
     link.symlink_to(tmp_path / "outside.parquet")
     before = everything_below(tmp_path)
     places = {
-        "out": lake.storage.path("out.csv"),
-        "part": lake.storage.path(Partition("churn", DAYS[0], "v1").part(0)),
-        "staged": lake.storage.path(".staging/x.parquet"),
+        "out": lake.workspace.path("out.csv"),
+        "part": lake.workspace.path(Partition("churn", DAYS[0], "v1").part(0)),
+        "staged": lake.workspace.path(".staging/x.parquet"),
         "secret": tmp_path / "secret.csv",
         "outside": tmp_path / "outside.parquet",
-        "folder": lake.storage.root,
+        "folder": lake.workspace.root,
         "link": link,
     }
     with pytest.raises(QueryRefused) as refused:
@@ -198,7 +200,7 @@ def test_query_that_is_an_attack_is_refused_and_changes_nothing(lake: Lake, tmp_
 
 def test_query_part_of_a_view_may_be_named_as_a_file(lake: Lake) -> None:
     """It holds nothing that the view does not show."""
-    part = lake.storage.path(Partition("churn", DAYS[0], "v1").part(0))
+    part = lake.workspace.path(Partition("churn", DAYS[0], "v1").part(0))
     assert ask(lake, f"SELECT count(*) FROM '{part}'") == [(3,)]
 
 
@@ -213,11 +215,11 @@ def test_query_lock_alone_keeps_other_files_closed(
 ) -> None:
     """Were a way found around the look at the parsed text, the connection still opens no other file."""
     lakes.write_parquet(tmp_path / "outside.parquet", lakes.input_rows(["secret"]))
-    lakes.write_parquet(lake.storage.path(".staging/x.parquet"), lakes.input_rows(["secret"]))
+    lakes.write_parquet(lake.workspace.path(".staging/x.parquet"), lakes.input_rows(["secret"]))
     (tmp_path / "secret.csv").write_text("a,b\n1,secret\n")
     monkeypatch.setattr(query, "check", lambda con, text: None)
-    places = {"secret": tmp_path / "secret.csv", "outside": tmp_path / "outside.parquet", "folder": lake.storage.root}
-    places |= {"staged": lake.storage.path(".staging/x.parquet"), "link": tmp_path / "outside.parquet"}
+    places = {"secret": tmp_path / "secret.csv", "outside": tmp_path / "outside.parquet", "folder": lake.workspace.root}
+    places |= {"staged": lake.workspace.path(".staging/x.parquet"), "link": tmp_path / "outside.parquet"}
     try:
         found = ask(lake, text.format(**places))
     except QueryRefused:
@@ -298,7 +300,7 @@ def brief(timeout_s: float) -> query.Limits:
 
 
 def test_query_over_a_damaged_page_names_no_file_as_fine(lake: Lake) -> None:
-    path = lake.storage.path(Partition("churn", DAYS[0], "v1").part(0))
+    path = lake.workspace.path(Partition("churn", DAYS[0], "v1").part(0))
     content = bytearray(path.read_bytes())
     content[8:40] = bytes(32)
     path.write_bytes(content)
@@ -447,7 +449,7 @@ commands.add_to(app)
 @pytest.fixture
 def cli(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command, in this process; raises what it raises."""
-    monkeypatch.setenv("LAKESCORE_LAKE", str(lake.storage.root))
+    monkeypatch.setenv("LAKESCORE_LAKE", str(lake.workspace.root))
     monkeypatch.setenv("LAKESCORE_JOBS", str(tmp_path / "jobs"))
 
     def call(*arguments: str) -> Any:
@@ -567,7 +569,7 @@ def test_cli_wrong_usage_is_explained(cli: Any, arguments: list[str], message: s
 
 def test_cli_reader_that_has_seen_enough_is_no_error(lake: Lake) -> None:
     script = "import sys, typer; from pipeline.cli import query; app = typer.Typer(); query.add_to(app); app()"
-    arguments = ["query", "FROM range(3000000)", "--format", "csv", "--lake", str(lake.storage.root)]
+    arguments = ["query", "FROM range(3000000)", "--format", "csv", "--lake", str(lake.workspace.root)]
     command = [sys.executable, "-c", script, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:

@@ -13,7 +13,9 @@ import torch
 
 from pipeline import run
 from pipeline.errors import InputChanged, InputMissing, QualityStop
+from pipeline.preview import preview
 from pipeline.records import State
+from pipeline.status import status
 from tests.workspace import DAY, Workspace, changed, table
 
 
@@ -318,3 +320,18 @@ def test_run_probabilities_equal_a_plain_loop(
         assert (row["prob_class_0"], row["prob_class_1"]) == pytest.approx(expected[row["id"]], abs=1e-6)
         assert row["prediction"] == int(row["prob_class_1"] > row["prob_class_0"])
         assert row["prediction_proba"] == max(row["prob_class_0"], row["prob_class_1"])
+
+
+def test_run_rows_withdrawn_from_the_input_are_reported_and_keep_their_prediction(workspace: Workspace) -> None:
+    rows = table(10)
+    workspace.day(rows)
+    workspace.run()
+    workspace.day(rows.slice(3))
+    ctx = workspace.context()
+    assert preview(ctx, DAY).withdrawn == 3
+    record = workspace.complete()
+    assert (record.withdrawn, len(workspace.stored())) == (3, 10)
+    assert preview(ctx, DAY).withdrawn == 3
+    (day,) = status(ctx.lake, ctx.job, record.model)
+    assert day.withdrawn == 3
+    assert day.note == "3 predicted rows are no longer in the input"

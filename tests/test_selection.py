@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,6 +30,7 @@ from pipeline.errors import (
     SchemaMismatch,
     UnreadableFile,
 )
+from pipeline.features import fingerprints
 from pipeline.preview import Preview, preview
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -464,6 +466,14 @@ def test_select_over_a_value_that_cannot_be_cast_is_refused(workspace: Workspace
     job_selecting(workspace, "SELECT id::INTEGER AS id, a, b FROM orders")
     workspace.day(TWO)
     refused(workspace, SchemaMismatch, "a value does not have its column's type(?s:.)*'x'")
+
+
+def test_select_of_sums_wider_than_64_bits_is_scored(workspace: Workspace) -> None:
+    job_selecting(workspace, "SELECT id, sum(a) AS a, count(*) AS b FROM orders GROUP BY id")
+    workspace.day({"id": ["x", "x", "y"], "a": [2**62, 2**62, -1], "b": [0, 0, 0]})
+    workspace.run()
+    expected = fingerprints(np.array([[2.0**63, 2], [-1, 1]], np.float32)).tolist()
+    assert [row["fingerprint"] for row in workspace.stored("FROM predictions ORDER BY id")] == expected
 
 
 def test_select_over_a_truncated_file_names_that_file(workspace: Workspace) -> None:

@@ -76,7 +76,7 @@ def test_day_whose_input_changed_is_partial(lake: Lake, job: Job) -> None:
 def test_day_whose_input_was_touched_is_partial(lake: Lake, job: Job) -> None:
     """Its rows may be the same: the next run finds out."""
     lakes.add_day(lake, DAY)
-    os.utime(lake.storage.path(f"unscored/ds={DAY}/rows.parquet"), (0, 0))
+    os.utime(lake.workspace.path(f"unscored/ds={DAY}/rows.parquet"), (0, 0))
     assert one(lake, job).state is Completeness.partial
 
 
@@ -119,14 +119,14 @@ def test_day_without_a_model_is_measured_by_its_newest_version(lake: Lake, job: 
 
 def test_day_whose_input_is_removed_is_gone(lake: Lake, job: Job) -> None:
     lakes.add_day(lake, DAY)
-    shutil.rmtree(lake.storage.path(f"unscored/ds={DAY}"))
+    shutil.rmtree(lake.workspace.path(f"unscored/ds={DAY}"))
     for model in (V1, V2, None):
         assert one(lake, job, model).state is Completeness.gone
 
 
 def test_day_whose_predictions_are_removed_is_missing(lake: Lake, job: Job) -> None:
     lakes.add_day(lake, DAY)
-    shutil.rmtree(lake.storage.path(f"predictions/job=churn/ds={DAY}"))
+    shutil.rmtree(lake.workspace.path(f"predictions/job=churn/ds={DAY}"))
     assert one(lake, job).state is Completeness.missing
 
 
@@ -162,8 +162,8 @@ def test_days_come_in_order_and_within_the_range(lake: Lake, job: Job) -> None:
 
 def test_folders_that_are_no_days_are_passed_over(lake: Lake, job: Job) -> None:
     for name in ("2026-13-01", "2026-02-30", "latest"):
-        lakes.write_parquet(lake.storage.path(f"unscored/ds={name}/rows.parquet"), lakes.input_rows(["a"]))
-        lake.storage.path(f"predictions/job=churn/ds={name}").mkdir(parents=True)
+        lakes.write_parquet(lake.workspace.path(f"unscored/ds={name}/rows.parquet"), lakes.input_rows(["a"]))
+        lake.workspace.path(f"predictions/job=churn/ds={name}").mkdir(parents=True)
     assert status(lake, job, V1) == []
 
 
@@ -193,7 +193,7 @@ def test_days_of_the_flow_are_complete_and_then_not(workspace: Workspace) -> Non
 def cli(lake: Lake, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     app = typer.Typer()
     commands.add_to(app)
-    monkeypatch.setenv("LAKESCORE_LAKE", str(lake.storage.root))
+    monkeypatch.setenv("LAKESCORE_LAKE", str(lake.workspace.root))
     monkeypatch.setenv("LAKESCORE_JOBS", str(tmp_path / "jobs"))
     monkeypatch.setenv("LAKESCORE_MODELS", str(tmp_path / "models"))
 

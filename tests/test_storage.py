@@ -13,13 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from pipeline import database
 from pipeline.errors import LakescoreError, StorageError, StorageUnavailable
-from pipeline.storage import LocalStorage, explained, make_folder, translate
+from pipeline.storage import LocalStorage, Storage, explained, make_folder, translate
 
 MEGABYTE = 1_000_000
 RACER = """
@@ -45,21 +48,22 @@ for number in range(int(sys.argv[3])):
 class StorageContract(ABC):
     """A subclass gives the storage, and looks at what is stored without it."""
 
+    racers: ClassVar[int] = 8
     racer: ClassVar[str]
     """A program for another process: creates `race/part-<number>` and prints the numbers that it won."""
 
     @pytest.fixture
-    def storage(self, tmp_path: Path) -> LocalStorage:
+    def storage(self, tmp_path: Path) -> Storage:
         return self.make(tmp_path)
 
     @abstractmethod
-    def make(self, folder: Path) -> LocalStorage: ...
+    def make(self, folder: Path) -> Storage: ...
 
     @abstractmethod
-    def put(self, storage: LocalStorage, key: str, content: bytes) -> None: ...
+    def put(self, storage: Storage, key: str, content: bytes) -> None: ...
 
     @abstractmethod
-    def stored(self, storage: LocalStorage) -> dict[str, bytes]: ...
+    def stored(self, storage: Storage) -> dict[str, bytes]: ...
 
     @pytest.fixture
     def finished(self, tmp_path: Path) -> Path:
@@ -67,7 +71,7 @@ class StorageContract(ABC):
         path.write_bytes(b"rows")
         return path
 
-    def test_absent_key_is_none_or_empty_everywhere(self, storage: LocalStorage) -> None:
+    def test_absent_key_is_none_or_empty_everywhere(self, storage: Storage) -> None:
         assert storage.head("a/b") is None
         assert storage.read("a/b") is None
         assert storage.files("a") == []
@@ -76,18 +80,18 @@ class StorageContract(ABC):
         storage.delete("a/b")
         assert self.stored(storage) == {}
 
-    def test_folder_is_no_file(self, storage: LocalStorage) -> None:
+    def test_folder_is_no_file(self, storage: Storage) -> None:
         self.put(storage, "a/b/c", b"1")
         assert storage.head("a/b") is None
         assert storage.glob("a/*") == []
 
-    def test_write_then_read_returns_the_content(self, storage: LocalStorage) -> None:
+    def test_write_then_read_returns_the_content(self, storage: Storage) -> None:
         storage.write("a/b.json", b"one")
         storage.write("a/b.json", b"two")
         assert storage.read("a/b.json") == b"two"
         assert self.stored(storage) == {"a/b.json": b"two"}
 
-    def test_write_shows_a_reader_old_or_new_and_nothing_between(self, storage: LocalStorage) -> None:
+    def test_write_shows_a_reader_old_or_new_and_nothing_between(self, storage: Storage) -> None:
         contents = [bytes([number]) * MEGABYTE for number in range(20)]
         storage.write("record", contents[0])
         seen, over = [], threading.Event()
@@ -106,7 +110,7 @@ class StorageContract(ABC):
         assert all(content in contents for content in seen)
         assert self.stored(storage) == {"record": contents[-1]}
 
-    def test_head_tells_size_and_another_etag_for_other_content(self, storage: LocalStorage) -> None:
+    def test_head_tells_size_and_another_etag_for_other_content(self, storage: Storage) -> None:
         self.put(storage, "x", b"one")
         first = storage.head("x")
         assert first is not None
@@ -117,19 +121,19 @@ class StorageContract(ABC):
         assert second is not None
         assert second.etag != first.etag
 
-    def test_files_lists_all_below_a_folder_in_order(self, storage: LocalStorage) -> None:
+    def test_files_lists_all_below_a_folder_in_order(self, storage: Storage) -> None:
         for key in ("a/2", "a/b/1", "a/10", "a/.hidden", "ab/1", "c"):
             self.put(storage, key, b"x")
         assert [file.path for file in storage.files("a")] == ["a/.hidden", "a/10", "a/2", "a/b/1"]
         assert storage.files("a/") == storage.files("a")
         assert storage.files("a")[2] == storage.head("a/2")
 
-    def test_folders_names_those_directly_below(self, storage: LocalStorage) -> None:
+    def test_folders_names_those_directly_below(self, storage: Storage) -> None:
         for key in ("a/y/1/2", "a/x/1", "a/file"):
             self.put(storage, key, b"x")
         assert storage.folders("a") == ["x", "y"]
 
-    def test_glob_takes_data_alone_in_order(self, storage: LocalStorage) -> None:
+    def test_glob_takes_data_alone_in_order(self, storage: Storage) -> None:
         data = ["in/ds=1/a.parquet", "in/ds=1/b.parquet", "in/ds=2/sub/c.parquet"]
         hidden = ["in/ds=1/_x.parquet", "in/ds=1/.x.parquet", "in/ds=2/_temporary/0/x.parquet", "in/.tmp/sub/x.parquet"]
         for key in (*data, *hidden, "in/ds=1/_SUCCESS", "in/ds=1/notes.txt"):
@@ -139,13 +143,13 @@ class StorageContract(ABC):
         assert [file.path for file in storage.glob("in/**/*.parquet")] == data
         assert storage.glob("in/ds=1/a.parquet") == [storage.head("in/ds=1/a.parquet")]
 
-    def test_create_free_name_publishes_and_keeps_the_source(self, storage: LocalStorage, finished: Path) -> None:
+    def test_create_free_name_publishes_and_keeps_the_source(self, storage: Storage, finished: Path) -> None:
         info = storage.create("a/b/part-0", finished)
         assert info == storage.head("a/b/part-0")
         assert self.stored(storage) == {"a/b/part-0": b"rows"}
         assert finished.read_bytes() == b"rows"
 
-    def test_create_taken_name_is_refused_and_changes_nothing(self, storage: LocalStorage, finished: Path) -> None:
+    def test_create_taken_name_is_refused_and_changes_nothing(self, storage: Storage, finished: Path) -> None:
         self.put(storage, "a/part-0", b"of another run")
         before = storage.head("a/part-0")
         with pytest.raises(FileExistsError):
@@ -154,7 +158,8 @@ class StorageContract(ABC):
         assert self.stored(storage) == {"a/part-0": b"of another run"}
 
     def test_create_by_racing_processes_one_wins_each_name(self, tmp_path: Path) -> None:
-        racers, names = 8, 50
+        racers, names = self.racers, 50
+        self.make(tmp_path)
         processes = [
             subprocess.Popen(
                 [sys.executable, "-c", self.racer, tmp_path, f"racer-{racer}", str(names)],
@@ -174,7 +179,7 @@ class StorageContract(ABC):
         for racer, numbers in enumerate(won):
             assert {stored[f"race/part-{number:08d}"] for number in numbers} <= {f"racer-{racer}".encode()}
 
-    def test_create_by_racing_threads_one_wins_each_name(self, storage: LocalStorage, tmp_path: Path) -> None:
+    def test_create_by_racing_threads_one_wins_each_name(self, storage: Storage, tmp_path: Path) -> None:
         together = threading.Barrier(8)
 
         def race(racer: int) -> int:
@@ -193,14 +198,51 @@ class StorageContract(ABC):
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(race, range(8))) == 20
 
-    def test_delete_removes_one_key_and_can_be_repeated(self, storage: LocalStorage) -> None:
+    def test_replace_shows_the_new_file_under_the_same_name(self, storage: Storage, finished: Path) -> None:
+        self.put(storage, "a/part-0", b"before")
+        info = storage.replace("a/part-0", finished)
+        assert info == storage.head("a/part-0")
+        assert self.stored(storage) == {"a/part-0": b"rows"}
+        assert finished.read_bytes() == b"rows"
+
+    def test_update_takes_only_the_file_that_was_seen(self, storage: Storage) -> None:
+        assert storage.update("a", b"1", None)
+        assert not storage.update("a", b"2", None)
+        seen = storage.head("a")
+        assert storage.update("a", b"3", seen)
+        assert not storage.update("a", b"4", seen)
+        assert self.stored(storage) == {"a": b"3"}
+
+    def test_open_reads_any_range(self, storage: Storage) -> None:
+        content = bytes(range(256)) * 1000
+        self.put(storage, "a", content)
+        with storage.open("a") as file:
+            file.seek(-10, 2)
+            assert file.read() == content[-10:]
+            file.seek(100_000)
+            assert file.read(70_000) == content[100_000:170_000]
+        with pytest.raises(FileNotFoundError):
+            storage.open("b")
+
+    def test_duckdb_reads_an_attached_storage(self, storage: Storage, tmp_path: Path) -> None:
+        for ds in ("2026-01-01", "2026-01-02"):
+            path = tmp_path / f"{ds}.parquet"
+            pq.write_table(pa.table({"id": [1, 2, 3], "name": ["a", "b", "c"]}), path)
+            storage.create(f"in/ds={ds}/x.parquet", path)
+        with database.connection() as con:
+            storage.attach(con)
+            files = [storage.where(file.path) for file in storage.glob("in/*/*.parquet")]
+            rows = database.parquet(con, files).filter("ds = '2026-01-02' AND id > 1")
+            assert rows.aggregate("sum(id), any_value(ds)").fetchall() == [(5, "2026-01-02")]
+
+    def test_delete_removes_one_key_and_can_be_repeated(self, storage: Storage) -> None:
         self.put(storage, "a/1", b"x")
         self.put(storage, "a/2", b"x")
         storage.delete("a/1")
         storage.delete("a/1")
         assert self.stored(storage) == {"a/2": b"x"}
 
-    def test_probe_honest_storage_passes_and_leaves_nothing(self, storage: LocalStorage) -> None:
+    def test_probe_honest_storage_passes_and_leaves_nothing(self, storage: Storage) -> None:
         storage.probe()
         assert self.stored(storage) == {}
 
@@ -212,13 +254,13 @@ class StorageContract(ABC):
                 self.delete(key)
                 return super().create(key, finished)
 
-        storage = Overwriting(honest.root)
+        storage = Overwriting(honest.root if isinstance(honest, LocalStorage) else str(honest))
         with pytest.raises(StorageError, match="created twice"):
             storage.probe()
         assert self.stored(storage) == {}
 
     @pytest.mark.parametrize("key", ["a b/c'd", "ключ/1", "a=b/c%20d", "[x]/*?", "-/~"])
-    def test_key_of_odd_characters_is_kept(self, storage: LocalStorage, finished: Path, key: str) -> None:
+    def test_key_of_odd_characters_is_kept(self, storage: Storage, finished: Path, key: str) -> None:
         storage.create(key, finished)
         assert storage.read(key) == b"rows"
         assert [file.path for file in storage.files("")] == [key]
@@ -281,14 +323,15 @@ class TestLocalStorage(StorageContract):
     def make(self, folder: Path) -> LocalStorage:
         return LocalStorage(folder / "lake")
 
-    def put(self, storage: LocalStorage, key: str, content: bytes) -> None:
-        path = storage.root / key
+    def put(self, storage: Storage, key: str, content: bytes) -> None:
+        path = storage.workspace.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    def stored(self, storage: LocalStorage) -> dict[str, bytes]:
-        paths = (path for path in storage.root.rglob("*") if path.is_file())
-        return {path.relative_to(storage.root).as_posix(): path.read_bytes() for path in paths}
+    def stored(self, storage: Storage) -> dict[str, bytes]:
+        root = storage.workspace.root
+        paths = (path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
     def test_glob_root_with_wildcards_in_its_name_is_taken_as_it_is(self, tmp_path: Path) -> None:
         storage = LocalStorage(tmp_path / "lake[1]*")

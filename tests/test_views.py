@@ -107,7 +107,7 @@ def test_predictions_revision_rolled_back_uncovers_the_one_before(con: Any, lake
         file = part(lake, partition, ["a"], number=number, reason="changed", revision=number)
         lakes.add_run(lake, partition, number=number, scored=1, committed=[file], reason="changed")
     no_rows = lakes.prediction_rows({"id": ["a"]}, run="x", ds=DAY).slice(0, 0)
-    lakes.write_parquet(lake.storage.path(partition.part(2)), no_rows)
+    lakes.write_parquet(lake.workspace.path(partition.part(2)), no_rows)
     views.create(con, lake)
     assert values(con, "SELECT revision FROM predictions") == [1]
 
@@ -282,7 +282,7 @@ def test_run_record_that_is_damaged_is_named(con: Any, lake: Lake) -> None:
 
 def test_part_file_that_is_cut_off_is_named(con: Any, lake: Lake) -> None:
     lakes.add_day(lake, DAY)
-    path = lake.storage.path(Partition("churn", DAY, "v1").part(0))
+    path = lake.workspace.path(Partition("churn", DAY, "v1").part(0))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UnreadableFile, match="part-00000000"):
         views.create(con, lake)
@@ -305,7 +305,7 @@ def test_filter_on_a_partition_reads_its_files_only(con: Any, lake: Lake, view: 
 
 def test_files_that_are_no_parts_are_not_read(con: Any, lake: Lake) -> None:
     lakes.add_day(lake, DAY, ["a"])
-    folder = lake.storage.path(Partition("churn", DAY, "v1").folder)
+    folder = lake.workspace.path(Partition("churn", DAY, "v1").folder)
     for name in (".part-00000001.parquet.tmp", "_x.parquet", ".y.parquet", "part-1.parquet"):
         (folder / name).write_bytes(b"not Parquet")
     found = views.create(con, lake)
@@ -362,7 +362,7 @@ def test_unscored_without_input_is_empty(con: Any, lake: Lake, tmp_path: Path) -
 
 
 def test_sources_of_a_select_are_views_of_their_own(con: Any, lake: Lake, tmp_path: Path) -> None:
-    lakes.write_parquet(lake.storage.path("orders/ds=2026-01-01/o.parquet"), lakes.input_rows([1]))
+    lakes.write_parquet(lake.workspace.path("orders/ds=2026-01-01/o.parquet"), lakes.input_rows([1]))
     text = 'select = "rows.sql"\n[input.sources]\norders = "orders/ds={ds}/*.parquet"\nusers = "users/{ds}.parquet"\n'
     views.create_unscored(con, lake, job_with(tmp_path, text))
     assert values(con, "SELECT ds, id FROM orders") == [("2026-01-01", 1)]

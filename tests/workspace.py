@@ -88,7 +88,7 @@ class Workspace:
         """Writes (or replaces) an input file of a day; a number makes rows `u0`, `u1`, ... with random features."""
         path = self.lake / "unscored" / f"ds={ds}" / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table(rows), path)
+        write_table(rows, path)
         return path
 
     def context(self, job: str = "toy", **settings: Any) -> Context:
@@ -130,6 +130,10 @@ def table(rows: dict[str, Any] | pa.Table | int) -> pa.Table:
         return pa.table(rows)
     rng = np.random.default_rng(rows)
     return pa.table({"id": [f"u{i}" for i in range(rows)], "a": rng.normal(size=rows), "b": rng.normal(size=rows)})
+
+
+def write_table(rows: Any, path: Path) -> None:
+    pq.write_table(table(rows), path)
 
 
 def changed(rows: pa.Table, column: str, values: dict[int, Any]) -> pa.Table:

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipeline.cli import demo, ingest, models, notify, query, run, score, stage
+from pipeline.cli import care, demo, ingest, models, notify, query, run, score, stage
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, ingest, models, run, query, score, stage, notify):
+for group in (demo, ingest, models, run, query, score, care, stage, notify):
     group.add_to(app)
 
 

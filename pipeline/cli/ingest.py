@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,8 +96,9 @@ def _show(lake: Lake, days: tuple[PublishedDay, ...], *, json: bool) -> None:
     rows = _counted(sum(day.rows for day in days), "row")
     files = _counted(sum(len(day.files) for day in days), "file")
     size = bytes_text(sum(day.bytes for day in days))
-    folder = lake.storage.path(days[0].files[0].path).parent
-    console().print(f"[bold]{span}[/]: {rows}, {files}, {size} in {folder.parent if several else folder}")
+    folder = PurePosixPath(days[0].files[0].path).parent
+    where = lake.storage.where(str(folder.parent if several else folder))
+    console().print(f"[bold]{span}[/]: {rows}, {files}, {size} in {where}")
 
 
 def _counted(count: int, noun: str) -> str:

@@ -122,9 +122,9 @@ def promote(
 
 
 def _registry() -> Registry:
-    from pipeline.model.registry import Registry
+    from pipeline.model.remote import open_registry
 
-    return Registry(Path(settings().models))
+    return open_registry(settings().models)
 
 
 def _default_version(registry: Registry, name: str) -> str:

@@ -33,10 +33,8 @@ def notify(
     machine = settings(lake)
     found, stored = find_job(job, machine), Lake.open(machine.lake)
     day = found.yesterday(datetime.now(UTC)) if ds is None else check_day(ds)
-    if run_id is not None:
-        record = stored.read_record(found.name, day, run_id)
-    else:
-        record = next(stored.iter_records(found.name, day), None)
+    read = (stored.read_record(found.name, day, run_id),) if run_id else stored.iter_records(found.name, day)
+    record = next(iter(read), None)
     told = message.compose(found, day, record, error or (None if record else "no run was begun"))
     ways = channels.apprise_channels(found.notify.apprise) if told.level in found.notify.on else {}
     sent = channels.send(stored, found, day, record.run_id if record else None, told, ways)

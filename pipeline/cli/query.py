@@ -28,7 +28,7 @@ ParamOption = Annotated[
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", metavar="|".join(FORMATS), help="How to show rows.", show_default="table, or FILE's"),
+    typer.Option("--format", metavar="|".join(FORMATS), help="How rows come out.", show_default="table, or by FILE"),
 ]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most so many rows of a table.")]
@@ -88,7 +88,7 @@ def catalog(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption =
     if json:
         emit_json({"path": path})
     else:
-        console().print(f"{path} is written; open it with any DuckDB client, from any folder", markup=False)
+        console().print(f"{path} is written: open it with any DuckDB client, 1.4 or newer", markup=False)
 
 
 def status(
@@ -164,10 +164,10 @@ def _job_of(text: str, job: str | None, machine: Settings) -> Job | None:
 
 def _model(job: Job, machine: Settings) -> ModelRef | None:
     """Returns the job's model, or None and says so on stderr."""
-    from pipeline.model.registry import Registry
+    from pipeline.model.remote import open_registry
 
     try:
-        return Registry(Path(machine.models)).resolve(job.model.name, job.model.version).ref
+        return open_registry(machine.models).resolve(job.model.name, job.model.version).ref
     except ModelError as error:
         console(stderr=True).print(f"{error.what}: which days are stale is not known", markup=False)
         return None

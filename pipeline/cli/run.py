@@ -40,6 +40,8 @@ def plan(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *
     rows += [(name, count, "") for name, count in found.dispositions.items()]
     rows[1:2] = [("to score", found.dispositions["scored"], _reasons(found.reasons))]
     table(("", "rows", ""), rows)
+    if found.withdrawn:
+        out.print(f"{found.withdrawn:,} rows that have a prediction are no longer in the input; they keep it")
     if found.up_to_date:
         out.print("up to date: a run would not read any data")
     elif found.estimated_s is not None:

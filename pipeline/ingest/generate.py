@@ -63,7 +63,7 @@ def generate_day(
     """
     check_day(ds)
     if rows < 1 or not 1 <= files <= rows:
-        raise UsageError("a day has at least one row, and a file too", got=f"{rows} rows in {files} files")
+        raise UsageError("each file needs at least one row", got=f"{rows:,} rows in {files:,} files")
     sizes = chain(repeat(rows // files + 1, rows % files), repeat(rows // files))
     with staging(lake, UNSCORED, Existing.replace if replace else Existing.refuse) as work:
         with work.writer(ds, SCHEMA, sizes, dictionary=FEW_VALUES) as writer:

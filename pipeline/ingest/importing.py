@@ -1,12 +1,14 @@
-"""Brings CSV, JSON lines and Parquet files into the lake, as one day or as many, in one pass and in bounded memory.
+"""Brings CSV, JSON lines and Parquet files into the lake, as one day or as many, in bounded memory.
 
-With `partition_by` DuckDB sorts the rows by day (and spills to disk what does not fit), so that one file is open at a
-time, however many days there are. Rows keep no order within a day. The column stays in the files, unless its name is
-that of the folder, `ds=...`: then readers take it from there.
+Rows are written in one pass; text is read before that for its types. With `partition_by` DuckDB sorts the rows by day
+(and spills to disk what does not fit), so that one file is open at a time, however many days there are. Rows keep no
+order within a day. The column stays in the files, unless its name is that of the folder, `ds=...`: then readers take it
+from there.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import date
 from itertools import groupby, pairwise
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
     from duckdb import Expression
 
+MAX_THREADS = 8
+"""Each holds buffers of 16 MB while it reads text; they must fit into the memory limit."""
 DAY_COLUMN = "__lakescore_day"
 EPOCH = date(1970, 1, 1).toordinal()
 WITHOUT_ZONE = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"}
@@ -67,8 +71,8 @@ def import_files(
     with staging(lake, target_of(job, lake, source), existing) as work:
         if ds is not None:
             work.check([check_day(ds)])
-        engine = job.engine
-        with database.connection(engine.memory_limit, engine.threads) as con, sources.explained(files):
+        threads = min(job.engine.threads or os.cpu_count() or 1, MAX_THREADS)
+        with database.connection(job.engine.memory_limit, threads) as con, sources.explained(files):
             con.execute("SET TimeZone = 'UTC'")  # a time without a zone must not depend on the machine's
             con.execute("SET enable_progress_bar = false")  # DuckDB's goes to stdout, where --json goes
             rows = sources.read(con, files)
@@ -76,6 +80,7 @@ def import_files(
             if ds is not None:
                 _write_day(work, rows, ds, progress)
             elif partition_by is not None:
+                con.execute("SET threads = 1")  # with two, DuckDB's sort runs out of memory where it could spill
                 by_day = _sorted_by_day(rows, partition_by, job.schedule.timezone)
                 _write_days(work, by_day, partition_by, stored, progress)
         return work.publish()
@@ -88,8 +93,8 @@ def target_of(job: Job, lake: Lake, source: str | None = None) -> Target:
     if name not in patterns:
         what = f"job {job.name!r} has no source {source!r}" if source else f"job {job.name!r} reads several sources"
         raise UsageError(what, expected=", ".join(patterns), next_step="--source NAME")
-    pattern, root = PurePath(patterns[name]), lake.storage.root.absolute()
-    if pattern.is_absolute() and pattern.is_relative_to(root):
+    pattern, root = PurePath(patterns[name]), PurePath(lake.storage.where("")) if lake.is_local else None
+    if root is not None and pattern.is_absolute() and pattern.is_relative_to(root):
         pattern = pattern.relative_to(root)
     *folders, file = (part for part in pattern.parts if part != "**")
     folder = PurePosixPath(*folders).as_posix()
@@ -109,8 +114,8 @@ def _stored_columns(rows: Relation, target: Target, partition_by: str | None) ->
     if partition_by is not None and partition_by not in rows.columns:
         what = f"no column is called {partition_by!r}{nearest(partition_by, rows.columns)}"
         raise UsageError(what, expected=", ".join(rows.columns))
-    stored = [name for name in rows.columns if name != partition_by or name not in target.keys]
-    if hidden := sorted(set(stored) & target.keys):
+    stored = [name for name in rows.columns if name != partition_by or name.lower() not in target.keys]
+    if hidden := [name for name in stored if name.lower() in target.keys]:
         raise SchemaMismatch(
             f"column {hidden[0]!r} has the name of a folder, from which readers take it",
             where=f"{target.folder}/",

@@ -77,8 +77,8 @@ class Target:
 
     @property
     def keys(self) -> set[str]:
-        """Columns that readers take from the path, such as `ds`."""
-        return {part.partition("=")[0] for part in PurePosixPath(self.folder).parts if "=" in part}
+        """Columns that readers take from the path, such as `ds`, in small letters."""
+        return {part.partition("=")[0].lower() for part in PurePosixPath(self.folder).parts if "=" in part}
 
 
 UNSCORED = Target("unscored/ds={ds}", "*.parquet")
@@ -105,6 +105,8 @@ class Staging:
         self.lake, self.target, self.existing, self.folder = lake, target, existing, folder
         self.import_id = folder.name.removeprefix(PREFIX).removesuffix(IN_WORK)
         self._written: dict[str, DayWriter] = {}
+        self._names: dict[str, str] = {}
+        """The published name of a file, where it is another one."""
 
     @contextmanager
     def writer(
@@ -117,7 +119,7 @@ class Staging:
         """Opens a day for writing; `sizes` are the rows of its files. Raises UsageError if the day is in the way."""
         self.check([ds])
         folder = self._staged(ds)
-        if self.existing is Existing.append:
+        if self.existing is Existing.append or (sizes is None and not self.lake.is_local):
             sizes = repeat(ENDLESS)
 
         def place(number: int) -> Path:
@@ -141,24 +143,24 @@ class Staging:
             try:
                 self._publish(ds)
             except (OSError, LakescoreError) as error:
-                raise _stopped(error, self._final(ds), len(published), len(self._written)) from error
-            files = [self.lake.storage.head(f"{self.target.day(ds)}/{path.name}") for path in writer.files]
+                raise _stopped(error, self._where(ds), len(published), len(self._written)) from error
+            names = [self._names.get(path.name, path.name) for path in writer.files]
+            files = [self.lake.storage.head(f"{self.target.day(ds)}/{name}") for name in names]
             published.append(PublishedDay(ds, writer.rows, tuple(file for file in files if file)))
-        for parent in {self._final(ds).parent for ds in self._written}:
-            sync_folder(parent)
+        self._sync_published()
         return tuple(published)
 
     def check(self, days: list[str]) -> None:
         """Raises UsageError if files of these days are in the way."""
         if self.existing is Existing.refuse:
-            if taken := [ds for ds in days if _entries(self._final(ds))]:
-                raise _taken(taken, self._final(taken[0]))
+            if taken := [ds for ds in days if self._entries(ds)]:
+                raise _taken(taken, self._where(taken[0]))
         elif self.existing is Existing.replace:
             for ds in days:
-                if foreign := [name for name in _entries(self._final(ds)) if not self._ours(ds, name)]:
+                if foreign := [name for name in self._entries(ds) if not self._ours(ds, name)]:
                     raise UsageError(
                         f"{ds} cannot be replaced: its folder holds files of other kinds, which would go as well",
-                        where=self._final(ds) / foreign[0],
+                        where=f"{self._where(ds)}/{foreign[0]}",
                         expected=self.target.name,
                         next_step="remove the old files by hand, then import with --append",
                     )
@@ -182,7 +184,7 @@ class Staging:
                 self.lake.storage.create(f"{self.target.day(ds)}/{path.name}", path)
             return
         make_folder(final.parent)
-        if self.existing is Existing.replace and _entries(final):
+        if self.existing is Existing.replace and self._entries(ds):
             exchange(staged, final)
         else:
             staged.rename(final)
@@ -191,14 +193,56 @@ class Staging:
         return self.folder / ds
 
     def _final(self, ds: str) -> Path:
-        return self.lake.storage.path(self.target.day(ds))
+        return self.lake.workspace.path(self.target.day(ds))
+
+    def _where(self, ds: str) -> str:
+        return self.lake.storage.where(self.target.day(ds))
+
+    def _entries(self, ds: str) -> list[str]:
+        try:
+            return sorted(entry.name for entry in self._final(ds).iterdir())
+        except FileNotFoundError:
+            return []
+
+    def _sync_published(self) -> None:
+        for parent in {self._final(ds).parent for ds in self._written}:
+            sync_folder(parent)
+
+
+class Upload(Staging):
+    """The same for a lake in an object store, where nothing can be renamed: a day is one object, put in one step.
+
+    `replace` overwrites the first object of the day, after it has removed the others: for a moment rows may be absent,
+    but never twice there. Several files (`generate --files`) appear one after the other.
+    """
+
+    def _publish(self, ds: str) -> None:
+        folder, storage = self.target.day(ds), self.lake.storage
+        old = self._entries(ds) if self.existing is Existing.replace else []
+        for name in old[1:]:
+            storage.delete(f"{folder}/{name}")
+        for path in self._written[ds].files:
+            if old:
+                storage.replace(f"{folder}/{old[0]}", path)
+                self._names[path.name] = old[0]
+                old = []
+            else:
+                storage.create(f"{folder}/{path.name}", path)
+
+    def _entries(self, ds: str) -> list[str]:
+        prefix = self.target.day(ds)
+        return [file.path.removeprefix(f"{prefix}/") for file in self.lake.storage.files(prefix)]
+
+    def _sync_published(self) -> None:
+        """A put has returned once it is durable."""
 
 
 @contextmanager
 def staging(lake: Lake, target: Target, existing: Existing) -> Iterator[Staging]:
     """Makes the hidden folder, and removes it at the end with whatever was not published."""
     lake.prepare()
-    base = lake.storage.path(target.base)
+    base = lake.workspace.path(target.base)
+    kind = Staging if lake.is_local else Upload
     with explained(base):
         make_folder(base)
         _sweep(base)
@@ -208,7 +252,7 @@ def staging(lake: Lake, target: Target, existing: Existing) -> Iterator[Staging]
             try:
                 # Only a folder that is locked gets the name by which others look for what a dead process left.
                 folder = folder.rename(folder.with_name(folder.name + IN_WORK))
-                yield Staging(lake, target, existing, folder)
+                yield kind(lake, target, existing, folder)
             finally:
                 shutil.rmtree(folder)
 
@@ -255,14 +299,7 @@ def swap_by_renames(one: Path, other: Path) -> None:
     aside.rename(one)
 
 
-def _entries(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except FileNotFoundError:
-        return []
-
-
-def _taken(days: list[str], where: Path) -> UsageError:
+def _taken(days: list[str], where: str) -> UsageError:
     what = f"{days[0]} has files already" if len(days) == 1 else f"{len(days)} of the days have files already"
     return UsageError(
         what,
@@ -272,7 +309,7 @@ def _taken(days: list[str], where: Path) -> UsageError:
     )
 
 
-def _stopped(error: OSError | LakescoreError, where: Path, published: int, total: int) -> LakescoreError:
+def _stopped(error: OSError | LakescoreError, where: str, published: int, total: int) -> LakescoreError:
     done = f"{published} of {total} days are published, the others are not" if published else "nothing is published"
     if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return UsageError(

@@ -1,9 +1,15 @@
--- The rows that the run had staged, but another run published first: alike (unchanged) or from other input (overtaken).
+-- The rows that another run has published since the plan: as this one would have left them (unchanged), or overtaken.
 -- Grain: one row per kind.
--- Views: staged, scored, meanwhile
+-- Views: staged, scored, selected, latest, rejected, meanwhile
 WITH dropped AS (
     SELECT s.__key AS __key, s.fingerprint AS fingerprint
     FROM staged AS s ANTI JOIN scored AS p ON p.__key = s.__key
+    UNION ALL
+    SELECT p.__key AS __key, p.fingerprint AS fingerprint
+    FROM latest AS p
+    SEMI JOIN selected AS c ON c.__key = p.__key
+    ANTI JOIN staged AS s ON s.__key = p.__key
+    ANTI JOIN rejected AS q ON q.__key = p.__key
 ),
 
 newest AS (

@@ -13,7 +13,10 @@ WITH stored AS (
         count(*) FILTER (revision > 0) AS revised,
         avg(prediction_proba) AS mean_confidence
     FROM predictions
-    WHERE ($job IS NULL OR job = $job) AND ($from IS NULL OR ds >= $from::VARCHAR) AND ($to IS NULL OR ds <= $to::VARCHAR)
+    WHERE
+        ($job IS NULL OR job = $job)
+        AND ($from IS NULL OR ds >= $from::VARCHAR)
+        AND ($to IS NULL OR ds <= $to::VARCHAR)
     GROUP BY job, ds
 ),
 
@@ -26,7 +29,10 @@ done AS (
         count(*) AS runs,
         arg_max(state, run_id) AS last_run
     FROM runs
-    WHERE ($job IS NULL OR job = $job) AND ($from IS NULL OR ds >= $from::VARCHAR) AND ($to IS NULL OR ds <= $to::VARCHAR)
+    WHERE
+        ($job IS NULL OR job = $job)
+        AND ($from IS NULL OR ds >= $from::VARCHAR)
+        AND ($to IS NULL OR ds <= $to::VARCHAR)
     GROUP BY job, ds
 )
 

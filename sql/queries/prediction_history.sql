@@ -13,8 +13,7 @@ SELECT
     h.prediction_proba AS proba,
     h.reason AS reason,
     h.scored_at AS scored_at,
-    p.run_id IS NOT NULL AS is_current,
-    h.run_id AS run_id
+    p.run_id IS NOT NULL AS is_current
 FROM predictions_history AS h
 LEFT JOIN (
     SELECT job, ds, model_version, revision, run_id FROM predictions

@@ -1,4 +1,4 @@
--- As to_score, for the rows that a crashed run had staged, with its predictions; the stream takes those whose fingerprint fits.
+-- As to_score, for the rows that a crashed run had staged, with its predictions; the stream takes those that fit.
 -- Grain: one row per key.
 -- Views: selected, latest, other_versions, staged, left_behind
 SELECT

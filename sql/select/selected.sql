@@ -4,4 +4,5 @@
 SELECT c.* FROM candidates AS c ANTI JOIN duplicates AS d ON d.__key = c.__key
 WHERE c.__key IS NOT NULL
 UNION ALL
-SELECT DISTINCT c.* FROM candidates AS c SEMI JOIN (SELECT __key FROM duplicates WHERE NOT conflicting) AS d ON d.__key = c.__key
+SELECT DISTINCT c.* FROM candidates AS c
+SEMI JOIN (SELECT __key FROM duplicates WHERE NOT conflicting) AS d ON d.__key = c.__key

@@ -7,5 +7,5 @@ FROM (
     SELECT file_name, list((name, type, duckdb_type) ORDER BY column_id) AS columns
     FROM parquet_schema($paths)
     GROUP BY file_name
-)
+) AS files
 GROUP BY columns

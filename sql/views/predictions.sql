@@ -3,7 +3,7 @@
 -- Views: predictions_by_version, runs
 -- As a semi-join DuckDB would do it first, and then turn the anti-join below it around: five times as slow.
 SELECT p.* FROM predictions_by_version AS p
-JOIN (
+INNER JOIN (
     SELECT job, ds, arg_max(model_version, coalesce(finished_at, started_at)) AS model_version
     FROM runs
     WHERE state = 'complete'

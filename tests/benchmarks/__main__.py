@@ -6,9 +6,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import daily
+from tests.benchmarks import daily, selection
 
-BENCHMARKS = {"daily": daily.run}
+BENCHMARKS = {"daily": daily.run, "selection": selection.run}
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def _measure(folder: Path, repeats: int) -> dict[str, Any]:
             results.append(in_process("tests.benchmarks.parts", name, folder))
         for left in ("predictions", "runs", ".staging"):
             shutil.rmtree(folder / "lake" / left, ignore_errors=True)
-        runs.append(json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))[0])
+        runs.append(json.loads(python("-m", "tests.benchmarks.whole", folder).splitlines()[-1]))
     again = [whole_process("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder) for _ in range(repeats * 2)]
     imports = [whole_process("-c", "import duckdb, pydantic", cwd=folder) for _ in range(repeats * 2)]
     return {"parts": parts, "runs": runs, "again": median(again), "imports": median(imports)}
@@ -80,6 +80,5 @@ def _rerun_table(rows: list[int], found: list[dict[str, Any]]) -> str:
 
 
 def _stage(each: dict[str, Any], name: str) -> float:
-    """Returns the median wall seconds of a stage. Importing torch and the model is the stage `load`, left out."""
-    walls = [stage["wall_s"] for run in each["runs"] for stage in run["stages"] if stage["stage"] == name]
-    return median(walls)
+    """Returns the median wall seconds of a stage. Loading the model is the stage `load`, left out."""
+    return median([run["stages"][name] for run in each["runs"]])

@@ -14,7 +14,7 @@ UNSCORED = "unscored/ds={ds}/*.parquet"
 
 
 def day_files(lake: Lake, ds: str) -> list[Path]:
-    return sorted(lake.storage.root.glob(UNSCORED.format(ds=ds)))
+    return sorted(lake.workspace.root.glob(UNSCORED.format(ds=ds)))
 
 
 def rows_of(lake: Lake, ds: str) -> pa.Table:
@@ -24,12 +24,12 @@ def rows_of(lake: Lake, ds: str) -> pa.Table:
 
 def days_of(lake: Lake) -> list[str]:
     """Returns the days whose folder is there, with or without files."""
-    return sorted(path.name.removeprefix("ds=") for path in lake.storage.root.glob("unscored/ds=*"))
+    return sorted(path.name.removeprefix("ds=") for path in lake.workspace.root.glob("unscored/ds=*"))
 
 
 def hidden(lake: Lake) -> list[Path]:
     """Returns what is in work, or was left behind."""
-    return sorted(lake.storage.root.rglob(".*"))
+    return sorted(path for path in lake.workspace.root.rglob(".*") if path.name != ".writing")
 
 
 def peak_memory_bytes() -> int:

@@ -17,6 +17,7 @@ from pipeline.cli import ingest
 from pipeline.errors import LakescoreError, UsageError
 from pipeline.ingest.generate import batches
 from pipeline.lake import Lake
+from tests.conftest import Lakescore
 from tests.ingest.reading import day_files, days_of, rows_of
 
 DAY = "2026-01-31"
@@ -42,7 +43,7 @@ class Commands:
 
 @pytest.fixture
 def call(lake: Lake) -> Commands:
-    return Commands(lake.storage.root)
+    return Commands(lake.workspace.root)
 
 
 def test_generate_makes_ten_thousand_rows_of_yesterday(lake: Lake, call: Commands) -> None:
@@ -57,14 +58,14 @@ def test_generate_makes_ten_thousand_rows_of_yesterday(lake: Lake, call: Command
         "ds": day["ds"],
         "rows": 10_000,
         "bytes": file.stat().st_size,
-        "files": [file.relative_to(lake.storage.root).as_posix()],
+        "files": [file.relative_to(lake.workspace.root).as_posix()],
     }
 
 
 def test_generate_takes_rows_files_seed_and_date(lake: Lake, call: Commands) -> None:
     text = call("generate", "--date", DAY, "--rows", 1500, "--files", 3, "--seed", 7)
     assert text.startswith(f"{DAY}: 1,500 rows, 3 files, ")
-    assert text.endswith(f" in {lake.storage.root}/unscored/ds={DAY}\n")
+    assert text.endswith(f" in {lake.workspace.root}/unscored/ds={DAY}\n")
     assert rows_of(lake, DAY).equals(pa.Table.from_batches(batches(DAY, 1500, seed=7)))
 
 
@@ -89,7 +90,7 @@ def test_import_of_many_days_says_how_many(lake: Lake, call: Commands, tmp_path:
     arguments = ("import", tmp_path / "a.csv", tmp_path / "b.csv", "--partition-by", "day")
     text = call(*arguments)
     assert text.startswith("2 days, 2026-01-01 to 2026-01-03: 4 rows, 2 files, ")
-    assert text.endswith(f" in {lake.storage.root}/unscored\n")
+    assert text.endswith(f" in {lake.workspace.root}/unscored\n")
     assert [day["rows"] for day in call.json(*arguments, "--append")] == [2, 2]
     assert [pq.read_metadata(path).num_rows for path in day_files(lake, "2026-01-01")] == [2, 2]
     call(*arguments, "--replace")
@@ -107,3 +108,10 @@ def test_import_with_contradicting_options_is_refused(
     with pytest.raises(UsageError):
         call("import", tmp_path / "a.csv", *options)
     assert days_of(lake) == []
+
+
+def test_import_that_is_refused_exits_2_and_tells_programs_why(lakescore: Lakescore, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,age\n1,2\n")
+    assert json.loads(lakescore("import", "a.csv", "--date", DAY, "--json").stdout)[0]["rows"] == 1
+    refusal = json.loads(lakescore("import", "a.csv", "--date", DAY, "--json", expect=2).stdout)
+    assert (refusal["error"], refusal["what"]) == ("UsageError", f"{DAY} has files already")

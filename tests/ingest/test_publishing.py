@@ -105,7 +105,7 @@ def test_replaced_day_keeps_nothing_of_the_old(lake: Lake) -> None:
 
 def test_folder_with_files_of_others_is_not_replaced(lake: Lake) -> None:
     publish(lake, Existing.refuse, DAY)
-    foreign = lake.storage.path(f"unscored/ds={DAY}/notes.txt")
+    foreign = lake.workspace.path(f"unscored/ds={DAY}/notes.txt")
     foreign.write_text("keep me")
     with pytest.raises(UsageError, match="files of other kinds"):
         publish(lake, Existing.replace, DAY)
@@ -129,8 +129,8 @@ def test_day_filled_by_another_writer_in_between_is_left_alone(lake: Lake) -> No
 
 
 def test_disk_that_refuses_is_a_storage_error(lake: Lake) -> None:
-    lake.storage.path("unscored").mkdir()
-    lake.storage.path(f"unscored/ds={DAY}").write_text("a file where a folder belongs")
+    lake.workspace.path("unscored").mkdir()
+    lake.workspace.path(f"unscored/ds={DAY}").write_text("a file where a folder belongs")
     with pytest.raises(StorageError):
         publish(lake, Existing.refuse, DAY)
 
@@ -169,7 +169,7 @@ def test_target_works_beside_the_days(pattern: tuple[str, str], base: str, keys:
 
 
 def test_leftover_of_a_dead_process_is_removed_and_that_of_a_live_one_stays(lake: Lake) -> None:
-    dead, alive = (lake.storage.path(f"unscored/.ingest-{name}.tmp") for name in ("dead", "alive"))
+    dead, alive = (lake.workspace.path(f"unscored/.ingest-{name}.tmp") for name in ("dead", "alive"))
     for folder in (dead, alive):
         (folder / DAY).mkdir(parents=True)
         (folder / DAY / "part.parquet").touch()
@@ -185,7 +185,7 @@ def test_leftover_of_a_dead_process_is_removed_and_that_of_a_live_one_stays(lake
 def test_reader_never_sees_a_part_of_a_day_while_it_is_replaced(lake: Lake) -> None:
     files, seen, done = 5, set(), threading.Event()
     generate_day(lake, DAY, rows=100, files=files)
-    folder = lake.storage.path(f"unscored/ds={DAY}")
+    folder = lake.workspace.path(f"unscored/ds={DAY}")
 
     def read() -> None:
         while not done.is_set():
@@ -210,7 +210,7 @@ def test_kill_while_writing_leaves_the_day_as_it_was(lake: Lake, old_rows: int) 
     if old_rows:
         generate_day(lake, DAY, rows=old_rows)
     done = subprocess.run(
-        [sys.executable, "-c", GENERATE, lake.storage.root, str(NEW_ROWS), str(NEW_FILES), str(NEW_ROWS // 2)],
+        [sys.executable, "-c", GENERATE, lake.workspace.root, str(NEW_ROWS), str(NEW_FILES), str(NEW_ROWS // 2)],
         cwd=ROOT,
         check=False,
     )
@@ -226,7 +226,7 @@ def test_kill_while_writing_leaves_the_day_as_it_was(lake: Lake, old_rows: int) 
 @pytest.mark.parametrize("old_rows", [0, OLD_ROWS])
 def test_kill_at_any_time_leaves_the_old_day_or_the_new(lake: Lake, old_rows: int) -> None:
     """The time moves to where the outcome changes: that is where the day is published."""
-    command = [sys.executable, "-c", GENERATE, str(lake.storage.root), str(NEW_ROWS), str(NEW_FILES), str(NEW_ROWS)]
+    command = [sys.executable, "-c", GENERATE, str(lake.workspace.root), str(NEW_ROWS), str(NEW_FILES), str(NEW_ROWS)]
     started = time.monotonic()
     subprocess.run(command, cwd=ROOT, check=True)
     at = time.monotonic() - started
@@ -234,7 +234,7 @@ def test_kill_at_any_time_leaves_the_old_day_or_the_new(lake: Lake, old_rows: in
     for _ in range(12):
         for path in day_files(lake, DAY):
             path.unlink()
-        lake.storage.path(f"unscored/ds={DAY}").rmdir()
+        lake.workspace.path(f"unscored/ds={DAY}").rmdir()
         if old_rows:
             generate_day(lake, DAY, rows=old_rows)
         process = subprocess.Popen(command, cwd=ROOT)
@@ -247,7 +247,7 @@ def test_kill_at_any_time_leaves_the_old_day_or_the_new(lake: Lake, old_rows: in
         assert (len(found), rows_seen) in {(int(old_rows > 0), old_rows), (NEW_FILES, NEW_ROWS)}
         outcomes.append(rows_seen)
         at *= random.uniform(0.8, 1.0) if rows_seen == NEW_ROWS else random.uniform(1.0, 1.2)
-        lake.storage.path(f"unscored/ds={DAY}").mkdir(exist_ok=True)
+        lake.workspace.path(f"unscored/ds={DAY}").mkdir(exist_ok=True)
     generate_day(lake, DAY, rows=5, replace=True)
     assert hidden(lake) == []
     assert len(set(outcomes)) == 2, f"no kill came before, or none after, the day was published: {outcomes}"

@@ -1,11 +1,9 @@
-"""The few verbs that the commit protocol needs of a disk.
-
-`create` is the one that everything rests on: it publishes a finished file under a name only if that name is free.
-"""
+"""A folder on a disk as storage. `create` is a hard link: it fails if the name is taken, and shows a file whole."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import os
 import secrets
@@ -13,12 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import LakescoreError, StorageError, StorageUnavailable
 from pipeline.records import FileInfo
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+
 FULL = {errno.ENOSPC, errno.EDQUOT}
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+WRITING = ".writing"
+"""Where files are made that then get their name by a rename: a folder of data never holds anything else."""
 
 
 class LocalStorage:
@@ -34,13 +38,21 @@ class LocalStorage:
         """Returns where a key lies; an absolute path, such as that of a job's own input, stays as it is."""
         return self.root / key
 
+    @property
+    def workspace(self) -> LocalStorage:
+        return self
+
+    def where(self, key: str) -> str:
+        return str(self.path(key).absolute())
+
+    def attach(self, con: Connection) -> None:
+        """DuckDB reads a disk by itself."""
+
     def files(self, prefix: str) -> list[FileInfo]:
-        """Returns the files below a folder, sorted by path; of an absent folder, none."""
         with explained(self.path(prefix)):
             return sorted(_walk(self.path(prefix), prefix.rstrip("/")), key=lambda file: file.path)
 
     def folders(self, prefix: str) -> list[str]:
-        """Returns the names of the folders directly in a folder, sorted."""
         with explained(self.path(prefix)):
             try:
                 return sorted(entry.name for entry in os.scandir(self.path(prefix)) if entry.is_dir())
@@ -48,7 +60,6 @@ class LocalStorage:
                 return []
 
     def glob(self, pattern: str) -> list[FileInfo]:
-        """Returns the files that match, sorted; what a wildcard finds under a name with `.` or `_` first is no data."""
         parts = PurePosixPath(pattern).parts
         fixed = sum(1 for _ in takewhile(lambda part: not glob.has_magic(part), parts))
         found = []
@@ -75,36 +86,62 @@ class LocalStorage:
             except FileNotFoundError:
                 return None
 
+    def open(self, key: str) -> BinaryIO:
+        with explained(self.path(key)):
+            return self.path(key).open("rb")
+
     def write(self, key: str, content: bytes) -> None:
-        """Replaces a file as a whole: a reader sees the old content or the new."""
+        with self._made(key) as temporary, temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def replace(self, key: str, finished: Path) -> FileInfo:
+        with self._made(key) as temporary:
+            os.link(finished, temporary)
+        return _info(key, self.path(key).stat())
+
+    def update(self, key: str, content: bytes, seen: FileInfo | None) -> bool:
+        """Writers of one folder take turns; the kernel takes the lock of a dead one back."""
+        folder = self.path(key).parent
+        with explained(folder):
+            make_folder(folder)
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if self.head(key) != seen:
+                    return False
+                self.write(key, content)
+                return True
+            finally:
+                os.close(descriptor)
+
+    @contextmanager
+    def _made(self, key: str) -> Iterator[Path]:
+        """Gives a path to make a file at, which then takes the place of what the key names."""
         target = self.path(key)
+        temporary = self.root / WRITING / secrets.token_hex(8)
         with explained(target):
             make_folder(target.parent)
-            temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+            make_folder(temporary.parent)
             try:
-                with temporary.open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                yield temporary
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
             sync_folder(target.parent)
 
     def create(self, key: str, finished: Path) -> FileInfo:
-        """Publishes a finished, synced local file under a name that must be free; the file itself stays.
-
-        Raises FileExistsError if the name is taken; nothing was changed then.
-        """
         target = self.path(key)
         with explained(target):
             make_folder(target.parent)
             os.link(finished, target)
-            sync_folder(target.parent)
+            # All of them: a folder may be another process's, which was killed before it could sync.
+            for folder in (target.parent, *_between(target.parent, self.root)):
+                sync_folder(folder)
             return _info(key, target.stat())
 
     def delete(self, key: str) -> None:
-        """Removes a file; an absent one is no error."""
         with explained(self.path(key)):
             try:
                 self.path(key).unlink()
@@ -113,7 +150,6 @@ class LocalStorage:
             sync_folder(self.path(key).parent)
 
     def probe(self) -> None:
-        """Makes sure that create-only is honoured here. Raises StorageError."""
         name = f".probe-{secrets.token_hex(4)}"
         source, target = self.root / f"{name}.tmp", self.root / name
         with explained(self.root):
@@ -155,6 +191,10 @@ def translate(error: BaseException, where: object) -> LakescoreError | None:
         return StorageError(
             "no permission to write or read here", where=where, got=text, next_step="check owner, mode and mount"
         )
+    if "the object store does not answer" in text:  # told by DuckDB, which reads through `reading.py`
+        return StorageUnavailable("the object store does not answer as it should", where=where)
+    if "the object store refused" in text:
+        return StorageError("the object store refused", where=where)
     if number in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EOPNOTSUPP, errno.EIO, errno.EXDEV):
         return StorageError("the file system refused", where=where, got=text)
     return None
@@ -162,14 +202,20 @@ def translate(error: BaseException, where: object) -> LakescoreError | None:
 
 def make_folder(folder: Path) -> None:
     """Makes a folder and its parents, each entered durably in its own parent."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    try:
-        folder.mkdir(exist_ok=True)
-    except FileExistsError:  # a file; of `create`, this error would say that the name is taken
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
-    sync_folder(folder.parent)
+    while not folder.is_dir():
+        make_folder(folder.parent)
+        try:
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+        except FileExistsError:  # a file; of `create`, this error would say that the name is taken
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+        except FileNotFoundError:
+            continue  # another process has removed the empty parent again
+
+
+def _between(folder: Path, root: Path) -> list[Path]:
+    """Returns the folders above a folder, up to the root; of a folder elsewhere, none."""
+    return [each for each in folder.parents if each.is_relative_to(root)] if folder.is_relative_to(root) else []
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,5 @@
+-- How many rows stand beside another one of the same key and revision.
+-- Grain: one row.
+-- Views: stored
+SELECT coalesce(sum(copies - 1), 0)::BIGINT AS doubled
+FROM (SELECT count(*) AS copies FROM stored GROUP BY __key, revision) AS counted

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from zoneinfo import ZoneInfo
 
-from pipeline.errors import JobError, TransientError
+from pipeline.errors import JobError, QualityStop, TransientError
 from pipeline.job import Job, job_names, read_job, seconds
 from pipeline.lake import Lake
 from pipeline.records import check_day
@@ -30,7 +30,7 @@ GRACE_S = 60
 """How long a stage may take to end in order, before it is killed. A crash is as safe."""
 
 ERROR = "error"
-"""The XCom in which a failed task leaves what went wrong."""
+"""The XCom in which a failed task leaves what went wrong: the text, and whether bad data was the reason."""
 
 
 def load_jobs(dags_folder: Path) -> Iterable[tuple[str, Job | JobError]]:
@@ -124,7 +124,9 @@ def _failure(code: int, text: str, stage: str) -> Exception:
     details = [f"{name}: {error[name]}" for name in ("where", "expected", "got", "next_step") if error.get(name)]
     message = "\n".join([f"{stage}: {error['what']}", *details])
     lasting = "error" in error and code != TransientError.exit_code
-    return AirflowFailException(message) if lasting else AirflowException(message)
+    found = AirflowFailException(message) if lasting else AirflowException(message)
+    found.code = code
+    return found
 
 
 def run_stage(
@@ -137,7 +139,8 @@ def run_stage(
         named = ["--run-id", run_id] if run_id else []
         found = call(job, settings, "stage", name, "--date", ds, *named, "--end-with-stdin")
     except AirflowException as error:
-        context["ti"].xcom_push(key=ERROR, value=str(error))
+        stopped = getattr(error, "code", None) == QualityStop.exit_code
+        context["ti"].xcom_push(key=ERROR, value={"text": str(error), "stopped": stopped})
         raise
     if found.get("state") == "skipped":
         raise AirflowSkipException(f"there is no input for {ds}, and the job says to skip such a day")
@@ -157,8 +160,8 @@ def tell(job: Job, settings: Settings, ds: str, context: Mapping[str, Any]) -> d
     lake, run_id = Lake.open(settings.lake), last.get("run_id") if last else None
     known = run_id is not None and lake.storage.head(lake.record_key(job.name, ds, run_id)) is not None
     record = lake.read_record(job.name, ds, str(run_id)) if known else None
-    error = _error(ti, failed) if failed else None
-    told = message.compose(job, ds, record, error)
+    error = _error(ti, failed) if failed else {"text": None, "stopped": False}
+    told = message.compose(job, ds, record, error["text"], stopped=error["stopped"])
     ways = {**channels.apprise_channels(job.notify.apprise), **_mail(job, context)}
     sent = channels.send(lake, job, ds, run_id, told, ways if told.level in job.notify.on else {})
     return {"level": sent.level, "title": sent.title, "deliveries": [each.model_dump() for each in sent.deliveries]}
@@ -170,9 +173,10 @@ def _last(ti: Any, tasks: list[str]) -> dict[str, Any] | None:
     return next((each for each in handed if isinstance(each, dict) and each.get("run_id")), None)
 
 
-def _error(ti: Any, failed: list[str]) -> str:
-    texts = (ti.xcom_pull(task_ids=name, key=ERROR) for name in failed)
-    return next((text for text in texts if text), f"{', '.join(failed)} did not end well; see the log in Airflow")
+def _error(ti: Any, failed: list[str]) -> dict[str, Any]:
+    left = (ti.xcom_pull(task_ids=name, key=ERROR) for name in failed)
+    unknown = {"text": f"{', '.join(failed)} did not end well; see the log in Airflow", "stopped": False}
+    return next((each for each in left if each), unknown)
 
 
 def _mail(job: Job, context: Any) -> dict[str, Any]:

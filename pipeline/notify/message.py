@@ -27,13 +27,18 @@ class Message:
         return "".join(f"<p>{escape(line)}</p>" for line in self.lines)
 
 
-def compose(job: Job, ds: str, record: RunRecord | None, error: str | None = None) -> Message:
-    """Returns the message about a day: its run, if one was begun, and the error that ended it, if one did."""
+def compose(
+    job: Job, ds: str, record: RunRecord | None, error: str | None = None, *, stopped: bool = False
+) -> Message:
+    """Returns the message about a day: its run, if one was begun, and the error that ended it, if one did.
+
+    `stopped` says that bad data was the reason, where there is no record that says it.
+    """
     error = error or (record.error if record else None)
     odd = unusual(job, record) if record and not error else []
     level: Level = "warning" if odd else "success"
     if error is not None:
-        level = "stopped" if record and record.state is State.stopped else "failure"
+        level = "stopped" if stopped or (record and record.state is State.stopped) else "failure"
     rows = record.ledger.scored.rows if record and record.ledger else None
     outcome = {
         "success": f"{rows or 0:,} rows scored",

@@ -89,6 +89,20 @@ def reasons_for(matrix: NDArray[np.float32], features: Sequence[str], policy: Po
     return found
 
 
+def with_reasons(known: pa.Array, matrix: NDArray[np.float32], features: Sequence[str], policy: Policy) -> pa.Array:
+    """Adds to the reasons of rejected rows, (rows,) lists of text, those of their features.
+
+    Raises QualityStop where the policy says `fail`.
+    """
+    if _rejected(matrix, policy) is None:
+        return known
+    own = reasons_for(matrix, features, policy)
+    joined = [[*reasons, *others] for reasons, others in zip(known.to_pylist(), own, strict=True)]
+    import pyarrow as pa
+
+    return pa.array(joined, known.type)
+
+
 def _rejected(matrix: NDArray[np.float32], policy: Policy) -> NDArray[np.bool_] | None:
     if np.isfinite(matrix).all():
         return None

@@ -27,7 +27,7 @@ Transient errors are worth a retry; the others need a person.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class LakescoreError(Exception):
@@ -125,7 +125,13 @@ class ModelMismatch(ModelError):
 
 
 class QualityStop(LakescoreError):
+    """`checks` holds what the validation found, if that is what stopped the run: `records.CheckResult`s."""
+
     exit_code = 3
+    checks: tuple[Any, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        return {**super().as_dict(), "checks": [check.model_dump(mode="json") for check in self.checks]}
 
 
 class LedgerImbalance(LakescoreError):

@@ -184,6 +184,15 @@ class Notify(Frozen):
     """A class with more than this share of the predictions is a warning."""
 
 
+class Quality(Frozen):
+    """What is checked beyond the suites `input.json` and `output.json`; see docs/quality.md."""
+
+    off: tuple[Column, ...] = ()
+    """Names of built-in checks and guards that are not to run; the report shows them as off."""
+    samples: bool = False
+    """Whether results and Data Docs may show values of rows that break a rule: personal data, perhaps."""
+
+
 class Engine(Frozen):
     """Overridden by LAKESCORE_DEVICE, LAKESCORE_MEMORY_LIMIT and LAKESCORE_THREADS."""
 
@@ -207,6 +216,7 @@ class Job(Frozen):
     schedule: Schedule = Schedule()
     engine: Engine = Engine()
     notify: Notify = Notify()
+    quality: Quality = Quality()
 
     @property
     def select_text(self) -> str | None:

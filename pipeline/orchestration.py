@@ -69,11 +69,10 @@ def input_is_there(job: Job, settings: Settings, ds: str) -> bool:
     return all(Lake.open(settings.lake).input_files(job.input.patterns, ds).values())
 
 
-def call(job: Job, settings: Settings, *arguments: str) -> dict[str, Any]:
-    """Runs a command of `lakescore` in a process of its own and returns the JSON that it prints.
+def call(job: Job, settings: Settings, *arguments: str) -> tuple[int, str]:
+    """Runs a command of `lakescore` in a process of its own; returns its exit code and what it prints.
 
-    The process ends when this one does, or is interrupted. Raises AirflowFailException if a retry is of no use, and
-    AirflowException if it may be: the error was transient, or the process crashed or was killed.
+    The process ends when this one does, or is interrupted.
     """
     command = [
         sys.executable,
@@ -89,10 +88,7 @@ def call(job: Job, settings: Settings, *arguments: str) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         code = _supervised(command, environment, output)
         output.seek(0)
-        text = output.read()
-    if code == 0:
-        return dict(json.loads(text))
-    raise _failure(code, text, arguments[0] if arguments[0] != "stage" else arguments[1])
+        return code, output.read()
 
 
 def _supervised(command: list[str], environment: dict[str, str], output: IO[str]) -> int:
@@ -115,6 +111,10 @@ def _supervised(command: list[str], environment: dict[str, str], output: IO[str]
 
 
 def _failure(code: int, text: str, stage: str) -> Exception:
+    """Returns AirflowFailException if a retry is of no use, and AirflowException if it may be.
+
+    It may be when the error was transient, and when the process crashed or was killed.
+    """
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     try:
@@ -124,24 +124,22 @@ def _failure(code: int, text: str, stage: str) -> Exception:
     details = [f"{name}: {error[name]}" for name in ("where", "expected", "got", "next_step") if error.get(name)]
     message = "\n".join([f"{stage}: {error['what']}", *details])
     lasting = "error" in error and code != TransientError.exit_code
-    found = AirflowFailException(message) if lasting else AirflowException(message)
-    found.code = code
-    return found
+    return AirflowFailException(message) if lasting else AirflowException(message)
 
 
 def run_stage(
     job: Job, settings: Settings, name: str, ds: str, run_id: str | None, context: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Runs a stage and returns what it hands on; an error's text is left for the message."""
-    from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+    from airflow.sdk.exceptions import AirflowSkipException
 
-    try:
-        named = ["--run-id", run_id] if run_id else []
-        found = call(job, settings, "stage", name, "--date", ds, *named, "--end-with-stdin")
-    except AirflowException as error:
-        stopped = getattr(error, "code", None) == QualityStop.exit_code
-        context["ti"].xcom_push(key=ERROR, value={"text": str(error), "stopped": stopped})
-        raise
+    named = ["--run-id", run_id] if run_id else []
+    code, text = call(job, settings, "stage", name, "--date", ds, *named, "--end-with-stdin")
+    if code != 0:
+        failure = _failure(code, text, name)
+        context["ti"].xcom_push(key=ERROR, value={"text": str(failure), "stopped": code == QualityStop.exit_code})
+        raise failure
+    found: dict[str, Any] = json.loads(text)
     if found.get("state") == "skipped":
         raise AirflowSkipException(f"there is no input for {ds}, and the job says to skip such a day")
     return found
@@ -160,7 +158,7 @@ def tell(job: Job, settings: Settings, ds: str, context: Mapping[str, Any]) -> d
     lake, run_id = Lake.open(settings.lake), last.get("run_id") if last else None
     known = run_id is not None and lake.storage.head(lake.record_key(job.name, ds, run_id)) is not None
     record = lake.read_record(job.name, ds, str(run_id)) if known else None
-    error = _error(ti, failed) if failed else {"text": None, "stopped": False}
+    error: dict[str, Any] = _error(ti, failed) if failed else {"text": None, "stopped": False}
     told = message.compose(job, ds, record, error["text"], stopped=error["stopped"])
     ways = {**channels.apprise_channels(job.notify.apprise), **_mail(job, context)}
     sent = channels.send(lake, job, ds, run_id, told, ways if told.level in job.notify.on else {})

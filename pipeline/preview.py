@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import check, scoring, selection
 from pipeline.context import Context
 from pipeline.lake import Partition
+from pipeline.quality import examine, stages
 from pipeline.records import ModelRef
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def preview(ctx: Context, ds: str) -> Preview:
 
 def _count(ctx: Context, manifest: Manifest, ds: str) -> tuple[dict[str, int], int]:
     plan = selection.make_plan(ctx, manifest, ds, selection.check_input(ctx, manifest, ds))
-    with selection.select(ctx, plan, Partition(ctx.job.name, ds, manifest.version)) as selected:
+    partition = Partition(ctx.job.name, ds, manifest.version)
+    with selection.select(ctx, plan, partition) as selected:
+        plan = stages.with_broken_rules(ctx, plan, ds, examine.broken_rules(ctx, selected.con))
+    with selection.select(ctx, plan, partition) as selected:
         counts = scoring.preview(ctx, selected)
     return {**counts, "candidates": plan.candidates.rows}, sum(map(len, plan.input.values()))
 

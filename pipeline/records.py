@@ -11,7 +11,7 @@ import secrets
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -130,6 +130,50 @@ class Ledger(Frozen):
         return {name: getattr(self, name).rows for name in type(self).model_fields}
 
 
+class Severity(StrEnum):
+    critical = "critical"
+    """Stops the run, or sends the row to the quarantine."""
+    warning = "warning"
+    info = "info"
+
+
+class Rule(Frozen):
+    """One expectation of a suite, in the words of Great Expectations."""
+
+    name: str
+    """Unique in its suite; a row that breaks the rule has it as a reason."""
+    type: str
+    kwargs: dict[str, Any] = {}
+    severity: Severity = Severity.critical
+    quarantine: bool = True
+    """Of a critical rule about single rows: whether these go to the quarantine, or stop the run."""
+
+    @property
+    def column(self) -> str | None:
+        return self.kwargs.get("column")
+
+
+class CheckResult(Frozen):
+    """What a check of `input` or `output` found."""
+
+    suite: str
+    name: str
+    expectation: str
+    """Its type in Great Expectations, or `guard`."""
+    column: str | None = None
+    severity: Severity
+    success: bool
+    outcome: Literal["passed", "noted", "quarantined", "stopped", "off"]
+    """What followed: `noted` is a warning or info, `off` a check that the job has switched off."""
+    observed: str | None = None
+    unexpected: int | None = None
+    """Rows that break it."""
+    share: float | None = None
+    """Of the rows that have a value."""
+    engine: Literal["gx", "sql", "plan", "model"] = "sql"
+    """What counted: Great Expectations, one query of our own, what the plan had counted, or the loaded model."""
+
+
 class Plan(Frozen):
     """What a run is about, frozen before anything is read a second time."""
 
@@ -145,6 +189,10 @@ class Plan(Frozen):
     """Whether a key stands more than once."""
     duckdb: str
     """Version of the engine that made the hash sum; a later stage under another version counts anew."""
+    broken: tuple[Rule, ...] = ()
+    """The rules of the input's suite that some rows break: these rows go to the quarantine."""
+    released: tuple[FileInfo, ...] = ()
+    """Rows that a person let pass in spite of rules."""
 
     @property
     def next_part(self) -> int:
@@ -198,6 +246,8 @@ class RunRecord(Frozen):
     withdrawn: int = 0
     """Keys that have a prediction from before, but no row in the input any more. They keep it."""
     statistics: Statistics = Statistics()
+    checks: tuple[CheckResult, ...] = ()
+    """What the validation of input and output found."""
     stages: tuple[StageReport, ...] = ()
     peak_memory_bytes: int = 0
     host: str = ""

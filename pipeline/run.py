@@ -1,4 +1,4 @@
-"""The flow, in order: check, plan, score, commit.
+"""The flow, in order: check, plan, validate the input, score, validate the output, commit.
 
 Each stage is a function of the context and the run record, and what passes between stages lies in the lake, so that any
 stage can run in a process of its own. A stage fills in the record; here it is written back.
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 ROUNDS = 3
 """How often a run plans again after the input changed or another run was faster."""
 
-STAGES = ("plan", "score", "commit")
+STAGES = ("plan", "validate_input", "score", "validate_output", "commit")
 """The stages that have a run record, in order: functions of this module. `stages.py` and Airflow go by this list."""
 
 _END: dict[type[BaseException], State] = {InputChanged: State.superseded, QualityStop: State.stopped}
@@ -79,7 +79,9 @@ def run_day(ctx: Context, ds: str) -> Outcome:
         if (done := check.up_to_date(ctx, manifest, ds)) is not None:
             return Outcome(ds, done, up_to_date=True)
         try:
-            record = commit(ctx, score(ctx, plan(ctx, manifest, ds)))
+            record = validate_input(ctx, plan(ctx, manifest, ds))
+            record = validate_output(ctx, score(ctx, record))
+            record = commit(ctx, record)
         except InputMissing:
             if ctx.job.policy.missing_input == "skip":
                 return Outcome(ds, error=None)
@@ -102,8 +104,7 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -
 
     with timed("plan") as clock:
         files = selection.check_input(ctx, manifest, ds)
-        if not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)):
-            _import_torch_meanwhile()  # there is something to score
+        _import_meanwhile(ctx, scores=not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)))
         planned = selection.make_plan(ctx, manifest, ds, files)
         clock.rows = planned.candidates.rows
     record = RunRecord(
@@ -125,6 +126,18 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -
     return record
 
 
+def validate_input(ctx: Context, record: RunRecord) -> RunRecord:
+    from pipeline.quality import stages
+
+    return _stage(ctx, record, stages.validate_input)
+
+
+def validate_output(ctx: Context, record: RunRecord) -> RunRecord:
+    from pipeline.quality import stages
+
+    return _stage(ctx, record, stages.validate_output)
+
+
 def score(ctx: Context, record: RunRecord) -> RunRecord:
     from pipeline import scoring
 
@@ -142,7 +155,7 @@ def _stage(ctx: Context, record: RunRecord, stage: Callable[[Context, RunRecord]
     with _failure_recorded(ctx, record):
         done = stage(ctx, record)
     done = done.with_(peak_memory_bytes=peak_memory_bytes())
-    if done.state is State.scored:
+    if done.state in (State.planned, State.scored):
         ctx.lake.write_record(done)
     return done
 
@@ -156,16 +169,23 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
         text = str(error) or type(error).__name__
         try:
             if ctx.lake.read_record(record.job, record.ds, record.run_id).ledger is None:  # else it has ended before
-                ctx.lake.write_record(record.with_(state=state, error=text, finished_at=now()))
+                checks = error.checks if isinstance(error, QualityStop) and error.checks else record.checks
+                ctx.lake.write_record(record.with_(state=state, error=text, checks=checks, finished_at=now()))
         except LakescoreError as second:
             log.warning("the failure of run %s could not be recorded: %s", record.run_id, second.what)
         raise
 
 
-def _import_torch_meanwhile() -> None:
-    """Imports torch, which takes two seconds, while the plan is made. If it fails, scoring meets the error itself."""
+def _import_meanwhile(ctx: Context, *, scores: bool) -> None:
+    """Imports what takes seconds while the plan is made. If it fails, the stage that needs it meets the error itself.
+
+    Great Expectations takes four to five seconds, for a job with a suite of its own; torch takes two.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
+    has_suite = any((ctx.job.folder / f"{side}.json").is_file() for side in ("input", "output"))
+    modules = [*(["pipeline.quality.gx_engine"] if has_suite else []), *(["torch"] if scores else [])]
     pool = ThreadPoolExecutor(1, thread_name_prefix="import")
-    pool.submit(importlib.import_module, "torch")
+    for module in modules:
+        pool.submit(importlib.import_module, module)
     pool.shutdown(wait=False)

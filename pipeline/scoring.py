@@ -22,13 +22,14 @@ import pyarrow as pa
 
 from pipeline import database, ledger, queries, selection, staging
 from pipeline.context import Context, timed
-from pipeline.dispositions import judge, only, reasons_for
+from pipeline.dispositions import judge, only, reasons_for, with_reasons
 from pipeline.errors import QualityStop, UnreadableFile
 from pipeline.features import fingerprints, to_matrix
 from pipeline.lake import Partition
 from pipeline.model.outputs import output_schema
 from pipeline.predictions import FEW_VALUES, rejected_batch, rejected_schema, stored_batch, stored_schema
-from pipeline.records import RunRecord, StageReport, State, now
+from pipeline.quality import guards
+from pipeline.records import CheckResult, RunRecord, StageReport, State, now
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,13 +66,15 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
         raise
     _stop_if_too_many(ctx, record, counts["quarantined"])
     stages = (*record.stages, staged.loading, clock.report.without(staged.loading))
-    return record.with_(state=State.scored, dispositions=dict(counts), stages=stages)
+    checks = (*(check for check in record.checks if check.suite != "model"), *staged.checks)
+    return record.with_(state=State.scored, dispositions=dict(counts), stages=stages, checks=checks)
 
 
 def preview(ctx: Context, selected: Selection) -> Counter[str]:
     """Counts what a run would do with each row, by disposition and reason. Runs no model and writes nothing."""
     with database.explained(selected.partition.folder, selected.reads):
-        unselected = selected.con.sql(queries.load("select/unselected")).aggregate("count(*)").fetchall()[0][0]
+        query = queries.load(selected.unselected or "select/unselected")
+        unselected = selected.con.sql(query).aggregate("count(*)").fetchall()[0][0]
         counts = Counter(quarantined=int(unselected), duplicates=selected.term("ledger/duplicates").rows)
         counts["withdrawn"] = ledger.withdrawn(selected)
         selected.stored_view("staged", [])
@@ -113,6 +116,8 @@ class _Staging:
         self.rejected = rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
         self.loading = StageReport(stage="load", wall_s=0, cpu_s=0)
         """What it took to import torch and load the model, while the workers waited."""
+        self.checks: tuple[CheckResult, ...] = ()
+        """Of the loaded model."""
         self._lock = threading.Lock()
 
     def run(self) -> Counter[str]:
@@ -137,6 +142,7 @@ class _Staging:
             if self.workers > 1:
                 torch.set_num_threads(1)  # each worker is a thread of its own
             predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device)
+            self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
         self.loading = clock.report
         return predictor
 
@@ -163,14 +169,16 @@ class _Staging:
         return database.explained(self.folder, self.selected.reads)
 
     def _stage_unselected(self) -> Counter[str]:
-        """Stages the rows without a key, or with a key whose rows differ, for the quarantine."""
-        plan, rows = self.record.plan, 0
-        if plan.null_keys or plan.repeated:
+        """Stages for the quarantine the rows without a key, with a key whose rows differ, or that break a rule."""
+        rows = 0
+        if (query := self.selected.unselected) is not None:
             sink = _Sink(self, 0)
             try:
-                with self._explained(), _reader(self.selected, "select/unselected") as reader:
+                with self._explained(), _reader(self.selected, query) as reader:
                     for batch in reader:
-                        sink.reject(batch, batch.column("reasons"))
+                        matrix = to_matrix(batch, self.record.plan.features)
+                        known = batch.column("reasons")
+                        sink.reject(batch, with_reasons(known, matrix, self.record.plan.features, self.ctx.job.policy))
                         rows += batch.num_rows
                 sink.close()
             except BaseException:

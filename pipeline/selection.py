@@ -3,7 +3,8 @@
 unscored       the input as it is: the job's files, or its SELECT over its sources
 candidates     of it the columns that matter, with `__key`: the key, as a tuple if it has several columns
 duplicates     keys that stand more than once
-selected       the candidates, one row a key
+selected       the candidates, one row a key, that break no rule of the input's suite
+keyed          only if there are such rules: the candidates, one row a key, with the rules that each breaks
 latest         the newest prediction of each key in this partition
 other_versions keys that another model version has scored
 """
@@ -16,25 +17,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import duckdb
-from duckdb import CaseExpression, ColumnExpression, ConstantExpression, FunctionExpression
+from duckdb import ColumnExpression, ConstantExpression
 
 from pipeline import database, queries
 from pipeline.context import Context
 from pipeline.errors import InputChanged, InputMissing, JobError, ModelMismatch, QualityStop, SchemaMismatch, nearest
+from pipeline.keys import KEY_TYPES, canonical, check_same_key, check_stored_key, key_expression
 from pipeline.lake import Partition
 from pipeline.model.fit import check_fit
+from pipeline.quality import rowrules
 from pipeline.records import FileInfo, Plan, Term
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
-    from duckdb import Expression
 
     from pipeline.model.manifest import Manifest
 
-INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
-KEY_TYPES = {"BIGINT", "UBIGINT", "VARCHAR", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "BOOLEAN"}
 STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
 HIVE = ("job", "ds", "model_version")
 OF_QUARANTINE = ("reasons", "run_id", "quarantined_at")
@@ -56,6 +56,13 @@ class Selection:
         """The key, carried and feature columns of the selected rows."""
         candidates = self.con.view("candidates").limit(0).to_arrow_table().schema
         return candidates.remove(candidates.get_field_index("__key"))
+
+    @property
+    def unselected(self) -> str | None:
+        """The query of the rows that are rejected before any is scored; None if there are none."""
+        if self.plan.broken:
+            return "select/unselected_or_broken"
+        return "select/unselected" if self.plan.null_keys or self.plan.repeated else None
 
     def count(self, query: str) -> list[dict[str, int]]:
         """Runs a query of `sql/` and returns its rows."""
@@ -83,12 +90,42 @@ class Selection:
 def select(ctx: Context, plan: Plan, partition: Partition) -> Iterator[Selection]:
     """Opens a connection with the views that a plan speaks of. The files are those of the plan, not those of now."""
     with _connection(ctx) as con:
-        _candidates(con, ctx, plan.input, partition.ds, plan.key, plan.carry, plan.features)
+        judged = [rule.kwargs["column"] for rule in plan.broken]
+        name = "unmarked" if plan.broken else "candidates"
+        _candidates(con, ctx, plan.input, partition.ds, plan.key, (*plan.carry, *judged), plan.features, name)
         stored = _where_all(ctx, (*plan.base, *plan.other_versions))
         selection = Selection(con, plan, partition, (*_paths(ctx, plan.input), *stored))
+        if plan.broken:
+            _mark_broken(selection, ctx)
         _add_duplicates(con, plan)
         _add_stored(selection, ctx)
         yield selection
+
+
+@contextmanager
+def whole_input(ctx: Context, ds: str) -> Iterator[tuple[Connection, dict[str, int]]]:
+    """Opens a connection with the view `__input` of a day as it is now, and the counts of its rows and keys.
+
+    `repeated` counts the rows whose key stands more than once. Raises InputMissing or SchemaMismatch.
+    """
+    files = input_files(ctx, ds)
+    with _connection(ctx) as con, database.explained(_where(files)):
+        found = database.schema(_unscored(con, ctx, files, ds))
+        if missing := [name for name in ctx.job.input.key if name not in found]:
+            raise SchemaMismatch(
+                f"the input lacks {', '.join(missing)}{nearest(missing[0], list(found))}",
+                where=_where(files),
+                got=", ".join(found),
+                next_step="correct the file, or `key` in job.toml",
+            )
+        _candidates(con, ctx, files, ds, ctx.job.input.key, (), ())
+        uniqueness = con.sql(queries.load("select/uniqueness"))
+        counts = dict(zip(uniqueness.columns, uniqueness.fetchall()[0], strict=True))
+        counts["repeated"] = 0
+        if counts["keys"] != counts["distinct_hashes"]:
+            con.sql(queries.load("select/duplicates")).create_view("duplicates")
+            counts["repeated"] = con.sql(queries.load("quality/repeated")).fetchall()[0][0]
+        yield con, counts
 
 
 def check_input(ctx: Context, manifest: Manifest, ds: str) -> dict[str, tuple[FileInfo, ...]]:
@@ -174,45 +211,6 @@ def check_input_unchanged(ctx: Context, plan: Plan, ds: str) -> None:
         )
 
 
-def key_expression(key: Sequence[str], types: Mapping[str, str]) -> Expression:
-    """Returns the key as one value: the column itself, or a tuple that is NULL if any of its columns is."""
-    columns = [ColumnExpression(name).cast(canonical(types[name])) for name in key]
-    if len(columns) == 1:
-        return columns[0]
-    missing = columns[0].isnull()
-    for column in columns[1:]:
-        missing = missing | column.isnull()
-    return CaseExpression(missing, ConstantExpression(None)).otherwise(FunctionExpression("row", *columns))
-
-
-def canonical(kind: str) -> str:
-    """Returns the type under which a key is stored: integers of any width are one type, and so is text."""
-    if kind in INTEGERS:
-        return "BIGINT"
-    return "VARCHAR" if kind.startswith("ENUM") or kind == "UUID" else kind
-
-
-def check_stored_key(key: Sequence[str], now: Mapping[str, str], stored: Mapping[str, str], where: object) -> None:
-    """Raises SchemaMismatch if stored predictions have another key than the job has now."""
-    check_same_key(key, now, stored, "the stored predictions have another key than the job", where)
-
-
-def check_same_key(
-    key: Sequence[str], now: Mapping[str, str], before: Mapping[str, str], what: str, where: object
-) -> None:
-    """Raises SchemaMismatch, saying `what`, if the key's columns are absent `before` or had other types."""
-    expected = {name: canonical(before[name]) for name in key if name in before}
-    got = {name: canonical(now[name]) for name in key}
-    if expected != got:
-        raise SchemaMismatch(
-            what,
-            where=where,
-            expected=", ".join(f"{name} {kind}" for name, kind in expected.items()) or f"the columns {', '.join(key)}",
-            got=", ".join(f"{name} {kind}" for name, kind in got.items()),
-            next_step="correct the input, or cast the key in the job's SELECT; a job with another key needs a new name",
-        )
-
-
 @contextmanager
 def _connection(ctx: Context) -> Iterator[Connection]:
     with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
@@ -238,7 +236,7 @@ def _unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileIn
         raise JobError(f"the job's SELECT does not work: {error}", where=where, expected=", ".join(files)) from None
 
 
-def _candidates(
+def _candidates(  # noqa: PLR0917 - what makes the view
     con: Connection,
     ctx: Context,
     files: Mapping[str, Sequence[FileInfo]],
@@ -246,18 +244,20 @@ def _candidates(
     key: Sequence[str],
     carry: Sequence[str],
     features: Sequence[str],
+    name: str = "candidates",
 ) -> None:
     """Makes the view `candidates`: `__key`, then key, carried and feature columns, each once."""
     with database.explained(_where(files)):
         unscored = _unscored(con, ctx, files, ds)
+        unscored.create_view("__input", replace=True)
         types = database.schema(unscored)
         columns = [key_expression(key, types).alias("__key")]
-        for name in dict.fromkeys((*key, *carry, *features)):
-            kind = canonical(types[name]) if name in key else types[name]
-            if name in features and (kind.startswith("DECIMAL") or kind.endswith("HUGEINT")):
+        for column in dict.fromkeys((*key, *carry, *features)):
+            kind = canonical(types[column]) if column in key else types[column]
+            if column in features and (kind.startswith("DECIMAL") or kind.endswith("HUGEINT")):
                 kind = "DOUBLE"
-            columns.append(ColumnExpression(name).cast(kind).alias(name))
-        unscored.select(*columns).create_view("candidates", replace=True)
+            columns.append(ColumnExpression(column).cast(kind).alias(column))
+        unscored.select(*columns).create_view(name, replace=True)
 
 
 def _refuse_conflicts(con: Connection, files: Mapping[str, Sequence[FileInfo]]) -> None:
@@ -277,10 +277,20 @@ def _add_duplicates(con: Connection, plan: Plan) -> None:
         key = con.view("candidates").select("__key").filter(ConstantExpression(value=False))
         columns = (ConstantExpression(0).alias("copies"), ConstantExpression(value=False).alias("conflicting"))
         key.select(ColumnExpression("__key"), *columns).create_view("duplicates")
-    if plan.repeated or plan.null_keys:
-        con.sql(queries.load("select/selected")).create_view("selected")
-    else:
-        con.view("candidates").create_view("selected")
+    keyed = con.sql(queries.load("select/selected")) if plan.repeated or plan.null_keys else con.view("candidates")
+    keyed.create_view("keyed" if plan.broken else "selected")
+    if plan.broken:
+        con.sql(queries.load("select/passing")).create_view("selected")
+
+
+def _mark_broken(selection: Selection, ctx: Context) -> None:
+    """Adds to the candidates, as `__broken`, the rules that each breaks, but for what a person has released."""
+    con, plan = selection.con, selection.plan
+    rowrules.mark(con.view("unmarked"), plan.broken).create_view("marked")
+    con.view("marked").create_view("candidates")
+    if paths := _where_all(ctx, plan.released):
+        selection.stored_view("released", paths, ["reasons"])
+        con.sql(queries.load("select/unreleased")).create_view("candidates", replace=True)
 
 
 def _add_stored(selection: Selection, ctx: Context) -> None:

@@ -5,6 +5,7 @@
     predictions_by_version  one row a key and model version: its newest revision
     predictions_history     every revision
     quarantine              the rows that are rejected now
+    quality                 every result of a validation
     unscored                the input of one job, with its day
 
 They rest on the schema `stored`: what lies in the lake's files, put together here. It reads lists of files, which no
@@ -40,6 +41,7 @@ TEXTS = {
     "predictions_by_version": "views/predictions_by_version",
     "predictions": "views/predictions",
     "quarantine": "views/quarantine",
+    "quality": "views/quality",
 }
 """The views that any lake has, each after those that it rests on; `unscored` is of a job."""
 NAMES = tuple(TEXTS)
@@ -69,6 +71,25 @@ QUARANTINE = {
     FILE: "VARCHAR",
 }
 
+QUALITY = {
+    "run_id": "VARCHAR",
+    "job": "VARCHAR",
+    "ds": "VARCHAR",
+    "model_version": "VARCHAR",
+    "suite": "VARCHAR",
+    "name": "VARCHAR",
+    "expectation": "VARCHAR",
+    "column": "VARCHAR",
+    "severity": "VARCHAR",
+    "success": "BOOLEAN",
+    "outcome": "VARCHAR",
+    "observed": "VARCHAR",
+    "unexpected": "BIGINT",
+    "share": "DOUBLE",
+    "engine": "VARCHAR",
+    "validated_at": "TIMESTAMPTZ",
+}
+
 
 def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasting: bool = False) -> list[str]:
     """Makes the named views, and those that they rest on; returns the files that reading them needs.
@@ -83,6 +104,8 @@ def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasti
         maker.predictions()
     if "quarantine" in wanted:
         maker.quarantine()
+    if "quality" in wanted:
+        maker.quality()
     for name, text in TEXTS.items():
         if name in wanted:
             con.execute(f"CREATE VIEW {name} AS {queries.load(text)}")  # con.sql(...).create_view binds three times
@@ -171,6 +194,14 @@ class _Maker:
         with self._in_stored():
             files.create_view("quarantine_files")
             union(aligned(pieces, QUARANTINE) or [database.empty(self.con, QUARANTINE)]).create_view("quarantine")
+
+    def quality(self) -> None:
+        found = [file.path for file in self.lake.storage.files("quality") if file.path.endswith(".parquet")]
+        if self.lasting and found:
+            found = ["quality/job=*/ds=*/*.parquet"]
+        pieces = self._read(self._absolute(found)) if found else [database.empty(self.con, QUALITY)]
+        with self._in_stored():
+            union(aligned(pieces, QUALITY)).create_view("quality")
 
     def input(self, name: str, pattern: str) -> None:
         """Makes a view of input with its day: the column `ds` of a folder `ds=...`, or else taken from the path."""

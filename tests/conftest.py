@@ -7,13 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import hypothesis
 import pytest
 
+from tests.browsing import chromium
 from tests.s3 import S3Server, serve
 from tests.workspace import Workspace
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("LAKESCORE_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -61,6 +65,13 @@ def data_folder() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return DATA
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium. Of the module: while it runs, this thread has an event loop, which others may not stand."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

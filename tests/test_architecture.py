@@ -23,13 +23,14 @@ LAYERS = {
     "flow": ("demo", "run", "preview", "stages", "orchestration"),
     "stages, and questions about what they stored": (
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
+        *("quality", "quality.*"),
         *("status", "views", "query", "catalog"),
         *("ingest", "ingest.*", "care", "care.*"),
         *("notify", "notify.*"),
     ),
     "what every stage is given": ("context",),
     "rows, model, lake and machine": (
-        *("dispositions", "features", "predictions", "scorer", "model", "model.*"),
+        *("dispositions", "features", "keys", "predictions", "scorer", "model", "model.*"),
         *("lake", "storage", "storage.*", "database", "relations", "queries", "job", "settings"),
     ),
     "words": ("records", "errors"),

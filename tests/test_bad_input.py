@@ -63,7 +63,7 @@ Fails = Callable[..., str]
         (("run", "--job", "toy", "--date", b"\xff"), 2, r"is not a day"),
         (("run", "--job", "toy", "--date", "2026-01-09"), 1, rf"no input for 2026-01-09\n.*\n.*1 days, {DAY} to {DAY}"),
         (("backfill", "--job", "toy", "--from", "2026-01-02", "--to", DAY), 2, r"the range ends before it begins"),
-        ((*RUN, "--lake", "s3://bucket"), 2, r"error: a lake lies on a local disk"),
+        ((*RUN, "--lake", "hdfs://bucket"), 2, r"error: no storage is known for hdfs://"),
         ((*RUN, "--lake", "dags/jobs/toy/job.toml"), 1, r"error: the file system refused\n.*job\.toml"),
         ((*RUN, "--lake", "elsewhere"), 1, r"error: there is no input for .*\n.*elsewhere/unscored.*\n.*no day at all"),
     ],

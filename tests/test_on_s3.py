@@ -11,6 +11,7 @@ import boto3
 import pytest
 
 from pipeline.context import Context
+from pipeline.demo import train
 from pipeline.job import find_job
 from pipeline.lake import Lake
 from pipeline.records import State
@@ -72,14 +73,15 @@ def test_command_line_all_of_it_works(
 ) -> None:
     monkeypatch.setenv("LAKESCORE_LAKE", f"{url}/lake")
     monkeypatch.setenv("LAKESCORE_MODELS", f"{url}/models")
-    checkpoint = workspace.model("v6", name="six", features=tuple(FEATURES.split(",")))
+    checkpoint = workspace.root / "trained.pt"
+    train(checkpoint)
     register = ["models", "register", checkpoint, "--name", "batch_inference", "--version", "v1"]
     lakescore(*register, "--features", FEATURES, "--alias", "production")
     assert json.loads(lakescore("models", "list", "--json").stdout)[0]["version"] == "v1"
     lakescore("generate", "--date", "2026-01-01", "--rows", 500)
     csv = Path(workspace.root / "more.csv")
     header = f"id,{FEATURES}\n"
-    csv.write_text(header + "".join(f"x{i},30,5.5,10,2,3.5,{i}.5\n" for i in range(50)))
+    csv.write_text(header + "".join(f"x{i},30,50000,100,2,35.5,{i}\n" for i in range(50)))
     lakescore("import", csv, "--date", "2026-01-02")
     done = lakescore("run", "--date", "2026-01-01")
     assert SECRET not in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Removes every trace of a key from what we store: predictions, quarantine, staging, and what was rolled back.
+"""Removes every trace of a key from what we store: predictions, quarantine, releases, staging, what was rolled back.
 
 The files keep their names and numbers. What was done is recorded under `care/`, by file and run, without the key. The
 input is not ours: while the key stands there, the next run scores it again.
@@ -76,7 +76,7 @@ def erased_rows(lake: Lake) -> dict[tuple[str, str], int]:
 
 
 def _candidates(lake: Lake, job: str) -> Iterator[str]:
-    for top in ("predictions", "quarantine", "rolled_back/predictions", "rolled_back/quarantine"):
+    for top in ("predictions", "quarantine", "releases", "rolled_back/predictions", "rolled_back/quarantine"):
         for file in lake.storage.files(f"{top}/job={job}"):
             if file.path.endswith(".parquet") and (
                 top != "predictions" or PART.fullmatch(file.path.rpartition("/")[2])

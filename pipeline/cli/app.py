@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipeline.cli import care, demo, ingest, models, notify, query, run, score, stage
+from pipeline.cli import care, demo, ingest, models, notify, quality, query, run, score, stage
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, ingest, models, run, query, score, care, stage, notify):
+for group in (demo, ingest, models, run, quality, query, score, care, stage, notify):
     group.add_to(app)
 
 
@@ -34,7 +34,9 @@ def main() -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 75 a retry may help,
     130 interrupted, 143 terminated.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    for ours in ("lakescore", "pipeline"):
+        logging.getLogger(ours).setLevel(logging.INFO)
     received = _signals()
     try:
         app()

@@ -10,8 +10,11 @@ import typer
 
 from pipeline.cli.options import JsonOption, settings
 from pipeline.cli.output import console, emit_json, table
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.model.manifest import Manifest
     from pipeline.model.registry import Registry
 
@@ -40,12 +43,22 @@ def register(
         typer.Option("--classes", help="Labels of the outputs.", show_default="those the file lists, or 0,1,..."),
     ] = None,
     alias: Annotated[str | None, typer.Option("--alias", help="Promote it too, for example to production.")] = None,
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="Parquet: features, and prob_class_<i> as the training code gave them, to be reproduced."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Copy a checkpoint into the registry; the same content again changes nothing."""
     registry = _registry()
     manifest = registry.register(
-        checkpoint, name=name, version=version, features=_names(features), classes=_labels(classes), alias=alias
+        checkpoint,
+        name=name,
+        version=version,
+        features=_names(features),
+        classes=_labels(classes),
+        alias=alias,
+        examples=None if golden is None else _examples(golden),
     )
     if json:
         emit_json(_described(registry, manifest))
@@ -119,6 +132,16 @@ def promote(
         emit_json({"name": name, "alias": alias, "version": after, "before": before})
     else:
         console().print(f"{alias} of {name} is {after}" + (f", was {before}" if before else ""), markup=False)
+
+
+def _examples(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError("the golden batch cannot be read", where=path, got=str(error).splitlines()[0]) from None
 
 
 def _registry() -> Registry:

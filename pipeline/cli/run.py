@@ -11,6 +11,7 @@ import typer
 from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings
 from pipeline.cli.output import bytes_text, console, emit_json, table
 from pipeline.cli.progress import progress
+from pipeline.cli.quality import show_checks
 from pipeline.context import Context, Progress
 from pipeline.errors import InputMissing, LakescoreError, UsageError
 from pipeline.job import find_job
@@ -140,6 +141,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "state": _state(outcome),
         "run_id": record.run_id if record else None,
         "ledger": record.ledger.counts() if record and record.ledger else None,
+        "checks": [check.model_dump(mode="json") for check in record.checks] if record else [],
         "statistics": record.statistics.model_dump() if record else None,
         "stages": [stage.model_dump() for stage in record.stages] if record and not outcome.up_to_date else [],
         "peak_memory_bytes": record.peak_memory_bytes if record and not outcome.up_to_date else None,
@@ -177,6 +179,7 @@ def show_outcome(outcome: Outcome) -> None:
     ]
     rows[1] = ("scored", ledger["scored"], _reasons(record.statistics.reasons))
     table(("", "rows", ""), rows)
+    show_checks(record.checks)
     _show_statistics(record)
 
 

@@ -58,6 +58,8 @@ class Manifest(Frozen):
     signature: Signature
     recorded_version: str | None = None
     """What the file says of itself; nothing depends on it."""
+    golden: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """sha256 of `golden.parquet`: inputs, and what the model gave for them when it was registered."""
     registered_at: datetime
 
     @property

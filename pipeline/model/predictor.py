@@ -28,7 +28,7 @@ class Predictor:
         """
         self.signature = signature
         self.device = choose_device(device)
-        self._module = module.eval().requires_grad_(requires_grad=False).to(self.device)
+        self.module = module.eval().requires_grad_(requires_grad=False).to(self.device)
         self._schema = output_schema(signature)
         self._labels = pa.array(signature.classes, self._schema.field("prediction").type)
         self._identity = signature.classes == tuple(range(len(signature.classes)))
@@ -83,7 +83,7 @@ class Predictor:
         """Returns probabilities (classes, rows), the highest of each row and its index; None if memory ran out."""
         try:
             own = part.to(self.device, copy=True)  # (rows, features); a module may write into what it is given
-            probabilities = _probabilities(self._module(own))  # (classes, rows)
+            probabilities = _probabilities(self.module(own))  # (classes, rows)
             return probabilities, *probabilities.max(dim=0)
         except torch.cuda.OutOfMemoryError as error:
             if len(part) == 1:

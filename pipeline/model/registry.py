@@ -7,6 +7,7 @@ only thing that changes, by replacing a file. Readers take no lock; writers of o
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import secrets
 import shutil
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import ModelError, ModelMismatch, ModelNotFound, ModelRefused, UsageError, nearest
-from pipeline.model import kinds
+from pipeline.model import golden, kinds
 from pipeline.model.manifest import Manifest, digest, parse, problem
 from pipeline.records import NAME, Name, check_name, now
 from pipeline.storage import LocalStorage, explained, make_folder, sync_folder
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.model.predictor import Predictor
 
 PRODUCTION = "production"
@@ -99,6 +102,21 @@ class Registry:
         module = kinds.module(manifest.kind, content, self.root / manifest.name / manifest.version / manifest.file)
         return Predictor(module, manifest.signature, device)
 
+    def golden(self, manifest: Manifest) -> bytes | None:
+        """Returns `golden.parquet`, or None if there is none. Raises ModelMismatch if it was changed."""
+        if manifest.golden is None:
+            return None
+        file = self._golden_file(manifest)
+        content = self._read(f"{manifest.name}/{manifest.version}/{file}")
+        if content is None or hashlib.sha256(content).hexdigest() != manifest.golden:
+            raise ModelMismatch(
+                f"the golden batch of {manifest.name} {manifest.version} is not what was registered",
+                where=self.root / manifest.name / manifest.version / file,
+                got="another file" if content else "no file",
+                next_step=RESTORE,
+            )
+        return content
+
     # Writing
 
     def register(
@@ -110,18 +128,22 @@ class Registry:
         features: Sequence[str] | None,
         classes: Sequence[str | int] | None = None,
         alias: str | None = None,
+        examples: pa.Table | None = None,
     ) -> Manifest:
         """Copies a model into the registry; the same content again changes nothing and succeeds.
 
         `features` are in the order of the model's training; None takes those that the file lists. `classes` likewise,
-        and are 0, 1, ... if the file lists none. Nothing is written if anything is wrong: raises ModelRefused for the
-        file, or for a version that names other content; UsageError for a name or an absent file.
+        and are 0, 1, ... if the file lists none. `examples` are rows for the golden batch: the features and, if the
+        training code gave them, its `prob_class_<i>`, which the model must reproduce. Nothing is written if anything
+        is wrong: raises ModelRefused for the file, or for a version that names other content; UsageError for a name or
+        an absent file.
         """
         self._check_names(name, version, alias)
         content = kinds.read_file(checkpoint)
         found = kinds.inspect(content, checkpoint)
         signature = found.signature(features, classes, checkpoint)
         file = kinds.FILES[found.kind]
+        batch = golden.make(kinds.module(found.kind, content, checkpoint), signature, examples, checkpoint)
         manifest = Manifest(
             name=name,
             version=version,
@@ -130,11 +152,12 @@ class Registry:
             kind=found.kind,
             signature=signature,
             recorded_version=found.version,
+            golden=hashlib.sha256(batch).hexdigest(),
             registered_at=now(),
         )
         with self._writing(name):
             self._check_apart(name, version=version, alias=alias)
-            registered = self._add(manifest, content)
+            registered = self._add(manifest, content, batch)
             if alias is not None:
                 self._point(name, alias, version)
         return registered
@@ -150,7 +173,7 @@ class Registry:
             self._check_apart(name, version=None, alias=alias)
             self._point(name, alias, manifest.version)
 
-    def _add(self, manifest: Manifest, content: bytes) -> Manifest:
+    def _add(self, manifest: Manifest, content: bytes, batch: bytes) -> Manifest:
         """Enters a version, unless it is there. Raises ModelRefused if it is there with other content."""
         folder = self.root / manifest.name / manifest.version
         existing = self._manifest(manifest.name, manifest.version)
@@ -170,12 +193,16 @@ class Registry:
         building = f"{manifest.name}/.{manifest.version}.{secrets.token_hex(4)}.tmp"
         try:
             self._storage.write(f"{building}/{manifest.file}", content)
+            self._storage.write(f"{building}/{self._golden_file(manifest)}", batch)
             self._storage.write(f"{building}/{MANIFEST}", manifest.to_json())
             (self.root / building).rename(folder)
         finally:
             shutil.rmtree(self.root / building, ignore_errors=True)
         sync_folder(folder.parent)
         return manifest
+
+    def _golden_file(self, _manifest: Manifest) -> str:
+        return golden.FILE
 
     def _point(self, name: str, alias: str, version: str) -> None:
         aliases = {**self.aliases(name), alias: version}

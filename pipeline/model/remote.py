@@ -1,8 +1,8 @@
 """The same registry in an object store, where nothing can be renamed or locked.
 
-A version's file has the digest of its content in its name, so that two registrations never write to the same one, and
-`model.json` is created only if it is not there: it makes the version appear, whole. An alias is changed only if it is
-still what was read.
+The names of a version's files have the digest of their content, so that two registrations never write to the same one,
+and `model.json` is created only if it is not there: it makes the version appear, whole. An alias is changed only if it
+is still what was read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import CommitConflict, ModelRefused
+from pipeline.model import golden
 from pipeline.model.manifest import Manifest, digest
 from pipeline.model.registry import ALIASES, MANIFEST, Registry
 from pipeline.records import NAME
@@ -35,12 +36,13 @@ class RemoteRegistry(Registry):
         super().__init__(Path(url))
         self._remote = open_storage(url)
 
-    def _add(self, manifest: Manifest, content: bytes) -> Manifest:
+    def _add(self, manifest: Manifest, content: bytes, batch: bytes) -> Manifest:
         manifest = _named_by_content(manifest, content)
         existing = self._manifest(manifest.name, manifest.version)
         if existing is None:
             folder = f"{manifest.name}/{manifest.version}"
             self._remote.write(f"{folder}/{manifest.file}", content)
+            self._remote.write(f"{folder}/{self._golden_file(manifest)}", batch)
             with tempfile.NamedTemporaryFile() as file:
                 Path(file.name).write_bytes(manifest.to_json())
                 try:
@@ -59,6 +61,10 @@ class RemoteRegistry(Registry):
             )
         self.content(existing)
         return existing
+
+    def _golden_file(self, manifest: Manifest) -> str:
+        assert manifest.golden is not None
+        return f"{manifest.golden[:16]}-{golden.FILE}"
 
     def _point(self, name: str, alias: str, version: str) -> None:
         key = f"{name}/{ALIASES}"

@@ -7,6 +7,7 @@ from html import escape
 from typing import Literal
 
 from pipeline.job import Job
+from pipeline.quality.verdict import described
 from pipeline.records import RunRecord, State
 
 Level = Literal["success", "warning", "failure", "stopped"]
@@ -27,9 +28,7 @@ class Message:
         return "".join(f"<p>{escape(line)}</p>" for line in self.lines)
 
 
-def compose(
-    job: Job, ds: str, record: RunRecord | None, error: str | None = None, *, stopped: bool = False
-) -> Message:
+def compose(job: Job, ds: str, record: RunRecord | None, error: str | None = None, *, stopped: bool = False) -> Message:
     """Returns the message about a day: its run, if one was begun, and the error that ended it, if one did.
 
     `stopped` says that bad data was the reason, where there is no record that says it.
@@ -61,6 +60,7 @@ def unusual(job: Job, record: RunRecord) -> list[str]:
     for name, count in statistics.classes.items():
         if count > job.notify.share_above * total:
             found.append(f"{count / total:.1%} of the predictions are {name}")
+    found += [f"{check.suite}: {described(check)}" for check in record.checks if check.outcome == "noted"]
     if record.ledger is not None:
         ledger = record.ledger
         if ledger.candidates.rows and not ledger.scored.rows + ledger.unchanged.rows:

@@ -25,7 +25,8 @@ def recorded(workspace: Workspace) -> list[tuple[str, list[str]]]:
     assert shutil.which("strace"), "this test needs strace (Debian and Ubuntu: apt-get install strace)"
     workspace.day(200)
     log = workspace.root / "calls"
-    command = ["strace", "-f", "-y", "-s", "4096", "-e", f"trace={CALLS}", "-o", log, sys.executable, "-m", "pipeline"]
+    traced = f"trace={CALLS}"
+    command = ["strace", "-f", "-y", "-s", "4096", "-e", traced, "-o", str(log), sys.executable, "-m", "pipeline"]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

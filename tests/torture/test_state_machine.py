@@ -22,6 +22,7 @@ from pipeline.care.clean import clean
 from pipeline.care.rollback import rollback
 from pipeline.care.verify import verify
 from pipeline.context import Context
+from pipeline.errors import InputChanged
 from pipeline.features import fingerprints
 from pipeline.lake import Lake, Partition
 from pipeline.records import FileInfo, State
@@ -166,7 +167,7 @@ class Life(RuleBasedStateMachine):
         for record in (second, first):
             try:
                 run.commit(self.ctx, record)
-            except run.InputChanged:
+            except InputChanged:
                 assert rows
         run.run_day(self.ctx, DAY)
         self.agree(added)

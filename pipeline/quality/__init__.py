@@ -1,0 +1,1 @@
+"""Data quality: suites, the checks that every job has, guards, quarantine, history, Data Docs: docs/quality.md."""

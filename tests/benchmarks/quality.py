@@ -1,0 +1,37 @@
+"""The cost of validation with the default job's suites: of input and output, against the scoring itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.daily import MB, _stage, _workspace
+from tests.benchmarks.measuring import machine, markdown, median, python, write_section
+from tests.benchmarks.parts import DAY
+
+VALIDATION = ("validate_input", "validate_output")
+
+
+def run(scratch: Path, rows: list[int], repeats: int) -> None:
+    text = [f"{machine()}. Medians of {repeats} runs.\n"]
+    found = [_measure(_workspace(scratch, count), repeats) for count in rows]
+    stages = (*VALIDATION, "score", "import_quality", "load", "plan", "commit")
+    lines: list[list[object]] = [[stage, *(f"{_stage(each, stage):.2f}" for each in found)] for stage in stages]
+    spent = [sum(_stage(each, stage) for stage in VALIDATION) for each in found]
+    ratios = [whole / _stage(each, "score") for whole, each in zip(spent, found, strict=True)]
+    lines.append(["**validation / score**", *(f"**{ratio:.2f}**" for ratio in ratios)])
+    peaks = [median([run["peak_memory_bytes"] for run in each["runs"]]) for each in found]
+    lines.append(["peak memory of the run", *(f"{peak / MB:,.0f} MB" for peak in peaks)])
+    text.append(markdown(["wall seconds", *(f"{count / 1e6:g}M rows" for count in rows)], lines))
+    write_section("quality", "\n".join(text))
+
+
+def _measure(folder: Path, repeats: int) -> dict[str, Any]:
+    runs = []
+    for _ in range(repeats):
+        for left in ("predictions", "runs", "quality", ".staging"):
+            shutil.rmtree(folder / "lake" / left, ignore_errors=True)
+        runs.append(json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))[0])
+    return {"runs": runs}

@@ -35,6 +35,10 @@ $(installed): pyproject.toml constraints.txt
 demo: $(installed) ## See it work: make data and a model, score, run again, ask the history
 	$(bin)/lakescore demo
 
+.PHONY: airflow
+airflow: $(installed) ## Run Airflow with the DAGs on loopback, until Ctrl-C
+	exec $(bin)/lakescore airflow
+
 .PHONY: test
 test: $(installed) ## Run the fast tests
 	$(pytest) -m "not slow"

@@ -142,7 +142,22 @@ def run_stage(
     found: dict[str, Any] = json.loads(text)
     if found.get("state") == "skipped":
         raise AirflowSkipException(f"there is no input for {ds}, and the job says to skip such a day")
+    if name == "commit":
+        send_metrics(job, found)
     return found
+
+
+def send_metrics(job: Job, found: Mapping[str, Any]) -> None:
+    """Sends a run's figures where Airflow sends its own: StatsD, Datadog or OpenTelemetry; else nowhere."""
+    from airflow.sdk.observability.stats import Stats
+
+    figures = {
+        **{f"rows.{name}": count for name, count in found["ledger"].items()},
+        "rows_per_s": found["rows_per_s"],
+        "peak_memory_bytes": found["peak_memory_bytes"],
+    }
+    for figure, value in figures.items():
+        Stats.gauge(f"lakescore.{figure}", value, tags={"job": job.name})
 
 
 def tell(job: Job, settings: Settings, ds: str, context: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,6 +133,7 @@ def _late_rows(ctx: Context, ds: str) -> dict[str, Any]:
 
 def summary(record: RunRecord) -> dict[str, Any]:
     """Returns the small values of a run that an orchestrator hands on and shows."""
+    scoring = next((report for report in record.stages if report.stage == "score"), None)
     return {
         "ds": record.ds,
         "run_id": record.run_id,
@@ -140,4 +141,6 @@ def summary(record: RunRecord) -> dict[str, Any]:
         "model_version": record.model.version,
         "ledger": record.ledger.counts() if record.ledger else {"candidates": record.plan.candidates.rows},
         "parts": len(record.parts),
+        "rows_per_s": scoring.rows_per_s if scoring else 0.0,
+        "peak_memory_bytes": record.peak_memory_bytes,
     }

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "pipeline"
 # A module imports from its own layer and from those below. A new module gets its place here.
 LAYERS = {
     "doors": ("pipeline", "__main__", "cli", "cli.*"),
-    "flow": ("demo", "run", "preview", "stages", "orchestration"),
+    "flow": ("demo", "run", "preview", "stages", "orchestration", "standalone"),
     "stages, and questions about what they stored": (
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
         *("quality", "quality.*"),

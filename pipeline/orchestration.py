@@ -220,8 +220,13 @@ def late(context: Mapping[str, Any], job: str, folder: str, after: str) -> None:
 
     settings = machine(Path(folder).parent.parent)
     found = read_job(Path(folder), settings)
-    run = context.get("dag_run", {})
-    name = run.get("dag_run_id", "?") if isinstance(run, Mapping) else str(run)
-    ds = found.yesterday(datetime.now(ZoneInfo(found.schedule.timezone)))
-    told = message.Message("failure", f"{job}: late", (f"The run {name} has not ended {after} after it was due.",))
-    channels.send(Lake.open(settings.lake), found, ds, None, told, channels.apprise_channels(found.notify.apprise))
+    run: Mapping[str, Any] = context["dag_run"]
+    ds = which_day(found, run["conf"] or {}, _moment(run["logical_date"]), _moment(run["run_after"]))
+    text = f"The run {run['dag_run_id']} has not ended {after} after it was due. It goes on."
+    told = message.Message("failure", f"{job} {ds}: late", (f"Day: {ds}", text))
+    ways = {**channels.apprise_channels(found.notify.apprise), **_mail(found, context)}
+    channels.send(Lake.open(settings.lake), found, ds, None, told, ways if "failure" in found.notify.on else {})
+
+
+def _moment(text: Any) -> Any:
+    return datetime.fromisoformat(text) if isinstance(text, str) else text

@@ -57,6 +57,7 @@ class AirflowProject:
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db?timeout=60",
             "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
             "AIRFLOW__CORE__PARALLELISM": "2",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -129,6 +130,17 @@ class AirflowProject:
             process.wait()
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Calls the REST API; again if the database had no time, as SQLite has with several writers."""
+        for _ in range(5):
+            try:
+                return self._call(method, path, body)
+            except AssertionError as error:
+                if "Database error" not in str(error):
+                    raise
+                time.sleep(1)
+        return self._call(method, path, body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}",
             method=method,

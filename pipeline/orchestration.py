@@ -174,7 +174,7 @@ def tell(job: Job, settings: Settings, ds: str, context: Mapping[str, Any]) -> d
     known = run_id is not None and lake.storage.head(lake.record_key(job.name, ds, run_id)) is not None
     record = lake.read_record(job.name, ds, str(run_id)) if known else None
     error: dict[str, Any] = _error(ti, failed) if failed else {"text": None, "stopped": False}
-    told = message.compose(job, ds, record, error["text"], stopped=error["stopped"])
+    told = message.compose(job, ds, record, error["text"], stopped=error["stopped"], report=message.report_of(lake))
     ways = {**channels.apprise_channels(job.notify.apprise), **_mail(job, context)}
     sent = channels.send(lake, job, ds, run_id, told, ways if told.level in job.notify.on else {})
     return {"level": sent.level, "title": sent.title, "deliveries": [each.model_dump() for each in sent.deliveries]}

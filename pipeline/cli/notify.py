@@ -25,6 +25,9 @@ def notify(
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
+    unless_complete: Annotated[
+        bool, typer.Option("--unless-complete", help="Only if the day is not complete: for cron, at its latest hour.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Sends a message about a day through Apprise, if the job wants one. A dead endpoint fails nothing."""
@@ -35,7 +38,12 @@ def notify(
     day = found.yesterday(datetime.now(UTC)) if ds is None else check_day(ds)
     read = (stored.read_record(found.name, day, run_id),) if run_id else stored.iter_records(found.name, day)
     record = next(iter(read), None)
-    told = message.compose(found, day, record, error or (None if record else "no run was begun"))
+    if unless_complete:
+        if stored.last_complete(found.name, day) is not None:
+            return
+        error = error or f"the day is not complete at {datetime.now(UTC):%H:%M} UTC"
+    error = error or (None if record else "no run was begun")
+    told = message.compose(found, day, record, error, report=message.report_of(stored))
     ways = channels.apprise_channels(found.notify.apprise) if told.level in found.notify.on else {}
     sent = channels.send(stored, found, day, record.run_id if record else None, told, ways)
     if json:

@@ -7,6 +7,8 @@ from html import escape
 from typing import Literal
 
 from pipeline.job import Job
+from pipeline.lake import Lake
+from pipeline.quality import pages
 from pipeline.quality.verdict import described
 from pipeline.records import RunRecord, State
 
@@ -28,7 +30,15 @@ class Message:
         return "".join(f"<p>{escape(line)}</p>" for line in self.lines)
 
 
-def compose(job: Job, ds: str, record: RunRecord | None, error: str | None = None, *, stopped: bool = False) -> Message:
+def compose(
+    job: Job,
+    ds: str,
+    record: RunRecord | None,
+    error: str | None = None,
+    *,
+    stopped: bool = False,
+    report: str | None = None,
+) -> Message:
     """Returns the message about a day: its run, if one was begun, and the error that ended it, if one did.
 
     `stopped` says that bad data was the reason, where there is no record that says it.
@@ -48,7 +58,15 @@ def compose(job: Job, ds: str, record: RunRecord | None, error: str | None = Non
     lines = [f"Day: {ds}", *(f"Unusual: {text}" for text in odd), *(_about(record) if record else [])]
     if error is not None:
         lines += [f"Error: {error}", "Readers still see what was published before."]
+    if report is not None:
+        lines.append(f"Report: {report}")
     return Message(level, f"{job.name} {ds}: {outcome}", tuple(lines))
+
+
+def report_of(lake: Lake) -> str | None:
+    """Returns where the pages about validation are, if there are any."""
+    key = f"{pages.ROOT}/index.html"
+    return lake.storage.where(key) if lake.storage.head(key) is not None else None
 
 
 def unusual(job: Job, record: RunRecord) -> list[str]:

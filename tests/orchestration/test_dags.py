@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 from pipeline import orchestration, run
 from pipeline.job import find_job
 from tests.orchestration.airflow_project import BIN, ROOT, AirflowProject
+from tests.orchestration.receivers import web_hook
 from tests.workspace import DAY, Workspace
 
 STRUCTURE = """
@@ -55,30 +53,6 @@ def project(workspace: Workspace) -> AirflowProject:
     return AirflowProject(workspace)
 
 
-class Hook(BaseHTTPRequestHandler):
-    received: list[dict[str, Any]]
-
-    def do_POST(self) -> None:
-        self.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *arguments: Any) -> None:
-        """Says nothing on stderr."""
-
-
-@pytest.fixture
-def hook() -> Iterator[tuple[list[dict[str, Any]], int]]:
-    received: list[dict[str, Any]] = []
-    server = HTTPServer(("127.0.0.1", 0), type("OwnHook", (Hook,), {"received": received}))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield received, server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 def test_dag_file_makes_one_dag_a_job_with_the_stages_in_order(project: AirflowProject) -> None:
     project.workspace.job("late", policy='missing_input = "wait"', schedule=(
         'lookback_days = 3\ncron = "30 4 * * *"\ntimezone = "Europe/Berlin"\nretries = 5\nowner = "night"\n'
@@ -115,23 +89,23 @@ def test_dag_file_with_one_broken_job_keeps_the_others(project: AirflowProject) 
     assert "did you mean 'name'" in found["dags"]["broken"]["doc"]
 
 
-def test_dag_run_commits_and_tells(project: AirflowProject, hook: tuple[list[dict[str, Any]], int]) -> None:
+def test_dag_run_commits_and_tells(project: AirflowProject) -> None:
     """One whole run, in Airflow's own process for tests; the bad days and the nights are in test_scheduler.py."""
-    received, port = hook
     workspace = project.workspace
     with (workspace.job() / "job.toml").open("a") as toml:
         toml.write('[notify]\non = ["success"]\nconfidence_below = 0.0\nshare_above = 1.0\n')
         toml.write('apprise = ["GOOD_HOOK", "DEAD_HOOK"]\n')
-    project.extra |= {"GOOD_HOOK": f"json://127.0.0.1:{port}/", "DEAD_HOOK": "json://127.0.0.1:9/"}
     workspace.day(50)
     project.airflow("db", "migrate")
-    (ended,) = project.python(RUN, json.dumps([{"date": DAY}]))
+    with web_hook() as hook:
+        project.extra |= {"GOOD_HOOK": hook.url, "DEAD_HOOK": "json://127.0.0.1:9/"}
+        (ended,) = project.python(RUN, json.dumps([{"date": DAY}]))
     assert ended == {
         "state": "success",
         "tasks": dict.fromkeys(["day", "check", *run.STAGES, "notify"], "success"),
     }
     assert len(workspace.stored()) == 50
-    (message,) = received
+    (message,) = hook.received
     assert (message["title"], message["type"]) == (f"toy {DAY}: 50 rows scored", "success")
     (written,) = (workspace.lake / "notifications").rglob("*.json")
     deliveries = json.loads(written.read_text())["deliveries"]

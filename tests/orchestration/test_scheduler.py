@@ -11,17 +11,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email import message_from_string
-from email.header import decode_header, make_header
-from email.message import Message
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
 
-from tests.orchestration.airflow_project import ROOT, AirflowProject, free_port, wait
+from tests.orchestration.airflow_project import ROOT, AirflowProject, wait
 from tests.orchestration.collector import Collector, collecting
+from tests.orchestration.postgres import postgres
+from tests.orchestration.receivers import Inbox, mail_server
 from tests.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -30,6 +27,7 @@ DAYS = [f"2026-01-0{number}" for number in range(1, 6)]
 STOPPED, RETRIED, KILLED, ORPHANED, WAITED = (f"2026-02-0{number}" for number in range(1, 6))
 YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
 MANY = 1_500_000
+ON_POSTGRES = bool(os.environ.get("LAKESCORE_TEST_POSTGRES"))
 
 CONSUMER = """
 from airflow.sdk import Asset, dag, get_current_context, task
@@ -57,34 +55,10 @@ if {{"stage", "commit", "{RETRIED}"}} <= set(sys.orig_argv) and marker.is_file()
 """A `sitecustomize.py`: the first commit of one day finds the disk full."""
 
 
-class Inbox:
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's
-        self.messages.append(envelope.content.decode())
-        return "250 OK"
-
-    def about(self, words: str) -> list[str]:
-        """Returns the texts of the messages whose subject has these words."""
-        parsed = [message_from_string(text) for text in self.messages]
-        found = [each for each in parsed if words in str(make_header(decode_header(each["Subject"])))]
-        return ["".join(_texts(each)) for each in found]
-
-
-def _texts(message: Message) -> Iterator[str]:
-    for part in message.walk():
-        if isinstance(content := part.get_payload(decode=True), bytes):
-            yield content.decode()
-
-
 @pytest.fixture
-def inbox() -> Iterator[tuple[Inbox, int]]:
-    found, port = Inbox(), free_port()
-    controller = Controller(found, hostname="127.0.0.1", port=port)
-    controller.start()
-    yield found, port
-    controller.stop()
+def inbox() -> Iterator[Inbox]:
+    with mail_server() as found:
+        yield found
 
 
 @pytest.fixture
@@ -94,7 +68,19 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture
-def project(workspace: Workspace, inbox: tuple[Inbox, int], collector: Collector) -> Iterator[AirflowProject]:
+def database(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Airflow's settings for its database: SQLite, or with LAKESCORE_TEST_POSTGRES a PostgreSQL of our own."""
+    if not ON_POSTGRES:
+        yield {}
+        return
+    with postgres(tmp_path / "postgres") as address:
+        yield {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{address}"}
+
+
+@pytest.fixture
+def project(
+    workspace: Workspace, inbox: Inbox, collector: Collector, database: dict[str, str]
+) -> Iterator[AirflowProject]:
     told = '\n[notify]\nmail = ["night@example.org"]\napprise = ["DEAD_HOOK"]\n'
     folder = workspace.job(policy='null_features = "fail"', schedule='retry_delay = "1s"\nstart_date = 2026-01-01')
     with (folder / "job.toml").open("a") as toml:
@@ -113,7 +99,7 @@ def project(workspace: Workspace, inbox: tuple[Inbox, int], collector: Collector
     smtp = {
         "conn_type": "smtp",
         "host": "127.0.0.1",
-        "port": inbox[1],
+        "port": inbox.port,
         "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "lakescore@example.org"},
     }
     made = AirflowProject(
@@ -123,7 +109,9 @@ def project(workspace: Workspace, inbox: tuple[Inbox, int], collector: Collector
             "DEAD_HOOK": "json://127.0.0.1:9/",
             "FULL_DISK": str(faults / "armed"),
             "PYTHONPATH": f"{faults}{os.pathsep}{ROOT}",
+            **database,
             **collector.environment,
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(lineage(workspace))}),
         },
     )
     (made.dags / "consumer.py").write_text(CONSUMER)
@@ -183,6 +171,10 @@ class Nights:
         )
         assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+
+def lineage(workspace: Workspace) -> Path:
+    return workspace.root / "lineage.jsonl"
 
 
 def processes(words: str) -> list[int]:
@@ -321,6 +313,12 @@ def figures_reach_an_opentelemetry_collector(nights: Nights) -> None:
     assert nights.collector.spans()
 
 
+def lineage_has_an_event_of_each_task(nights: Nights) -> None:
+    text = lineage(nights.project.workspace).read_text()
+    names = {json.loads(line)["job"]["name"] for line in text.splitlines()}
+    assert {"toy.plan", "toy.score", "toy.commit"} <= names
+
+
 NIGHTS = (
     scheduled_run_is_about_the_last_day_that_is_over,
     asset_event_starts_a_dag_downstream_with_the_ledger,
@@ -334,14 +332,15 @@ NIGHTS = (
     backfill_brings_five_days_the_last_one_too,
     lake_is_in_order_and_no_process_is_left,
     figures_reach_an_opentelemetry_collector,
+    lineage_has_an_event_of_each_task,
 )
 
 
 def test_scheduler_nights_end_with_each_row_once(
-    project: AirflowProject, inbox: tuple[Inbox, int], collector: Collector, subtests: pytest.Subtests
+    project: AirflowProject, inbox: Inbox, collector: Collector, subtests: pytest.Subtests
 ) -> None:
     """One Airflow for all of them: it takes half a minute to start. Their order is that of `NIGHTS`."""
-    nights = begin(project, inbox[0], collector)
+    nights = begin(project, inbox, collector)
     for night in NIGHTS:
         with subtests.test(night.__name__):
             night(nights)

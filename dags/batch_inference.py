@@ -74,12 +74,9 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function a tas
         ),
     )
     def flow() -> None:  # noqa: C901 - as above
-        @task(retries=0)
+        @task
         def day() -> str:
-            context = get_current_context()
-            return orchestration.which_day(
-                job, context["params"], context.get("logical_date"), context["dag_run"].run_after
-            )
+            return orchestration.day_of(job, get_current_context())
 
         @task.sensor(
             mode="reschedule",
@@ -107,8 +104,8 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function a tas
         def check(of: str) -> dict[str, Any]:
             return run_stage(stages.CHECK, {"ds": of}, get_current_context())
 
-        @task(multiple_outputs=False, task_id="notify", retries=0)
-        def tell(of: str) -> dict[str, Any]:
+        @task(multiple_outputs=False, task_id="notify", retries=1)
+        def tell(of: str | None) -> dict[str, Any]:
             return orchestration.tell(job, SETTINGS, of, get_current_context())
 
         ds = day()

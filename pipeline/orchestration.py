@@ -51,6 +51,11 @@ def machine(dags_folder: Path) -> Settings:
     return Settings(lake=lake, jobs=root / found.jobs, models=str(root / found.models))
 
 
+def day_of(job: Job, context: Mapping[str, Any]) -> str:
+    """Returns the day of the run that a task belongs to."""
+    return which_day(job, context["params"], context.get("logical_date"), context["dag_run"].run_after)
+
+
 def which_day(job: Job, params: Mapping[str, Any], logical_date: datetime | None, run_after: datetime) -> str:
     """Returns the day of a run: as asked, or the last that was over in the job's time zone when the run was due.
 
@@ -160,10 +165,11 @@ def send_metrics(job: Job, found: Mapping[str, Any]) -> None:
         Stats.gauge(f"lakescore.{figure}", value, tags={"job": job.name})
 
 
-def tell(job: Job, settings: Settings, ds: str, context: Mapping[str, Any]) -> dict[str, Any]:
+def tell(job: Job, settings: Settings, ds: str | None, context: Mapping[str, Any]) -> dict[str, Any]:
     """Tells people how a DAG run went, through Airflow's SMTP connection and through Apprise. Never fails for them."""
     from pipeline.notify import channels, message
 
+    ds = ds or day_of(job, context)  # absent if the task `day` itself has failed
     ti, dag_run = context["ti"], context["dag_run"]
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[dag_run.run_id]).get(dag_run.run_id, {})
     failed = [name for name, state in states.items() if state in ("failed", "upstream_failed")]

@@ -71,7 +71,7 @@ def test_dag_file_makes_one_dag_a_job_with_the_stages_in_order(project: AirflowP
         "notify": [],
     }
     assert toy["teardowns"] == ["notify"]
-    assert toy["retries"] == [0, 2]
+    assert toy["retries"] == [1, 2]
     assert (toy["owner"], toy["catchup"], toy["active"], toy["deadline"]) == ("lakescore", False, 4, False)
     assert "clear the red task" in toy["doc"]
     assert late["tasks"]["day"] == ["check", "notify", "wait_for_input"]

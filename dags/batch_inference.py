@@ -28,10 +28,15 @@ Scores the rows of one day that have no prediction yet, and publishes them exact
    To begin anew, clear `check`. Two runs of one day are harmless.
 4. Nothing half-done is visible to readers, whatever happened: the old predictions stand until the new are complete.
 
+A red **validate_input** or **validate_output** is bad data, not a fault: `lakescore docs` names the pages that say
+which rows. Repair the input, or the suite, then clear it. Red at **check**: there is no input for the day; ask who delivers it.
+
 ### The same by hand
     lakescore plan   --job {job} --date 2026-01-31     what a run would do
     lakescore run    --job {job} --date 2026-01-31     do it here, without Airflow
     lakescore status --job {job}                       the calendar
+    lakescore quarantine list --job {job}              the rows that were rejected, and why
+    lakescore rollback RUN                             take back what a run has published
 
 Trigger with a **date** to run a certain day; without one it is yesterday. Model `{model}`, owner {owner}.
 """
@@ -105,8 +110,8 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function a tas
             return run_stage(stages.CHECK, {"ds": of}, get_current_context())
 
         @task(multiple_outputs=False, task_id="notify", retries=1)
-        def tell(of: str | None) -> dict[str, Any]:
-            return orchestration.tell(job, SETTINGS, of, get_current_context())
+        def tell() -> dict[str, Any]:
+            return orchestration.tell(job, SETTINGS, get_current_context())
 
         ds = day()
         done = check(ds)
@@ -116,7 +121,7 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function a tas
             done = stage_task(name, done)
         if job.lookback:
             done = stage_task(stages.LATE_ROWS, done)
-        done >> tell(ds).as_teardown()  # a leaf with trigger_rule all_done would turn a failed run green
+        done >> tell().as_teardown()  # a leaf with trigger_rule all_done would turn a failed run green
 
     return flow()
 

@@ -165,11 +165,11 @@ def send_metrics(job: Job, found: Mapping[str, Any]) -> None:
         Stats.gauge(f"lakescore.{figure}", value, tags={"job": job.name})
 
 
-def tell(job: Job, settings: Settings, ds: str | None, context: Mapping[str, Any]) -> dict[str, Any]:
+def tell(job: Job, settings: Settings, context: Mapping[str, Any]) -> dict[str, Any]:
     """Tells people how a DAG run went, through Airflow's SMTP connection and through Apprise. Never fails for them."""
     from pipeline.notify import channels, message
 
-    ds = ds or day_of(job, context)  # absent if the task `day` itself has failed
+    ds = day_of(job, context)  # not from the task `day`, which may have failed
     ti, dag_run = context["ti"], context["dag_run"]
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[dag_run.run_id]).get(dag_run.run_id, {})
     failed = [name for name, state in states.items() if state in ("failed", "upstream_failed")]

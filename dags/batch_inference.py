@@ -29,7 +29,8 @@ Scores the rows of one day that have no prediction yet, and publishes them exact
 4. Nothing half-done is visible to readers, whatever happened: the old predictions stand until the new are complete.
 
 A red **validate_input** or **validate_output** is bad data, not a fault: `lakescore docs` names the pages that say
-which rows. Repair the input, or the suite, then clear it. Red at **check**: there is no input for the day; ask who delivers it.
+which rows. Repair the input, or the suite, then clear it. Red at **check**: there is no input for the day; ask who
+delivers it.
 
 ### The same by hand
     lakescore plan   --job {job} --date 2026-01-31     what a run would do

@@ -169,7 +169,7 @@ class AirflowProject:
         found = self.call("GET", f"/api/v2/dags/{dag}/dagRuns/{run_id}/taskInstances")["task_instances"]
         return {each["task_id"]: each for each in found}
 
-    def finished(self, run_id: str, dag: str = "toy", timeout_s: float = 150) -> str:
+    def finished(self, run_id: str, dag: str = "toy", timeout_s: float = 400) -> str:
         """Waits for the end of a run and returns its state."""
         wait(lambda: self.runs(dag).get(run_id) in FINISHED, timeout_s, lambda: f"{run_id}: {self.tasks(run_id, dag)}")
         return self.runs(dag)[run_id]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ import pytest
 
 from pipeline import orchestration, run
 from pipeline.job import find_job
-from tests.orchestration.airflow_project import BIN, ROOT, AirflowProject
+from tests.orchestration.airflow_project import BIN, ROOT, AirflowProject, wait
 from tests.orchestration.receivers import web_hook
 from tests.workspace import DAY, Workspace
 
@@ -147,3 +151,29 @@ def test_machine_relative_places_are_beside_the_dags_folder(tmp_path: Path) -> N
     found = orchestration.machine(tmp_path / "dags")
     assert (found.lake, found.models) == (str(tmp_path / "lake"), str(tmp_path / "models"))
     assert found.jobs == tmp_path / "dags" / "jobs"
+
+
+def test_task_that_is_timed_out_ends_its_stage(tmp_path: Path) -> None:
+    """Airflow raises its time-out in the main thread, from a signal's handler; so does this."""
+
+    def timed_out(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGUSR1, timed_out)
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    output = tmp_path / "output"
+    alarm = threading.Thread(target=kill_when_there, args=(output,))
+    alarm.start()
+    try:
+        with output.open("w+") as file, pytest.raises(TimeoutError):
+            orchestration._supervised([sys.executable, "-c", script], dict(os.environ), file)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        alarm.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(output.read_text()), 0)
+
+
+def kill_when_there(output: Path) -> None:
+    wait(lambda: output.exists() and output.read_text(), 30)
+    os.kill(os.getpid(), signal.SIGUSR1)

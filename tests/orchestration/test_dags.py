@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,14 @@ def test_task_that_is_timed_out_ends_its_stage(tmp_path: Path) -> None:
     output = tmp_path / "output"
     alarm = threading.Thread(target=kill_when_there, args=(output,))
     alarm.start()
+    begun = time.monotonic()
     try:
         with output.open("w+") as file, pytest.raises(TimeoutError):
             orchestration._supervised([sys.executable, "-c", script], dict(os.environ), file)
     finally:
         signal.signal(signal.SIGUSR1, before)
         alarm.join()
+    assert time.monotonic() - begun < 40  # it would end by itself after 60 s
     with pytest.raises(ProcessLookupError):
         os.kill(int(output.read_text()), 0)
 

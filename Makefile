@@ -52,6 +52,10 @@ torture: $(installed) ## Kill and break for an hour: the figures of docs/reliabi
 	$(bin)/python -m tests.torture
 	TORTURE=1 $(pytest) tests/torture/test_faults.py tests/torture/test_state_machine.py tests/torture/test_fuzz.py
 
+.PHONY: november
+november: $(installed) ## A month of real data through Airflow on PostgreSQL, and by the command line: the same predictions
+	$(bin)/python -m tests.orchestration.november
+
 .PHONY: bench
 bench: $(installed) ## Measure, and write the tables in docs/performance.md
 	$(bin)/python -m tests.benchmarks $(BENCH_ARGS)

@@ -1,6 +1,7 @@
 """November 2011 of the real data through Airflow, and through the command line: both must store the same predictions.
 
-`python -m tests.orchestration.november [DATA]`; takes minutes, and prints a line of JSON.
+`python -m tests.orchestration.november [DATA]`; takes minutes, and prints a line of JSON. Airflow's database is a
+PostgreSQL of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import duckdb
 
 from tests.orchestration.airflow_project import ROOT, AirflowProject, wait
+from tests.orchestration.postgres import postgres
 from tests.workspace import Workspace
 
 FIRST, LAST, DAYS = "2011-11-01", "2011-11-30", 30
@@ -41,7 +43,9 @@ def main(data: Path) -> dict[str, Any]:
         begun = time.monotonic()
         cli(by_hand, "backfill", "--from", FIRST, "--to", LAST, "--job", "retail")
         hand_s = time.monotonic() - begun
-        airflow_s, tasks = through_airflow(by_airflow)
+        with postgres(root / "postgres") as address:
+            by_airflow.extra["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{address}"
+            airflow_s, tasks = through_airflow(by_airflow)
         rows = [predictions(place) for place in (by_airflow, by_hand)]
         return {
             "rows": len(rows[0]),

@@ -30,8 +30,9 @@ def postgres(folder: Path) -> Iterator[str]:
     port = free_port()
     folder.mkdir()
     if root:
-        for path in (folder, *folder.parents[:3]):  # pytest's folders are its owner's alone
-            path.chmod(0o755)
+        for path in (folder, *folder.parents):  # a temporary folder is its owner's alone
+            if path.stat().st_mode & 0o005 != 0o005:
+                path.chmod(0o755)
         shutil.chown(folder, "postgres")
 
     def call(*command: str) -> None:

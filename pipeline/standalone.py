@@ -206,6 +206,11 @@ def backfill(job: Job, settings: Settings, first: str, last: str) -> list[str]:
     done = subprocess.run(  # noqa: S603 - Airflow's own command
         command, env=environment(Path.cwd(), settings), capture_output=True, text=True, check=False
     )
+    if "database is locked" in done.stderr:
+        raise StorageUnavailable(
+            "Airflow's database had no time, as SQLite has with several writers",
+            next_step="cancel the backfill in Airflow if it was begun, then ask again; PostgreSQL does not do this",
+        )
     if done.returncode != 0:
         raise LakescoreError("Airflow refused the backfill", got=done.stderr.strip()[-1000:] or done.stdout[-1000:])
     return done.stdout.splitlines()

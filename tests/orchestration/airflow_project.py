@@ -136,7 +136,7 @@ class AirflowProject:
             try:
                 return self._call(method, path, body)
             except AssertionError as error:
-                if "Database error" not in str(error):
+                if ": 500 " not in str(error):
                     raise
                 time.sleep(1)
         return self._call(method, path, body)

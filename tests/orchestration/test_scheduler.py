@@ -111,7 +111,9 @@ def project(
             "PYTHONPATH": f"{faults}{os.pathsep}{ROOT}",
             **database,
             **collector.environment,
-            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(lineage(workspace))}),
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                {"type": "file", "log_file_path": str(lineage(workspace)), "append": True}
+            ),
         },
     )
     (made.dags / "consumer.py").write_text(CONSUMER)

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +136,8 @@ class AirflowProject:
         for _ in range(5):
             try:
                 return self._call(method, path, body)
+            except TimeoutError:
+                time.sleep(1)
             except AssertionError as error:
                 if ": 500 " not in str(error):
                     raise
@@ -149,7 +152,7 @@ class AirflowProject:
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token()}"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from None
@@ -159,7 +162,14 @@ class AirflowProject:
             return str(json.loads(answer.read())["access_token"])
 
     def trigger(self, dag: str = "toy", **body: Any) -> str:
-        return str(self.call("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, **body})["dag_run_id"])
+        """Asks for a run under an id of our own, so that asking again after no answer is harmless."""
+        run_id = f"test-{uuid.uuid4()}"
+        try:
+            self.call("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "dag_run_id": run_id, **body})
+        except AssertionError as error:
+            if ": 409 " not in str(error):  # it is there already
+                raise
+        return run_id
 
     def runs(self, dag: str = "toy") -> dict[str, str]:
         found = self.call("GET", f"/api/v2/dags/{dag}/dagRuns?limit=100")["dag_runs"]

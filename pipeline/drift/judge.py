@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Literal
@@ -61,7 +61,7 @@ def judge(
 ) -> list[Comparison]:
     """Compares each column of each slice; `history` holds the days of two windows before `ds`, or what there is."""
     found: list[Comparison] = []
-    facts: list[tuple[int, float, int, float, int, float]] = []
+    facts: list[tuple[int, _Fact]] = []
     for place, columns in day.items():
         calendar = _Calendar(ds, place, history, config)
         for counts in columns.values():
@@ -69,14 +69,29 @@ def judge(
                 continue
             for comparison, fact in _compare(place, counts, training, calendar):
                 if fact is not None:
-                    facts.append((len(found), *fact))
+                    facts.append((len(found), fact))
                 found.append(comparison)
-    adjusted = measures.holm([fact[-1] for fact in facts])
-    for (index, scale, freedom, dispersion, days, p_value), p_adjusted in zip(facts, adjusted, strict=True):
-        needed = measures.quantile(config.level / len(facts), freedom, dispersion, days) * scale
-        one = replace(found[index], p_value=p_value, p_adjusted=p_adjusted, threshold=needed)
+    adjusted = measures.holm([found[index].p_value or 0.0 for index, _ in facts])
+    for (index, fact), p_adjusted in zip(facts, adjusted, strict=True):
+        one = replace(found[index], p_adjusted=p_adjusted, threshold=fact.threshold(config.level / len(facts)))
         found[index] = replace(one, outcome=_outcome(one, config))
     return found
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """What the PSI of a column's values is by chance."""
+
+    scale: float
+    freedom: int
+    dispersion: float
+    days: int
+
+    def p_value(self, psi: float) -> float:
+        return measures.p_value(psi / self.scale, self.freedom, self.dispersion, self.days)
+
+    def threshold(self, level: float) -> float:
+        return measures.quantile(level, self.freedom, self.dispersion, self.days) * self.scale
 
 
 def _outcome(found: Comparison, config: Drift) -> Outcome:
@@ -115,79 +130,83 @@ class _Calendar:
 
 def _compare(
     place: Place, counts: Counts, training: Profile | None, calendar: _Calendar
-) -> Iterator[tuple[Comparison, tuple[float, int, float, int, float] | None]]:
-    """Yields a comparison for each reference; with scale, degrees of freedom, dispersion, its days and the p-value."""
+) -> Iterator[tuple[Comparison, _Fact | None]]:
+    """Yields a comparison for each reference, and what is known of chance if it is to be judged."""
     name = counts.spec.name
     alike = calendar.alike(counts)
     rows = np.array([measures.histogram(part[name]) for part, good in zip(calendar.parts, alike, strict=True) if good])
     numbers = calendar.numbers[alike]
+    seen = _seen(calendar, rows, numbers)
     trained = (training or {}).get(place, {}).get(name)
     if trained is not None and trained.spec == counts.spec:
-        yield _against("training", place, counts, trained, 0, _seen(calendar, rows, numbers))
+        yield _against("training", place, counts, trained, 0, seen)
     chosen = calendar.before(calendar.today)[alike]
     days = [part[name] for part, good in zip(calendar.parts, alike, strict=True) if good]
     window = [{name: each} for each, good in zip(days, chosen, strict=True) if good]
     total = merged(window).get(name, Counts(counts.spec))
-    seen = _seen(calendar, rows, numbers)
     known = len(window) >= FEWEST_DAYS and len(seen[0]) >= FEWEST_SEEN
     comparison, fact = _against("trailing", place, counts, total, len(window), seen)
     if fact is not None and not known:
-        comparison, fact = replace(comparison, threshold=None), None
+        comparison, fact = replace(comparison, p_value=None), None
     yield comparison, fact
 
 
-def _seen(calendar: _Calendar, rows: Numbers, numbers: NDArray[np.int64]) -> tuple[list[Numbers], list[Numbers]]:
-    """Returns the fine histograms of the days of the window, and of what each of them had as its reference."""
-    days: list[Numbers] = []
-    references: list[Numbers] = []
-    for index, number in enumerate(numbers):
-        if calendar.today - number > calendar.window:
-            continue
-        mask = calendar.among(int(number), numbers)
-        if mask.sum() >= FEWEST_DAYS:
-            days.append(rows[index])
-            references.append(rows[mask].sum(axis=0))
-    return days, references
+def _seen(calendar: _Calendar, rows: Numbers, numbers: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
+    """Returns (days, bins) twice: the days of the window, and what each of them had as its reference."""
+    if len(rows) == 0:
+        return rows, rows
+    masks = np.array([calendar.among(int(number), numbers) for number in numbers])
+    chosen = (masks.sum(axis=1) >= FEWEST_DAYS) & (calendar.today - numbers <= calendar.window)
+    return rows[chosen], masks[chosen].astype(np.float64) @ rows
 
 
 def _against(
-    reference: Reference,
-    place: Place,
-    counts: Counts,
-    other: Counts,
-    days: int,
-    seen: tuple[Sequence[Numbers], Sequence[Numbers]],
-) -> tuple[Comparison, tuple[float, int, float, int, float] | None]:
+    reference: Reference, place: Place, counts: Counts, other: Counts, days: int, seen: tuple[Numbers, Numbers]
+) -> tuple[Comparison, _Fact | None]:
     found = Comparison(*place, counts.spec.kind, counts.spec.name, reference, rows=counts.rows)
     found = replace(found, reference_rows=other.rows, reference_days=days)
     today, before = measures.histogram(counts), measures.histogram(other)
-    if min(counts.rows, other.rows) < FEWEST_ROWS:
+    if min(today[1:].sum(), before[1:].sum()) < FEWEST_ROWS:
         return found, None
-    places = (measures.classes if counts.spec.labels else measures.groups)(today, before)
-    left, right = measures.grouped(today, places), measures.grouped(before, places)
+    places = (measures.classes if counts.spec.labels else measures.groups)(today[1:], before[1:])
+    left, right = measures.grouped(today[1:], places), measures.grouped(before[1:], places)
     psi, scale = float(measures.psi(left, right)), float(measures.noise(left, right))
-    freedom, dispersion = len(left) - 1, 1.0
-    if len(seen[0]) >= FEWEST_SEEN:
-        usual = [[measures.grouped(each, places) for each in side] for side in seen]
-        dispersion = measures.dispersion(*usual)
+    usual, known = 1.0, len(seen[0])
+    if known >= FEWEST_SEEN:
+        usual = measures.dispersion(*(measures.grouped(side[:, 1:], places) for side in seen))
+    fact = _Fact(scale, len(left) - 1, usual, known)
+    p_value, beyond = fact.p_value(psi), psi - usual * fact.freedom * scale
+    if today[0] or before[0]:
+        p_missing, of_missing = _missing(today, before, seen)
+        p_value, beyond, psi = min(1.0, 2 * min(p_value, p_missing)), beyond + of_missing, psi + of_missing
     found = replace(
         found,
         psi=psi,
-        js=measures.jensen_shannon(left, right),
+        js=measures.jensen_shannon(np.append(left, today[0]), np.append(right, before[0])),
         mean_shift=_shift(counts, other),
-        excess=max(0.0, psi - dispersion * freedom * scale),
+        excess=max(0.0, beyond),
+        p_value=p_value,
         bins=len(left),
-        dispersion=dispersion,
+        dispersion=usual,
         missing=float(today[0] / counts.rows),
         reference_missing=float(before[0] / other.rows),
     )
-    return found, (
-        scale,
-        freedom,
-        dispersion,
-        len(seen[0]),
-        measures.p_value(psi / scale, freedom, dispersion, len(seen[0])),
-    )
+    return found, fact
+
+
+def _missing(today: Numbers, before: Numbers, seen: tuple[Numbers, Numbers]) -> tuple[float, float]:
+    """Returns the p-value of the share of missing values, and the PSI of missing against present."""
+    day, reference = _two(today), _two(before)
+    usual, known = 1.0, len(seen[0])
+    if known >= FEWEST_SEEN:
+        usual = max(1.0, float(measures.likelihood_ratio(_two(seen[0]), _two(seen[1])).mean()))
+    statistic = float(measures.likelihood_ratio(day, reference))
+    return measures.p_value(statistic, 1, usual, known), float(measures.psi(day, reference))
+
+
+def _two(rows: Numbers) -> Numbers:
+    """Returns (..., 2) of (..., bins): the missing values, and the others."""
+    return np.stack([rows[..., 0], rows[..., 1:].sum(axis=-1)], axis=-1)
 
 
 def _shift(counts: Counts, other: Counts) -> float | None:

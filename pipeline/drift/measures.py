@@ -30,7 +30,7 @@ SMOOTHING = 0.5
 
 
 def histogram(counts: Counts) -> Numbers:
-    """Returns (bins + 1,): NULL and NaN first, then the bins in order."""
+    """Returns (bins + 1,): NULL and NaN first, which are judged apart, then the bins in order."""
     return np.concatenate([[counts.rows - counts.bins.sum()], counts.bins]).astype(np.float64)
 
 
@@ -38,22 +38,19 @@ def groups(day: Numbers, reference: Numbers) -> NDArray[np.intp]:
     """Returns for each fine bin (bins,) the number of the group that it is compared in.
 
     Neighbours are put together until a group holds a tenth of the reference, and expects LEAST_EXPECTED rows on both
-    sides. NULL and NaN stay apart if they may.
+    sides.
     """
     pooled, smaller = day + reference, min(day.sum(), reference.sum())
-    expected = pooled / pooled.sum() * smaller
-    share = reference / max(reference.sum(), 1.0)
+    expected, share = pooled / pooled.sum() * smaller, reference / reference.sum()
     found = np.zeros(len(day), np.intp)
     group, rows, mass = 0, 0.0, 0.0
-    if expected[0] >= LEAST_EXPECTED:
-        group = 1
-    for index in range(1, len(day)):
+    for index in range(len(day)):
         found[index] = group
         rows, mass = rows + expected[index], mass + share[index]
         if rows >= LEAST_EXPECTED and mass >= (1 - 1e-9) / MOST_BINS:
             group, rows, mass = group + 1, 0.0, 0.0
-    if rows < LEAST_EXPECTED and group > 0:
-        found[found == group] = max(group - 1, int(expected[0] >= LEAST_EXPECTED))
+    if rows < LEAST_EXPECTED:
+        found[found == group] = max(group - 1, 0)
     return found
 
 
@@ -94,15 +91,26 @@ def noise(day: Numbers, reference: Numbers) -> Numbers:
     return found
 
 
-def dispersion(days: Sequence[Numbers], references: Sequence[Numbers]) -> float:
+def dispersion(day: Numbers, reference: Numbers) -> float:
     """Returns how much further earlier days lay from their references than samples of one population would; at least 1.
 
-    Both are (groups,) for each day: the rows of the day, and of those that it is compared with.
+    Both are (days, groups): the rows of each day, and of the days that it was compared with.
     """
-    day, reference = np.array(days), np.array(references)
     freedom = day.shape[-1] - 1
     scaled = psi(day, reference) / noise(day, reference) / max(freedom, 1)
     return max(1.0, float(scaled.mean()))
+
+
+def likelihood_ratio(day: Numbers, reference: Numbers) -> Numbers:
+    """Returns the statistic G of two groups, (..., 2) against (..., 2).
+
+    It follows a chi-square distribution with one degree of freedom, and holds where a group expects hardly any row: so
+    a feature that was never missing and now is, is told without a bin's worth of rows.
+    """
+    n, m = day.sum(axis=-1, keepdims=True), reference.sum(axis=-1, keepdims=True)
+    pooled = (day + reference) / (n + m)
+    found: Numbers = 2 * (special.rel_entr(day, n * pooled) + special.rel_entr(reference, m * pooled)).sum(axis=-1)
+    return np.maximum(found, 0.0)
 
 
 def p_value(statistic: float, freedom: int, dispersion: float, days: int) -> float:

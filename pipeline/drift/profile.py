@@ -56,21 +56,26 @@ def profile(ctx: Context, record: RunRecord) -> RunRecord:
 
 def make(ctx: Context, record: RunRecord, staged: Sequence[Path], base: Sequence[FileInfo]) -> int:
     """Writes the profile of what is staged over a base of stored files; returns the number of rows."""
+    counting = _counted_by_the_stream(ctx, record) or Counting((), ctx.job.drift.slices)
+    if not {"feature", "class"} <= counting.kinds:
+        _read(ctx, record, counting, staged, base)
+    table = to_table(counting, record.run_id, now(), ctx.job.drift.max_slices)
+    store.write(ctx, "profiles", record, table)
+    return max(table.column("rows").to_pylist(), default=0)
+
+
+def _read(
+    ctx: Context, record: RunRecord, counting: Counting, staged: Sequence[Path], base: Sequence[FileInfo]
+) -> None:
+    """Adds what the stream has not counted."""
     partition = Partition(record.job, record.ds, record.model.version)
-    known = _counted_by_the_stream(ctx, record)
     with selection.select(ctx, record.plan, partition) as selected, database.explained(record.ds, selected.reads):
-        specs = known.specs if known else edges.load(ctx, _manifest(ctx, record))
         features, predictions = selected.con.view("selected"), _predictions(ctx, selected, staged, base)
-        if specs is None:
-            specs = _first(ctx, record, selected, features, predictions)
-        counting = known or Counting((), ctx.job.drift.slices)
+        specs = edges.load(ctx, _manifest(ctx, record)) or _first(ctx, record, selected, features, predictions)
         if "feature" not in counting.kinds:
             counting.join(_features(ctx, record, features, specs))
         if "class" not in counting.kinds:
             counting.join(_scores(ctx, predictions, specs))
-    table = to_table(counting, record.run_id, now(), ctx.job.drift.max_slices)
-    store.write(ctx, "profiles", record, table)
-    return max(table.column("rows").to_pylist(), default=0)
 
 
 def remake(ctx: Context, record: RunRecord) -> bool:

@@ -73,6 +73,7 @@ def test_performance_is_what_plain_numpy_says(workspace: Workspace, *, equal: bo
     ]
     assert found["calibration_error"] == pytest.approx(sum(apart) / 400, rel=1e-9)
     assert sum(each["rows"] for each in found["calibration"]) == 400
+    assert all(each["low"] <= each["mean_score"] <= each["high"] for each in found["calibration"])
 
 
 def test_rows_without_label_are_left_out_and_counted(workspace: Workspace) -> None:

@@ -148,6 +148,7 @@ def test_crash_before_the_commit_leaves_no_profile_that_counts(
             workspace.run()
     assert list(workspace.lake.glob("profiles/job=toy/ds=*/*/*.parquet"))
     assert profiles(workspace) == {}
+    assert store.current(workspace.context(), "profiles", DAY, "v1") is None
     workspace.complete()
     assert_profile_is_that_of_plain_sql(workspace, rows=1_000)
 
@@ -163,6 +164,15 @@ def test_missing_profile_and_comparison_are_made_by_the_next_run_of_the_day(work
     after = profiles(workspace)
     assert [row["counts"] for row in after.values()] == [row["counts"] for row in before.values()]
     assert not stage.is_missing(workspace.context(), record)
+
+
+def test_profile_is_not_made_from_other_input_than_the_run_read(workspace: Workspace) -> None:
+    workspace.day(100)
+    record = workspace.complete()
+    (workspace.lake / store.key("profiles", record)).unlink()
+    workspace.day(200)
+    assert not profiling.remake(workspace.context(), record)
+    assert profiles(workspace) == {}
 
 
 def test_fault_of_the_profile_costs_no_run(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +228,9 @@ def test_rollback_uncovers_the_profile_before(workspace: Workspace) -> None:
     assert {row["run_id"] for row in profiles(workspace).values()} == {second.run_id}
     rollback(workspace.context().lake, second.run_id)
     assert {row["run_id"] for row in profiles(workspace).values()} == {first.run_id}
+    current = store.current(workspace.context(), "profiles", DAY, "v1")
+    assert current is not None
+    assert set(current.column("run_id").to_pylist()) == {first.run_id}
 
 
 def test_job_without_drift_keeps_no_profile(workspace: Workspace) -> None:

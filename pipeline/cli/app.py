@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipeline.cli import airflow, care, demo, ingest, models, notify, quality, query, run, score, stage
+from pipeline.cli import airflow, care, demo, drift, ingest, models, notify, quality, query, run, score, stage
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, ingest, models, run, quality, query, score, care, stage, notify, airflow):
+for group in (demo, ingest, models, run, quality, drift, query, score, care, stage, notify, airflow):
     group.add_to(app)
 
 

@@ -25,6 +25,7 @@ LAYERS = {
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
         *("quality", "quality.*"),
         *("status", "views", "query", "catalog"),
+        *("explain", "explain.*"),
         *("ingest", "ingest.*", "care", "care.*"),
     ),
     "what every stage is given": ("context",),

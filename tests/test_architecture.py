@@ -25,7 +25,7 @@ LAYERS = {
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
         *("quality", "quality.*"),
         *("status", "views", "query", "catalog"),
-        *("explain", "explain.*", "report", "report.*"),
+        *("explain", "explain.*", "compare", "compare.*", "report", "report.*"),
         *("ingest", "ingest.*", "care", "care.*"),
     ),
     "what every stage is given": ("context",),

@@ -152,18 +152,18 @@ def _add_profiles(lake: Lake, days: Iterable[Day]) -> None:
     by_run = {day.record.run_id: day for day in days if day.record is not None and day.record.state is State.complete}
     with database.connection(threads=1) as con:
         lake.storage.attach(con)
-        for ds, run_id, column, labels, counts, mean in _ask(con, lake, by_run.values(), "profiles"):
+        for ds, run_id, column, labels, counts, mean in _ask(con, lake, by_run.values(), "profiles", "report/profiles"):
             day = by_run[run_id]
             assert day.ds == ds
             if column == "prediction":
                 day.classes, day.whole = dict(zip(labels, counts, strict=True)), True
             else:
                 day.confidence = mean
-        for _, run_id, reference, column, outcome, psi in _ask(con, lake, by_run.values(), "drift"):
+        for _, run_id, reference, column, outcome, psi in _ask(con, lake, by_run.values(), "drift", "report/drift"):
             by_run[run_id].drift.setdefault(reference, {})[column] = (outcome, psi)
 
 
-def _ask(con: Connection, lake: Lake, days: Iterable[Day], kind: str) -> list[tuple[Any, ...]]:
+def _ask(con: Connection, lake: Lake, days: Iterable[Day], kind: str, query: str) -> list[tuple[Any, ...]]:
     keys = [stored(day.record, kind) for day in days if day.record is not None]
     with ThreadPoolExecutor(THREADS) as pool:
         paths = [lake.storage.where(file.path) for file in pool.map(lake.storage.head, keys) if file is not None]
@@ -171,7 +171,7 @@ def _ask(con: Connection, lake: Lake, days: Iterable[Day], kind: str) -> list[tu
         return []
     with database.explained(lake.storage, paths):
         database.parquet(con, paths).create_view(kind, replace=True)
-        return con.sql(queries.load(f"report/{kind}")).fetchall()
+        return con.sql(queries.load(query)).fetchall()
 
 
 def stored(record: RunRecord, kind: str) -> str:

@@ -26,6 +26,8 @@ from pipeline.report.facts import ROOT, WINDOW_DAYS, Day
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from pipeline.compare.findings import Comparison
+
 INDEX = f"{ROOT}/index.html"
 TONES = {
     "good": ("complete", "passed", "ok", "balanced"),
@@ -105,6 +107,14 @@ def run_page(lake: Lake, record: RunRecord) -> str:
         + [("published", file.path, file.size) for file in record.committed],
         docs=[(side, path) for side in ("input", "output") if lake.storage.head(path := _docs(record, side))],
     )
+
+
+def write_comparison(lake: Lake, found: Comparison) -> str:
+    """Writes the page of a comparison of two model versions; returns its key."""
+    key = f"{ROOT}/job={found.job}/compare/{found.first}-{found.second}.html"
+    plot = plots.of_scores(found.first, found.second, found.histogram)
+    lake.storage.write(key, render("compare.html", found=found, plot=plot).encode())
+    return key
 
 
 def _docs(record: RunRecord, side: str) -> str:

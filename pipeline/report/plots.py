@@ -31,7 +31,7 @@ VARIABLES = {
     **{colour: f"var(--drift-{outcome})" for outcome, colour in OUTCOMES.items()},
 }
 """No colour of a plot is shown: each stands for one of the page's style sheet."""
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a class may be called $x$
     "font.size": 11,
@@ -188,6 +188,23 @@ def _drift_text(day: Day, reference: str, column: str) -> str:
     return outcome if psi is None else f"{outcome}, PSI {psi:.3f}"
 
 
+def of_scores(first: str, second: str, histogram: Sequence[dict[str, Any]]) -> Plot:
+    """Returns how the scores of two model versions are distributed; `histogram` is that of sql/compare."""
+    lows = [row["low"] for row in histogram]
+
+    def draw(axes: Axes) -> None:
+        for name, column, colour, line in ((first, "rows_a", SERIES[0], "-"), (second, "rows_b", SERIES[1], "--")):
+            values = [row[column] for row in histogram]
+            axes.stairs(values, [*lows, 1.0], color=colour, label=name[:24], linewidth=1.8, linestyle=line)
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=1.6)
+        axes.set_xlim(0, 1)
+        _counted(axes)
+
+    about = f"Steps: rows by score, of {first} and of {second}."
+    rows = [(f"{row['low']:.2f} to {row['low'] + 0.05:.2f}", row["rows_a"], row["rows_b"]) for row in histogram]
+    return Plot("Scores", about, _svg("compare", about, [], draw), ("score", first, second), rows)
+
+
 # What all plots have in common
 
 
@@ -228,7 +245,8 @@ def _svg(name: str, about: str, days: Sequence[Day], draw: Callable[[Axes], None
         axes = figure.add_subplot()
         axes.grid(axis="y", linewidth=0.6)
         draw(axes)
-        _dates(axes, days)
+        if days:
+            _dates(axes, days)
         content = io.BytesIO()
         figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Markup(_themed(content.getvalue(), re.sub(r"\W", "-", name), about))  # noqa: S704 - serialised from a tree

@@ -11,6 +11,7 @@ from duckdb import ColumnExpression, StarExpression
 
 from pipeline import database, selection
 from pipeline.context import Context
+from pipeline.errors import InputError, SchemaMismatch
 from pipeline.explain import lookup
 from pipeline.keys import feature_type
 from pipeline.records import FileInfo, RunRecord
@@ -56,7 +57,7 @@ def find(ctx: Context, con: Connection, text: str, record: RunRecord, fingerprin
         return InputRow(files, changed, note="the job reads its input from elsewhere now")
     try:
         rows = _rows(ctx, con, text, record, now)
-    except duckdb.Error as error:
+    except (duckdb.Error, InputError) as error:
         return InputRow(files, changed, note=f"the input cannot be read: {str(error).splitlines()[0]}")
     if not rows:
         return InputRow(files, changed, note="the input has no such row any more")
@@ -73,6 +74,8 @@ def _rows(
     """Returns the key's rows: the features, and if they are read from files, which file and place."""
     source, place = _source(ctx, con, record.ds, files)
     types = database.schema(source)
+    if missing := [name for name in (*record.plan.key, *record.plan.features) if name not in types]:
+        raise SchemaMismatch(f"it has no column {', '.join(missing)} any more")
     columns = [ColumnExpression(name).cast(feature_type(types[name])).alias(name) for name in record.plan.features]
     found = lookup.rows_of(source, lookup.parse(con, text, record.plan.key, types))
     table = found.select(*columns, *(ColumnExpression(name) for name in place)).to_arrow_table()

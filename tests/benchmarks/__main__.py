@@ -6,9 +6,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks import daily, quality, selection
+from tests.benchmarks import daily, explain, quality, selection
 
-BENCHMARKS = {"daily": daily.run, "quality": quality.run, "selection": selection.run}
+BENCHMARKS = {"daily": daily.run, "explain": explain.run, "quality": quality.run, "selection": selection.run}
 
 
 def main() -> None:

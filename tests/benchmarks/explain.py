@@ -1,0 +1,119 @@
+"""How long `lakescore explain` takes to find one key among many predictions, with Bloom filters and without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import staging
+from pipeline.features import fingerprints
+from pipeline.lake import Lake, Partition
+from tests import lakes
+from tests.benchmarks.measuring import machine, markdown, median, whole_process, write_section
+from tests.workspace import Workspace
+
+DAYS = 60
+ROWS = (10_000_000, 100_000_000)
+"""Of all days together."""
+
+
+def run(scratch: Path, _rows: list[int], repeats: int, sizes: tuple[int, ...] = ROWS) -> None:
+    """Writes the table of docs/performance.md."""
+    table = []
+    for rows in sizes:
+        for blooms in (True, False):
+            folder = scratch / f"explain-{rows}-{blooms}"
+            workspace = make(folder, rows // DAYS, blooms=blooms)
+            of_day, all_days, replayed = (measure(workspace, repeats, *each) for each in CASES)
+            size = sum(path.stat().st_size for path in (workspace.lake / "predictions").rglob("part-*")) / rows
+            of = "with Bloom filters" if blooms else "without"
+            table.append((f"{rows:,}", of, f"{size:.1f}", f"{of_day:.1f}", f"{all_days:.1f}", f"{replayed:.1f}"))
+            shutil.rmtree(folder)
+    columns = (
+        "predictions",
+        "of " + str(DAYS) + " days",
+        "bytes a row",
+        "one day, s",
+        "all days, s",
+        "with --replay, s",
+    )
+    write_section("explain", f"Measured on {machine()}.\n\n{markdown(columns, table)}")
+
+
+CASES = (("--date", "2026-02-15"), (), ("--replay",))
+
+
+def measure(workspace: Workspace, repeats: int, *arguments: str) -> float:
+    """Returns the median wall seconds of the whole command, its start included; each time for another key."""
+    os.environ["LAKESCORE_LAKE"] = str(workspace.lake)
+    os.environ["LAKESCORE_JOBS"] = str(workspace.settings.jobs)
+    os.environ["LAKESCORE_MODELS"] = workspace.settings.models
+    keys = [f"user_{number:09d}" for number in (17, 4711, 90_001, 123, 64_000)[:repeats]]
+    return median([whole_process("-m", "pipeline", "explain", key, "--job", "toy", *arguments) for key in keys])
+
+
+def make(folder: Path, rows: int, *, blooms: bool) -> Workspace:
+    """Writes a lake whose keys come back every day, in another order each time."""
+    folder.mkdir(parents=True)
+    workspace = Workspace(folder)
+    workspace.job()
+    workspace.model()
+    lake = lakes.open_lake(workspace.lake)
+    keys = pa.array([f"user_{number:09d}" for number in range(rows)])
+    for back in range(DAYS):
+        ds = (date(2026, 1, 1) + timedelta(days=back)).isoformat()
+        _write_day(lake, workspace, keys, ds, seed=back, blooms=blooms)
+    return workspace
+
+
+def _write_day(lake: Lake, workspace: Workspace, keys: pa.Array, ds: str, *, seed: int, blooms: bool) -> None:
+    rng = np.random.default_rng(seed)
+    ids = keys.take(pa.array(rng.permutation(len(keys))))
+    matrix = rng.normal(size=(len(keys), 2)).astype(np.float32)
+    workspace.day(pa.table({"id": ids, "a": matrix[:, 0], "b": matrix[:, 1]}), ds)
+    run_id = lakes.run_id(ds)
+    score = rng.random(len(keys), np.float32)
+    rows = pa.table(
+        {
+            "id": ids,
+            "prediction": (score > 0.5).astype(np.int64),
+            "prediction_proba": np.maximum(score, 1 - score),
+            "prob_class_0": 1 - score,
+            "prob_class_1": score,
+            "scored_at": pa.repeat(pa.scalar(lakes.clock(ds), pa.timestamp("us", "UTC")), len(keys)),
+            "run_id": pa.repeat(pa.scalar(run_id), len(keys)),
+            "reason": pa.repeat(pa.scalar("new"), len(keys)),
+            "fingerprint": fingerprints(matrix),
+            "revision": np.zeros(len(keys), np.int32),
+        }
+    )
+    partition = Partition("toy", ds, "v1")
+    few = ("prediction", "scored_at", "run_id", "reason", "revision")
+    scratch = workspace.root / "staged"
+    writer = staging.Writer(scratch, "scored", 0, rows.schema, {}, few, ("id",) if blooms else ())
+    for batch in rows.to_batches(staging.GROUP_ROWS):
+        writer.write(batch)
+    writer.close()
+    for number, path in enumerate(sorted(scratch.glob("*.parquet"))):
+        target = lake.workspace.path(partition.part(number))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    record = lakes.add_run(lake, partition, scored=len(keys), committed=lake.parts(partition), model="toy")
+    model = workspace.context().registry.resolve("toy", "v1").ref
+    lake.write_record(record.with_(model=model, plan=record.plan.model_copy(update={"features": ("a", "b")})))
+
+
+if __name__ == "__main__":
+    import sys
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        started = time.perf_counter()
+        run(Path(temporary), [], 3, tuple(int(size) for size in sys.argv[1:]) or ROWS)
+        print(f"{time.perf_counter() - started:.0f} s in all")  # noqa: T201

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import time
 from datetime import date, timedelta
@@ -30,32 +31,33 @@ def run(scratch: Path, _rows: list[int], repeats: int, sizes: tuple[int, ...] = 
         for blooms in (True, False):
             folder = scratch / f"explain-{rows}-{blooms}"
             workspace = make(folder, rows // DAYS, blooms=blooms)
-            of_day, all_days, replayed = (measure(workspace, repeats, *each) for each in CASES)
+            times = [measure(workspace, repeats, *each) for each in CASES]
             size = sum(path.stat().st_size for path in (workspace.lake / "predictions").rglob("part-*")) / rows
             of = "with Bloom filters" if blooms else "without"
-            table.append((f"{rows:,}", of, f"{size:.1f}", f"{of_day:.1f}", f"{all_days:.1f}", f"{replayed:.1f}"))
+            table.append((f"{rows:,}", of, f"{size:.1f}", *(f"{wall:.1f} / {cpu:.1f}" for wall, cpu in times)))
+            print(*table[-1], flush=True)  # noqa: T201 - the next row takes minutes
             shutil.rmtree(folder)
-    columns = (
-        "predictions",
-        "of " + str(DAYS) + " days",
-        "bytes a row",
-        "one day, s",
-        "all days, s",
-        "with --replay, s",
-    )
-    write_section("explain", f"Measured on {machine()}.\n\n{markdown(columns, table)}")
+    columns = ("predictions", f"of {DAYS} days", "bytes a row", "one day", "all days", "with --replay")
+    load = f"load {os.getloadavg()[0]:.0f} from other work"
+    write_section("explain", f"{machine()}, {load}. Seconds of wall / of CPU.\n\n{markdown(columns, table)}")
 
 
 CASES = (("--date", "2026-02-15"), (), ("--replay",))
 
 
-def measure(workspace: Workspace, repeats: int, *arguments: str) -> float:
-    """Returns the median wall seconds of the whole command, its start included; each time for another key."""
+def measure(workspace: Workspace, repeats: int, *arguments: str) -> tuple[float, float]:
+    """Returns the median wall and CPU seconds of the whole command, its start included; each time for another key."""
     os.environ["LAKESCORE_LAKE"] = str(workspace.lake)
     os.environ["LAKESCORE_JOBS"] = str(workspace.settings.jobs)
     os.environ["LAKESCORE_MODELS"] = workspace.settings.models
     keys = [f"user_{number:09d}" for number in (17, 4711, 90_001, 123, 64_000)[:repeats]]
-    return median([whole_process("-m", "pipeline", "explain", key, "--job", "toy", *arguments) for key in keys])
+    walls, cpus = [], []
+    for key in keys:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        walls.append(whole_process("-m", "pipeline", "explain", key, "--job", "toy", *arguments))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpus.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return median(walls), median(cpus)
 
 
 def make(folder: Path, rows: int, *, blooms: bool) -> Workspace:

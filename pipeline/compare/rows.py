@@ -21,7 +21,7 @@ from pipeline.features import to_matrix
 from pipeline.job import RESERVED
 from pipeline.keys import feature_type
 from pipeline.model.fit import check_fit
-from pipeline.relations import aligned, union, with_key_text
+from pipeline.relations import with_key_text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -75,8 +75,7 @@ def compared(
             files += [str(path)] if scored else []
         if not files:
             raise InputMissing("there is no row that both versions can score", where=", ".join(days))
-        pieces = [database.parquet(con, [path]) for path in files]
-        union(aligned(pieces, {})).create_view("scored_by_both")
+        database.parquet(con, files).create_view("scored_by_both")
         labelled = _add_labels(ctx, con, days)
         yield Compared(con, counts[0], counts[1], labelled, tuple(con.view("compared").columns))
 

@@ -1,4 +1,4 @@
-"""The flow, in order: check, plan, validate the input, score, validate the output, commit, report.
+"""The flow, in order: check, plan, validate the input, score, validate the output, profile, commit, drift, report.
 
 Each stage is a function of the context and the run record, and what passes between stages lies in the lake, so that any
 stage can run in a process of its own. A stage fills in the record; here it is written back.
@@ -80,11 +80,11 @@ def run_day(ctx: Context, ds: str) -> Outcome:
     last: TransientError | None = None
     for _ in range(ROUNDS):
         if (done := check.up_to_date(ctx, manifest, ds)) is not None:
-            return Outcome(ds, done, up_to_date=True)
+            return Outcome(ds, repair(ctx, done), up_to_date=True)
         try:
             record = validate_input(ctx, plan(ctx, manifest, ds))
             record = validate_output(ctx, score(ctx, record))
-            record = report(ctx, commit(ctx, record))
+            record = commit(ctx, profile(ctx, record))
         except InputMissing:
             if ctx.job.policy.missing_input == "skip":
                 return Outcome(ds, error=None)
@@ -93,7 +93,8 @@ def run_day(ctx: Context, ds: str) -> Outcome:
             last = error
             continue
         if record.state is State.complete:
-            return Outcome(ds, record)
+            return Outcome(ds, report(ctx, drift(ctx, record)))
+        record = report(ctx, record)
         last = CommitConflict(
             f"other runs keep changing {ds}", where=Partition(record.job, ds, manifest.version).folder
         )
@@ -145,6 +146,26 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
     from pipeline import scoring
 
     return _stage(ctx, record, scoring.score)
+
+
+def profile(ctx: Context, record: RunRecord) -> RunRecord:
+    from pipeline.drift import profile as stage
+
+    return _stage(ctx, record, stage.profile)
+
+
+def drift(ctx: Context, record: RunRecord) -> RunRecord:
+    """Follows the commit: what is published stays, whatever happens here."""
+    from pipeline.drift import stage
+
+    return stage.drift(ctx, record)
+
+
+def repair(ctx: Context, record: RunRecord) -> RunRecord:
+    """Makes up for what a crash after the commit, or an older version of Lakescore, left out."""
+    from pipeline.drift import stage
+
+    return stage.repair(ctx, record) if stage.is_missing(ctx, record) else record
 
 
 def commit(ctx: Context, record: RunRecord) -> RunRecord:

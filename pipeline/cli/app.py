@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipeline.cli import care, compare, demo, explain, ingest, models, quality, query, run, score
+from pipeline.cli import care, compare, demo, drift, explain, ingest, models, quality, query, run, score
 from pipeline.cli import report as report_
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, ingest, models, run, quality, query, explain, compare, report_, score, care):
+for group in (demo, ingest, models, run, quality, drift, query, explain, compare, report_, score, care):
     group.add_to(app)
 
 

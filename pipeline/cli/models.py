@@ -48,6 +48,10 @@ def register(
         Path | None,
         typer.Option(help="Parquet: features, and prob_class_<i> as the training code gave them, to be reproduced."),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV: training rows. Their profile is kept, and drift is judged against it."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Copy a checkpoint into the registry; the same content again changes nothing."""
@@ -60,6 +64,7 @@ def register(
         classes=_labels(classes),
         alias=alias,
         examples=None if golden is None else _examples(golden),
+        training=baseline,
     )
     if json:
         emit_json(_described(registry, manifest))

@@ -12,6 +12,7 @@ from duckdb import StarExpression
 
 from pipeline import database
 from pipeline.context import Context
+from pipeline.drift import store
 from pipeline.explain import lookup
 from pipeline.explain.inputs import InputRow
 from pipeline.lake import Lake, Partition
@@ -175,7 +176,9 @@ def _drift(lake: Lake, partition: Partition, run_id: str) -> dict[str, Any] | No
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    content = lake.storage.read(f"{partition.folder.replace('predictions', 'drift', 1)}/{run_id}.parquet")
+    content = lake.storage.read(
+        f"{store.folder('drift', partition.job, partition.ds, partition.version)}/{run_id}.parquet"
+    )
     if content is None:
         return None
     columns = ["slice_column", "column_name", "outcome"]

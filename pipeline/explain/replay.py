@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline import database
 from pipeline.context import Context
+from pipeline.drift import store
 from pipeline.explain import shapley
 from pipeline.explain.inputs import InputRow
 from pipeline.model import golden
@@ -131,18 +132,11 @@ def _row(found: InputRow, manifest: Manifest) -> NDArray[np.float32]:
 def _baseline(models: Models, manifest: Manifest, record: RunRecord) -> tuple[dict[str, float], str]:
     """Returns the mean of each feature, and of which rows it is the mean."""
     ctx, names = models.ctx, manifest.signature.features
-    if (means := _means(_training(ctx, manifest), names)) is not None:
+    if (means := _means(ctx.registry.baseline(manifest), names)) is not None:
         return means, f"mean of the training data of {manifest.name} {manifest.version}"
-    folder = f"profiles/job={record.job}/ds={record.ds}/model_version={record.model.version}"
-    if (means := _means(ctx.lake.storage.read(f"{folder}/{record.run_id}.parquet"), names)) is not None:
+    if (means := _means(ctx.lake.storage.read(store.key("profiles", record)), names)) is not None:
         return means, f"mean of the rows of {record.ds}"
     return _scanned(models, record, names), f"mean of the input of {record.ds}"
-
-
-def _training(ctx: Context, manifest: Manifest) -> bytes | None:
-    """Returns the profile of the training data that was registered with the model."""
-    path = ctx.registry.root / manifest.name / manifest.version / "baseline.parquet"
-    return path.read_bytes() if path.is_file() else None
 
 
 def _means(content: bytes | None, names: tuple[str, ...]) -> dict[str, float] | None:

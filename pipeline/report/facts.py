@@ -13,7 +13,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pipeline import database, queries
-from pipeline.lake import Lake, Partition
+from pipeline.drift import store
+from pipeline.lake import Lake
 from pipeline.quality.verdict import failed
 from pipeline.records import CheckResult, RunRecord, State, is_day
 
@@ -46,6 +47,8 @@ class Day:
     """Whether these are over the whole day (its profile), or over what its largest run scored."""
     drift: dict[str, Drift] = field(default_factory=dict)
     """By reference: `training`, `trailing`."""
+    performance: dict[str, Any] = field(default_factory=dict)
+    """Once labels have come: `class`, `rows`, `auc`, `mean_score`, `base_rate` of the class that is judged last."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -159,12 +162,16 @@ def _add_profiles(lake: Lake, days: Iterable[Day]) -> None:
                 day.classes, day.whole = dict(zip(labels, counts, strict=True)), True
             else:
                 day.confidence = mean
+        for run_id, *values in _ask(con, lake, by_run.values(), "performance", "report/performance"):
+            by_run[run_id].performance = dict(
+                zip(("class", "rows", "auc", "mean_score", "base_rate"), values, strict=True)
+            )
         for _, run_id, reference, column, outcome, psi in _ask(con, lake, by_run.values(), "drift", "report/drift"):
             by_run[run_id].drift.setdefault(reference, {})[column] = (outcome, psi)
 
 
-def _ask(con: Connection, lake: Lake, days: Iterable[Day], kind: str, query: str) -> list[tuple[Any, ...]]:
-    keys = [stored(day.record, kind) for day in days if day.record is not None]
+def _ask(con: Connection, lake: Lake, days: Iterable[Day], kind: store.Kind, query: str) -> list[tuple[Any, ...]]:
+    keys = [store.key(kind, day.record) for day in days if day.record is not None]
     with ThreadPoolExecutor(THREADS) as pool:
         paths = [lake.storage.where(file.path) for file in pool.map(lake.storage.head, keys) if file is not None]
     if not paths:
@@ -172,12 +179,6 @@ def _ask(con: Connection, lake: Lake, days: Iterable[Day], kind: str, query: str
     with database.explained(lake.storage, paths):
         database.parquet(con, paths).create_view(kind, replace=True)
         return con.sql(queries.load(query)).fetchall()
-
-
-def stored(record: RunRecord, kind: str) -> str:
-    """Returns where a run keeps its profile (`profiles`) or its drift (`drift`)."""
-    partition = Partition(record.job, record.ds, record.model.version)
-    return f"{partition.folder.replace('predictions', kind, 1)}/{record.run_id}.parquet"
 
 
 def signature(facts: Sequence[JobFacts]) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline import database, queries
+from pipeline.drift import store
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.quality.pages import ROOT as DOCS
@@ -86,7 +87,7 @@ def index_page(lake: Lake, jobs: Sequence[facts.JobFacts]) -> str:
 
 
 def run_page(lake: Lake, record: RunRecord) -> str:
-    profile = _rows(lake, facts.stored(record, "profiles"))
+    profile = _rows(lake, store.key("profiles", record))
     classes = next((row for row in profile if row["kind"] == "class"), None)
     of_run = record.statistics.classes
     return render(
@@ -98,9 +99,7 @@ def run_page(lake: Lake, record: RunRecord) -> str:
         classes=dict(zip(classes["labels"], classes["counts"], strict=True)) if classes else of_run,
         checks=sorted(record.checks, key=lambda check: ORDER.index(check.outcome)),
         reasons=_reasons(lake, record),
-        drift=sorted(
-            _rows(lake, facts.stored(record, "drift")), key=lambda row: (row["reference"], -(row["psi"] or 0))
-        ),
+        drift=sorted(_rows(lake, store.key("drift", record)), key=lambda row: (row["reference"], -(row["psi"] or 0))),
         profile=[_profiled(row) for row in profile if row["kind"] != "class"],
         stages=[(each.stage, each.wall_s, each.cpu_s, each.rows, each.rows_per_s) for each in record.stages],
         files=[("read", file.path, file.size) for given in record.plan.input.values() for file in given]

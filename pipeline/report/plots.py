@@ -74,6 +74,8 @@ def of_job(facts: JobFacts) -> list[Plot]:
         made.append(_classes(facts, [day for day in days if day.classes]))
     if confident := [day for day in days if day.confidence is not None]:
         made.append(_confidence(facts.name, confident))
+    if judged := [day for day in days if day.performance]:
+        made += [_auc(facts.name, judged), _calibration(facts.name, judged)]
     return [*made, *(_drift(facts, reference) for reference in facts.references)]
 
 
@@ -144,6 +146,40 @@ def _confidence(job: str, days: Sequence[Day]) -> Plot:
     about = "Line: the mean probability of the predicted class."
     rows = [(day.ds, day.confidence) for day in days]
     return Plot("Mean confidence", about, _svg(f"{job} confidence", about, days, draw), ("day", "confidence"), rows)
+
+
+def _auc(job: str, days: Sequence[Day]) -> Plot:
+    found = [day for day in days if day.performance["auc"] is not None]
+
+    def draw(axes: Axes) -> None:
+        values = [day.performance["auc"] for day in found]
+        axes.plot(_places(found), values, color=SERIES[0], marker="o", markersize=3, linewidth=1.5)
+        axes.axhline(0.5, color=FAINT, linestyle="--", linewidth=1)
+        axes.set_ylim(min([0.45, *(value - 0.05 for value in values)]), 1)
+
+    about = "Line: the AUC of each day that has labels; at the dashed line, 0.5, the score says nothing."
+    rows = [(day.ds, day.performance["auc"], day.performance["rows"]) for day in found]
+    return Plot("AUC", about, _svg(f"{job} auc", about, found or days, draw), ("day", "AUC", "rows with a label"), rows)
+
+
+def _calibration(job: str, days: Sequence[Day]) -> Plot:
+    series = (("mean_score", "predicted", "o", "-"), ("base_rate", "came true", "s", "--"))
+
+    def draw(axes: Axes) -> None:
+        for (name, label, marker, line), colour in zip(series, SERIES, strict=False):
+            values = [day.performance[name] for day in days]
+            axes.plot(
+                _places(days), values, line, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label
+            )
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=1.6)
+        _percent(axes)
+
+    judged = days[-1].performance["class"]
+    about = f"Lines: the mean probability of class {judged}, and the share of rows for which it came true."
+    rows = [(day.ds, day.performance["mean_score"], day.performance["base_rate"]) for day in days]
+    return Plot(
+        "Predicted and true", about, _svg(f"{job} calibration", about, days, draw), ("day", "predicted", "true"), rows
+    )
 
 
 def _drift(facts: JobFacts, reference: str) -> Plot:

@@ -163,7 +163,12 @@ def test_index_of_an_empty_lake_is_a_page(tmp_path: Path) -> None:
 def test_index_reads_no_day_outside_its_window(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     real = Lake.iter_records
-    monkeypatch.setattr(Lake, "iter_records", lambda self, job, ds: asked.append(ds) or real(self, job, ds))  # type: ignore[func-returns-value]
+
+    def noting(self: Lake, job: str, ds: str) -> Any:
+        asked.append(ds)
+        return real(self, job, ds)
+
+    monkeypatch.setattr(Lake, "iter_records", noting)
     facts.job_facts(lake, "churn", 3)
     assert set(asked) == {DAYS[4], DAYS[5], DAYS[6]}
 

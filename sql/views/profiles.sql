@@ -1,0 +1,14 @@
+-- The profile of each day and model version: that of its newest complete run.
+-- Grain: one row per job, ds, model_version, slice_column, slice and column_name.
+-- Views: profiles, runs
+SELECT p.* FROM stored.profiles AS p
+INNER JOIN (
+    SELECT p.job AS job, p.ds AS ds, p.model_version AS model_version, max(p.run_id) AS run_id
+    FROM stored.profiles AS p
+    SEMI JOIN runs AS r ON r.job = p.job AND r.ds = p.ds AND r.run_id = p.run_id AND r.state = 'complete'
+    GROUP BY ALL
+) AS newest
+    ON newest.job = p.job
+    AND newest.ds = p.ds
+    AND newest.model_version = p.model_version
+    AND newest.run_id = p.run_id

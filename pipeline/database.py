@@ -27,6 +27,8 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "allow_community_extensions": "false",
     "python_enable_replacements": "false",
 }
+QUIET = "SET enable_progress_bar = false"
+"""Of each connection: the bar would be drawn on stdout, between what programs read there."""
 HIVE_TYPES = {"job": "VARCHAR", "ds": "VARCHAR", "model_version": "VARCHAR"}
 
 
@@ -42,6 +44,7 @@ def connection(memory_limit: str = "400MB", threads: int | None = None, file: st
             config["threads"] = str(threads)
         con = duckdb.connect(file, config=config)
         try:
+            con.execute(QUIET)
             yield con
         finally:
             con.close()
@@ -55,14 +58,15 @@ def workplace(memory_limit: str, threads: int | None) -> Iterator[Connection]:
     """
     instance = _instance(memory_limit, threads)
     name = f"workplace_{next(_NUMBERS)}"
-    cursor = instance.cursor()
-    try:
-        cursor.execute(f"ATTACH ':memory:' AS {name}")
-        cursor.execute(f"USE {name}")
-        yield cursor
-    finally:
-        cursor.close()  # also ends a reader that an error left open
-        with instance.cursor() as other:
+    with instance.cursor() as other:
+        other.execute(f"ATTACH ':memory:' AS {name}")
+        cursor = instance.cursor()
+        try:
+            cursor.execute(QUIET)
+            cursor.execute(f"USE {name}")
+            yield cursor
+        finally:
+            cursor.close()  # also ends a reader that an error left open
             other.execute(f"DETACH {name}")
 
 

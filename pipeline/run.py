@@ -149,9 +149,9 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
 
 
 def profile(ctx: Context, record: RunRecord) -> RunRecord:
-    from pipeline.drift import profile as stage
+    from pipeline.drift import profiling
 
-    return _stage(ctx, record, stage.profile)
+    return _stage(ctx, record, profiling.profile)
 
 
 def drift(ctx: Context, record: RunRecord) -> RunRecord:

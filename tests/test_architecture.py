@@ -26,7 +26,7 @@ LAYERS = {
         *("quality", "quality.*"),
         *(
             f"drift.{name}"
-            for name in ("edges", "judge", "labels", "performance", "profile", "stage", "store", "tally")
+            for name in ("edges", "judge", "labels", "performance", "profiling", "stage", "store", "tally")
         ),
         *("status", "views", "query", "catalog"),
         *("explain", "explain.*", "compare", "compare.*", "report", "report.*"),

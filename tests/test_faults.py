@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -260,6 +261,13 @@ class Running:
             command(*RUN), cwd=workspace.root, env={**os.environ, **own}, stderr=subprocess.PIPE, text=True
         )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def wait_for(self, folder: str, pattern: str) -> None:
         """Waits until the process has made such a file or folder."""
         while not list((self.workspace.root / folder).rglob(pattern)):
@@ -281,9 +289,9 @@ class Running:
 def test_interrupt_while_scoring_keeps_what_is_staged_for_the_next_run(
     lakescore: Lakescore, workspace: Workspace, number: signal.Signals
 ) -> None:
-    running = Running(workspace)
-    running.wait_for("lake/.staging", "scored-00-00000.parquet")
-    text = running.interrupt(number)
+    with Running(workspace) as running:
+        running.wait_for("lake/.staging", "scored-00-00000-*.parquet")
+        text = running.interrupt(number)
     assert "interrupted; nothing half-done is visible, and the next run resumes" in text
     assert check_whole(workspace) == 0
     (record,) = workspace.context().lake.records("toy", DAY)
@@ -301,18 +309,18 @@ def test_interrupt_while_scoring_keeps_what_is_staged_for_the_next_run(
 
 @pytest.mark.slow
 def test_interrupt_while_planning_leaves_no_trace(workspace: Workspace) -> None:
-    running = Running(workspace)
-    running.wait_for("spill", "lakescore-*")
-    time.sleep(0.3)
-    running.interrupt(signal.SIGINT)
+    with Running(workspace) as running:
+        running.wait_for("spill", "lakescore-*")
+        time.sleep(0.3)
+        running.interrupt(signal.SIGINT)
     assert check_whole(workspace) == 0
     assert not list((workspace.root / "spill").iterdir())
 
 
 @pytest.mark.slow
 def test_interrupt_twice_ends_at_once_and_the_next_run_completes(lakescore: Lakescore, workspace: Workspace) -> None:
-    running = Running(workspace)
-    running.wait_for("lake/.staging", "scored-00-00000.parquet")
-    running.interrupt(signal.SIGINT, times=2)
+    with Running(workspace) as running:
+        running.wait_for("lake/.staging", "scored-00-00000-*.parquet")
+        running.interrupt(signal.SIGINT, times=2)
     lakescore(*RUN)
     check_complete(workspace, running.ROWS)

@@ -109,9 +109,9 @@ def _records(ctx: Context, ds: str | None, first: str | None, last: str | None) 
 
 
 def _judged(ctx: Context, record: RunRecord) -> list[Comparison]:
-    from pipeline.drift import profile, stage, store
+    from pipeline.drift import profiling, stage, store
 
-    if not store.has(ctx, "profiles", record) and not profile.remake(ctx, record):
+    if not store.has(ctx, "profiles", record) and not profiling.remake(ctx, record):
         raise InputMissing(
             f"{record.ds} has no profile, and its input is not what the run has read",
             where=ctx.lake.storage.where(store.key("profiles", record)),

@@ -26,6 +26,8 @@ FEWEST_DAYS = 3
 """Days that a trailing reference needs."""
 FEWEST_SEEN = 7
 """Days for which it must be known how far they lay from theirs, before a trailing reference alarms."""
+WEEK = 7
+"""Days before a day that tell how noisy it is, if the reference is the training data: wandering off is drift then."""
 FEWEST_ROWS = 50
 """Of either side."""
 
@@ -116,9 +118,9 @@ class _Calendar:
         """Returns which days are the reference of a day: (days,)."""
         return self.among(number, self.numbers)
 
-    def among(self, number: int, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def among(self, number: int, numbers: NDArray[np.int64], span: int = 0) -> NDArray[np.bool_]:
         apart = number - numbers
-        found: NDArray[np.bool_] = (apart > 0) & (apart <= self.window) & (apart % self.step == 0)
+        found: NDArray[np.bool_] = (apart > 0) & (apart <= (span or self.window)) & (apart % self.step == 0)
         return found
 
     def alike(self, counts: Counts) -> NDArray[np.bool_]:
@@ -136,14 +138,14 @@ def _compare(
     alike = calendar.alike(counts)
     rows = np.array([measures.histogram(part[name]) for part, good in zip(calendar.parts, alike, strict=True) if good])
     numbers = calendar.numbers[alike]
-    seen = _seen(calendar, rows, numbers)
     trained = (training or {}).get(place, {}).get(name)
     if trained is not None and trained.spec == counts.spec:
-        yield _against("training", place, counts, trained, 0, seen)
+        yield _against("training", place, counts, trained, 0, _seen(calendar, rows, numbers, WEEK * calendar.step))
     chosen = calendar.before(calendar.today)[alike]
     days = [part[name] for part, good in zip(calendar.parts, alike, strict=True) if good]
     window = [{name: each} for each, good in zip(days, chosen, strict=True) if good]
     total = merged(window).get(name, Counts(counts.spec))
+    seen = _seen(calendar, rows, numbers)
     known = len(window) >= FEWEST_DAYS and len(seen[0]) >= FEWEST_SEEN
     comparison, fact = _against("trailing", place, counts, total, len(window), seen)
     if fact is not None and not known:
@@ -151,11 +153,14 @@ def _compare(
     yield comparison, fact
 
 
-def _seen(calendar: _Calendar, rows: Numbers, numbers: NDArray[np.int64]) -> tuple[Numbers, Numbers]:
-    """Returns (days, bins) twice: the days of the window, and what each of them had as its reference."""
+def _seen(calendar: _Calendar, rows: Numbers, numbers: NDArray[np.int64], span: int = 0) -> tuple[Numbers, Numbers]:
+    """Returns (days, bins) twice: the days of the window, and what each of them had as its reference.
+
+    With a `span` that reference is so many days: days then differ by noise and rhythm, and hardly by what wanders.
+    """
     if len(rows) == 0:
         return rows, rows
-    masks = np.array([calendar.among(int(number), numbers) for number in numbers])
+    masks = np.array([calendar.among(int(number), numbers, span) for number in numbers])
     chosen = (masks.sum(axis=1) >= FEWEST_DAYS) & (calendar.today - numbers <= calendar.window)
     return rows[chosen], masks[chosen].astype(np.float64) @ rows
 

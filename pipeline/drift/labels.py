@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.context import Context, Progress, silent
+from pipeline.drift import store
 from pipeline.errors import SchemaMismatch, nearest
 from pipeline.records import RunRecord
 
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from pipeline.ingest.sources import Files
 
 LABEL = "label"
-
-
-def folder(job: str, ds: str) -> str:
-    return f"labels/job={job}/ds={ds}"
 
 
 def import_labels(
@@ -51,7 +48,7 @@ def import_labels(
         files,
         ds=ds,
         partition_by=partition_by,
-        source=Into(Target(folder(ctx.job.name, "{ds}"), "*.parquet"), change),
+        source=Into(Target(store.labels_folder(ctx.job.name, "{ds}"), "*.parquet"), change),
         existing=existing,
         progress=progress,
     )

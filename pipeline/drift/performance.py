@@ -10,7 +10,6 @@ from duckdb import CaseExpression, ColumnExpression, ConstantExpression, StarExp
 from pipeline import database, queries
 from pipeline.context import Context
 from pipeline.drift import store
-from pipeline.drift.labels import folder
 from pipeline.keys import check_same_key, key_expression
 from pipeline.model.baseline import scored_classes
 from pipeline.records import RunRecord, now
@@ -27,7 +26,9 @@ def measure(ctx: Context, record: RunRecord) -> int:
 
     Does nothing while the day has no labels. Raises SchemaMismatch if the labels have another key.
     """
-    files = [ctx.lake.storage.where(file.path) for file in ctx.lake.storage.files(folder(record.job, record.ds))]
+    files = [
+        ctx.lake.storage.where(file.path) for file in ctx.lake.storage.files(store.labels_folder(record.job, record.ds))
+    ]
     if not files or not record.parts:
         return 0
     signature = ctx.registry.resolve(record.model.name, record.model.version).signature

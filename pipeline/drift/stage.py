@@ -44,11 +44,11 @@ def is_missing(ctx: Context, record: RunRecord) -> bool:
 
 def repair(ctx: Context, record: RunRecord) -> RunRecord:
     """Makes what is missing of a complete run. Changes nothing if its input is not there any more."""
-    from pipeline.drift import profile
+    from pipeline.drift import profiling
 
     if not store.has(ctx, "profiles", record):
         try:
-            if not profile.remake(ctx, record):
+            if not profiling.remake(ctx, record):
                 return record
         except Exception as error:  # noqa: BLE001 - as in the stage
             log.warning("%s has no profile: %s", record.ds, error)

@@ -39,6 +39,10 @@ def edges_key(job: str, version: str) -> str:
     return f"profiles/job={job}/edges/{version}.parquet"
 
 
+def labels_folder(job: str, ds: str) -> str:
+    return f"labels/job={job}/ds={ds}"
+
+
 def has(ctx: Context, kind: Kind, record: RunRecord) -> bool:
     return ctx.lake.storage.head(key(kind, record)) is not None
 

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pipeline.context import Context
-from pipeline.drift import edges, profile
+from pipeline.drift import edges, profiling
 from pipeline.drift.counting import Counting
 from pipeline.records import RunRecord
 
@@ -55,7 +55,7 @@ class Tallies:
         self.ctx, self.record = ctx, record
         self._made: list[Tally] = []
         self._specs: tuple[Spec, ...] = ()
-        profile.forget_staged(ctx, record)  # an earlier attempt's, which saw other rows
+        profiling.forget_staged(ctx, record)  # an earlier attempt's, which saw other rows
         if ctx.job.drift.enabled:
             try:
                 self._specs = edges.load(ctx, manifest) or ()
@@ -76,4 +76,4 @@ class Tallies:
         total = Counting(self._specs, self.ctx.job.drift.slices)
         for tally in self._made:
             total.add(tally.counting)
-        profile.keep_for_stage(self.ctx, self.record, total)
+        profiling.keep_for_stage(self.ctx, self.record, total)

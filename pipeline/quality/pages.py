@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 ROOT = "quality/docs"
 STYLE = "assets/bootstrap.min.css"
-MOST = 500
+MOST = 100
 """Validations on the index."""
 POLICY = (
     '<meta http-equiv="Content-Security-Policy" '

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pipeline.context import peak_memory_bytes
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ def measure(work: Callable[[], object]) -> Measured:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Measured(wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Measured(wall, cpu, peak_memory_bytes())
 
 
 def report(measured: Measured) -> None:

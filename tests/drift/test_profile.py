@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import database, views
 from pipeline.care.rollback import rollback
-from pipeline.drift import profile, stage, store
+from pipeline.drift import profiling, stage, store
 from pipeline.drift.tally import Tally
 from pipeline.lake import Lake
 from pipeline.model.registry import Registry
@@ -69,7 +69,7 @@ def test_second_day_is_counted_by_the_stream_with_the_edges_of_the_first(
 ) -> None:
     workspace.day(1_000)
     workspace.complete()
-    monkeypatch.delattr(profile, "_read")  # the stream has seen it all
+    monkeypatch.delattr(profiling, "_read")  # the stream has seen it all
     workspace.day(1_500, ds=NEXT)
     assert workspace.complete(NEXT).warnings == ()
     assert_profile_is_that_of_plain_sql(workspace, NEXT, rows=1_500)
@@ -84,7 +84,7 @@ def test_stream_counts_what_a_reader_counts(workspace: Workspace, threads: int) 
     record = workspace.run(NEXT, threads=threads).record
     assert record is not None
     streamed = profiles(workspace, NEXT)
-    assert profile.remake(workspace.context(), record)
+    assert profiling.remake(workspace.context(), record)
     read = profiles(workspace, NEXT)
     assert streamed.keys() == read.keys()
     for name, row in read.items():
@@ -167,7 +167,7 @@ def test_missing_profile_and_comparison_are_made_by_the_next_run_of_the_day(work
 def test_fault_of_the_profile_costs_no_run(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace.day(1_000)
     with monkeypatch.context() as patch:
-        patch.setattr(profile, "make", lambda *_: 1 / 0)
+        patch.setattr(profiling, "make", lambda *_: 1 / 0)
         record = workspace.complete()
     assert record.warnings == ("no profile: division by zero",)
     assert len(workspace.stored()) == 1_000

@@ -30,9 +30,3 @@ def days_of(lake: Lake) -> list[str]:
 def hidden(lake: Lake) -> list[Path]:
     """Returns what is in work, or was left behind."""
     return sorted(path for path in lake.workspace.root.rglob(".*") if path.name != ".writing")
-
-
-def peak_memory_bytes() -> int:
-    """Returns the highest resident memory of this process; getrusage counts that of its parent before the exec too."""
-    status = Path("/proc/self/status").read_text("ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -27,7 +27,7 @@ MEASURE = """
 import sys
 from pipeline.ingest.generate import generate_day
 from pipeline.lake import Lake
-from tests.ingest.reading import peak_memory_bytes
+from pipeline.context import peak_memory_bytes
 generate_day(Lake.open(sys.argv[1]), "2026-01-31", rows=int(sys.argv[2]))
 print(peak_memory_bytes())
 """

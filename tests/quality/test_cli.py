@@ -53,6 +53,7 @@ def test_release_unknown_key_or_other_reason_is_refused(workspace: Workspace) ->
         quarantine.release(workspace.context(), DAY, ["u1"])
 
 
+@pytest.mark.slow
 def test_commands_validate_run_and_ask_without_any_traffic(lakescore: Lakescore, tmp_path: Path) -> None:
     """With every attempt to connect or to look up a name ending the process."""
     lakescore("demo", "--dir", "d", "--rows", 500)

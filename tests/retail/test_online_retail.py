@@ -99,18 +99,6 @@ class Retail:
         return {str(path): (stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in found}
 
 
-@pytest.fixture(scope="session")
-def features(data_folder: Path) -> Path:
-    return data_folder / "online_retail" / "daily_features.parquet"
-
-
-@pytest.fixture(scope="session")
-def checkpoint(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("retail") / "retail.pt"
-    subprocess.run([sys.executable, "-m", "tests.retail.train", features, path], cwd=ROOT, check=True, timeout=120)
-    return path
-
-
 @pytest.fixture
 def retail(features: Path, checkpoint: Path, tmp_path: Path) -> Retail:
     """A lake without input; the model is registered."""

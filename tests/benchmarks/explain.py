@@ -1,4 +1,4 @@
-"""How long `lakescore explain` takes to find one key among many predictions, with Bloom filters and without."""
+"""How long `lakescore explain` takes to find one key in 60 days of predictions, with Bloom filters and without."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import date, timedelta
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pyarrow as pa
 
 from pipeline import staging
 from pipeline.features import fingerprints
+from pipeline.ingest.writing import ROW_GROUP, DayWriter
 from pipeline.lake import Lake, Partition
 from tests import lakes
 from tests.benchmarks.measuring import machine, markdown, median, whole_process, write_section
@@ -32,20 +35,21 @@ def measure_all(scratch: Path, repeats: int, sizes: tuple[int, ...]) -> None:
     """Writes the table of docs/performance.md."""
     table = []
     for rows in sizes:
-        for blooms in (True, False):
-            folder = scratch / f"explain-{rows}-{blooms}"
-            workspace = make(folder, rows // DAYS, blooms=blooms)
+        for filters in VARIANTS:
+            folder = scratch / f"explain-{rows}-{len(filters)}"
+            workspace = make(folder, rows // DAYS, filters)
             times = [measure(workspace, repeats, *each) for each in CASES]
             size = sum(path.stat().st_size for path in (workspace.lake / "predictions").rglob("part-*")) / rows
-            of = "with Bloom filters" if blooms else "without"
+            of = " and ".join(filters) or "none"
             table.append((f"{rows:,}", of, f"{size:.1f}", *(f"{wall:.1f} / {cpu:.1f}" for wall, cpu in times)))
             print(*table[-1], flush=True)  # noqa: T201 - the next row takes minutes
             shutil.rmtree(folder)
-    columns = ("predictions", f"of {DAYS} days", "bytes a row", "one day", "all days", "with --replay")
+    columns = ("predictions", "Bloom filters in", "bytes a row", "one day", "all days", "with --replay")
     load = f"load {os.getloadavg()[0]:.0f} from other work"
     write_section("explain", f"{machine()}, {load}. Seconds of wall / of CPU.\n\n{markdown(columns, table)}")
 
 
+VARIANTS: tuple[tuple[str, ...], ...] = (("predictions", "input"), ("predictions",), ())
 CASES = (("--date", "2026-02-15"), (), ("--replay",))
 
 
@@ -64,7 +68,7 @@ def measure(workspace: Workspace, repeats: int, *arguments: str) -> tuple[float,
     return median(walls), median(cpus)
 
 
-def make(folder: Path, rows: int, *, blooms: bool) -> Workspace:
+def make(folder: Path, rows: int, filters: Sequence[str]) -> Workspace:
     """Writes a lake whose keys come back every day, in another order each time."""
     folder.mkdir(parents=True)
     workspace = Workspace(folder)
@@ -74,15 +78,22 @@ def make(folder: Path, rows: int, *, blooms: bool) -> Workspace:
     keys = pa.array([f"user_{number:09d}" for number in range(rows)])
     for back in range(DAYS):
         ds = (date(2026, 1, 1) + timedelta(days=back)).isoformat()
-        _write_day(lake, workspace, keys, ds, seed=back, blooms=blooms)
+        _write_day(lake, workspace, keys, ds, back, filters)
     return workspace
 
 
-def _write_day(lake: Lake, workspace: Workspace, keys: pa.Array, ds: str, *, seed: int, blooms: bool) -> None:
+def _write_day(lake: Lake, workspace: Workspace, keys: pa.Array, ds: str, seed: int, filters: Sequence[str]) -> None:
     rng = np.random.default_rng(seed)
     ids = keys.take(pa.array(rng.permutation(len(keys))))
     matrix = rng.normal(size=(len(keys), 2)).astype(np.float32)
-    workspace.day(pa.table({"id": ids, "a": matrix[:, 0], "b": matrix[:, 1]}), ds)
+    target = lake.workspace.path(f"unscored/ds={ds}/data.parquet")
+    target.parent.mkdir(parents=True)
+    source = pa.table({"id": ids, "a": matrix[:, 0], "b": matrix[:, 1]})
+    with DayWriter(
+        lambda _: target, source.schema, repeat(len(keys)), [], ("id",) if "input" in filters else ()
+    ) as day:
+        for batch in source.to_batches(ROW_GROUP):
+            day.write(batch)
     run_id = lakes.run_id(ds)
     score = rng.random(len(keys), np.float32)
     rows = pa.table(
@@ -102,7 +113,7 @@ def _write_day(lake: Lake, workspace: Workspace, keys: pa.Array, ds: str, *, see
     partition = Partition("toy", ds, "v1")
     few = ("prediction", "scored_at", "run_id", "reason", "revision")
     scratch = workspace.root / "staged"
-    writer = staging.Writer(scratch, "scored", 0, rows.schema, {}, few, ("id",) if blooms else ())
+    writer = staging.Writer(scratch, "scored", 0, rows.schema, {}, few, ("id",) if "predictions" in filters else ())
     for batch in rows.to_batches(staging.GROUP_ROWS):
         writer.write(batch)
     writer.close()

@@ -21,6 +21,9 @@ from pipeline.errors import UsageError
 from pipeline.explain import lookup
 from pipeline.explain.answer import Answer, explain
 from pipeline.explain.history import Explained
+from pipeline.ingest import sources
+from pipeline.ingest.generate import generate_day
+from pipeline.ingest.importing import import_files
 from pipeline.records import State
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -314,3 +317,18 @@ def test_published_keys_have_bloom_filters_with_which_row_groups_are_skipped(wor
     assert present == [(False,)]
     assert sum(absent) >= 45
     assert Path(path).stat().st_size < 20_000
+
+
+@pytest.mark.parametrize("way", ["import", "generate"])
+def test_brought_in_keys_have_bloom_filters(workspace: Workspace, way: str) -> None:
+    ctx = workspace.context()
+    if way == "generate":
+        generate_day(ctx.lake, DAY, rows=200)
+    else:
+        pq.write_table(table(200), workspace.root / "rows.parquet")
+        import_files(ctx.lake, ctx.job, sources.find([workspace.root / "rows.parquet"]), ds=DAY)
+    (path,) = (workspace.lake / f"unscored/ds={DAY}").glob("*.parquet")
+    with database.connection() as con:
+        query = "SELECT bool_and(bloom_filter_excludes) FROM parquet_bloom_probe($path, 'id', $key)"
+        excluded = [con.sql(query, params={"path": str(path), "key": f"nobody{i}"}).fetchall()[0][0] for i in range(50)]
+    assert sum(excluded) >= 45

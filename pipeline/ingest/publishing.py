@@ -27,7 +27,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
 from itertools import repeat
@@ -63,7 +63,7 @@ class Target:
 
     folder: str
     name: str
-    row_key: tuple[str, ...] = ()
+    row_key: tuple[str, ...] = field(default=(), compare=False)
     """Columns by which one row is looked for (`explain`)."""
 
     def day(self, ds: str) -> str:

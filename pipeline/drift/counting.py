@@ -1,7 +1,7 @@
 """Counts columns into histograms of fixed edges, batch by batch: the one piece of arithmetic behind every profile.
 
 The stream that scores feeds it with the matrices that it holds anyway; where that is not possible, a reader over what
-is stored does. An edge costs 0.1 ns a value by comparing whole columns (23 edges: 8 ns a value), `searchsorted` 40 ns.
+is stored does. An edge costs 0.1 ns a value by comparing whole columns (23 edges: 3 ns a value), `searchsorted` 40 ns.
 """
 
 from __future__ import annotations
@@ -58,14 +58,7 @@ class Counts:
 
     def add_numbers(self, values: NDArray[np.float32], nulls: int = 0) -> None:
         """Counts (rows,) values, where NULL stands as NaN; `nulls` of the NaN are NULL."""
-        self.rows += len(values)
-        self.nulls += nulls
-        missing = int(np.count_nonzero(np.isnan(values)))
-        self.nans += missing - nulls
-        above = [int(np.count_nonzero(values >= edge)) for edge in np.asarray(self.spec.edges, np.float32)]
-        steps = np.array([len(values) - missing, *above, 0], np.int64)
-        self.bins += steps[:-1] - steps[1:]
-        self._add_moments(values, missing)
+        add_columns([self], values[None, :], [nulls])
 
     def add_labels(self, values: pa.Array) -> None:
         """Counts (rows,) predicted classes."""
@@ -76,26 +69,15 @@ class Counts:
                 self.bins[self.spec.labels.index(label)] += entry["counts"]
 
     def add(self, other: Counts) -> None:
-        self._add_part(other.finite, other.mean, other.m2, other.low, other.high)
+        self.add_moments(other.finite, other.mean, other.m2, other.low, other.high)
         self.rows += other.rows
         self.nulls += other.nulls
         self.nans += other.nans
         self.infinite += other.infinite
         self.bins += other.bins
 
-    def _add_moments(self, values: NDArray[np.float32], missing: int) -> None:
-        with np.errstate(invalid="ignore"):
-            total = float(values.sum(dtype=np.float64))
-        if not np.isfinite(total):  # NaN or infinite values among them
-            sane = values[np.isfinite(values)]
-            self.infinite += len(values) - missing - len(sane)
-            values, total = sane, float(sane.sum(dtype=np.float64))
-        if count := len(values):
-            mean = total / count
-            apart = values.astype(np.float64) - mean
-            self._add_part(count, mean, float(apart @ apart), float(values.min()), float(values.max()))
-
-    def _add_part(self, count: int, mean: float, m2: float, low: float, high: float) -> None:
+    def add_moments(self, count: int, mean: float, m2: float, low: float, high: float) -> None:
+        """Adds the moments of finite values."""
         if count == 0:
             return
         total, apart = self.finite + count, mean - self.mean
@@ -117,6 +99,49 @@ class Counts:
         return [float(value) for value in np.interp(QUANTILES, reached, knots)]
 
 
+def add_columns(columns: Sequence[Counts], values: NDArray[np.float32], nulls: Sequence[int]) -> None:
+    """Counts float32 (columns, rows), where NULL stands as NaN; `nulls` says of how many.
+
+    Few calls over large arrays: each gives the interpreter up and takes it back, and beside another worker that costs
+    more than the arithmetic. With two calls for each edge a scoring stream of 5M rows took 1.1 s longer instead of 0.1.
+    """
+    rows = values.shape[1]
+    if rows == 0:
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        means = values.sum(axis=1, dtype=np.float64) / rows
+        apart = values - means[:, None]
+        m2 = np.einsum("ij,ij->i", apart, apart)
+    lows, highs = values.min(axis=1), values.max(axis=1)
+    for index, counts in enumerate(columns):
+        of_column = values[index]
+        missing = 0
+        if np.isfinite(m2[index]):
+            counts.add_moments(rows, float(means[index]), float(m2[index]), float(lows[index]), float(highs[index]))
+        else:
+            missing = int(np.count_nonzero(np.isnan(of_column)))
+            sane = of_column[np.isfinite(of_column)]
+            counts.infinite += rows - missing - len(sane)
+            if len(sane):
+                exact = sane.astype(np.float64)
+                mean = float(exact.mean())
+                of_sane = float(((exact - mean) ** 2).sum())
+                counts.add_moments(len(sane), mean, of_sane, float(sane.min()), float(sane.max()))
+        counts.rows += rows
+        counts.nulls += nulls[index]
+        counts.nans += missing - nulls[index]
+        steps = np.array([rows - missing, *_at_or_above(of_column, counts.spec.edges), 0], np.int64)
+        counts.bins += steps[:-1] - steps[1:]
+
+
+def _at_or_above(values: NDArray[np.float32], edges: Sequence[float]) -> list[int]:
+    """Returns for each edge how many of (rows,) values are at or above it: a bit for each, then the bits counted."""
+    above = np.less_equal.outer(np.asarray(edges, np.float32), values)
+    bits = np.packbits(above, axis=1)
+    found: list[int] = np.bitwise_count(bits).sum(axis=1, dtype=np.int64).tolist()
+    return found
+
+
 class Counting:
     """The counts of all columns, of a whole day and of its slices."""
 
@@ -130,24 +155,23 @@ class Counting:
         """Counts the features of a batch: `matrix` is float32 (rows, features), `rows` has the columns themselves."""
         columns = {name: index for index, name in enumerate(features)}
         for place, chosen in self._parts(rows):
-            of_part = matrix if chosen is None else matrix[chosen]
-            for counts in self._kinds(place, "feature"):
-                name = counts.spec.name
-                nulls = rows.column(name).null_count
-                if nulls and chosen is not None:
-                    nulls = int(rows.column(name).is_null().to_numpy(zero_copy_only=False)[chosen].sum())
-                counts.add_numbers(np.ascontiguousarray(of_part[:, columns[name]]), nulls)
+            counted = self._kinds(place, "feature")
+            chosen_columns = [columns[counts.spec.name] for counts in counted]
+            of_part = (matrix if chosen is None else matrix[chosen])[:, chosen_columns]
+            nulls = [_nulls(rows.column(counts.spec.name), chosen) for counts in counted]
+            add_columns(counted, np.ascontiguousarray(of_part.T), nulls)
 
     def add_predictions(self, rows: pa.RecordBatch, outputs: pa.RecordBatch) -> None:
         """Counts scores and classes: `outputs` has as many rows, and the columns of a prediction."""
         for place, chosen in self._parts(rows):
-            for counts in self._kinds(place, "score", "confidence", "class"):
-                values = outputs.column(counts.spec.name)
-                if counts.spec.kind == "class":
-                    counts.add_labels(values if chosen is None else values.filter(_mask(chosen)))
-                else:
-                    numbers = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-                    counts.add_numbers(numbers if chosen is None else numbers[chosen])
+            scores = self._kinds(place, "score", "confidence")
+            names = [counts.spec.name for counts in scores]
+            if names:
+                values = np.array([outputs.column(name).to_numpy(zero_copy_only=False) for name in names], np.float32)
+                add_columns(scores, values if chosen is None else values[:, chosen], [0] * len(names))
+            for counts in self._kinds(place, "class"):
+                labels = outputs.column(counts.spec.name)
+                counts.add_labels(labels if chosen is None else labels.filter(_mask(chosen)))
 
     def add(self, other: Counting) -> None:
         for place, columns in other.counts.items():
@@ -215,6 +239,12 @@ def merged(parts: Sequence[Mapping[str, Counts]]) -> dict[str, Counts]:
             if total.setdefault(name, Counts(counts.spec)).spec == counts.spec:
                 total[name].add(counts)
     return total
+
+
+def _nulls(column: pa.Array, chosen: NDArray[np.bool_] | None) -> int:
+    if chosen is None or column.null_count == 0:
+        return int(column.null_count)
+    return int(column.is_null().to_numpy(zero_copy_only=False)[chosen].sum())
 
 
 def _mask(chosen: NDArray[np.bool_]) -> pa.Array:

@@ -20,13 +20,16 @@ SELECT
     excess,
     mean_shift,
     missing
-FROM drift
+FROM (
+    SELECT
+        *,
+        bool_or(outcome IN ('warning', 'critical'))
+            OVER (PARTITION BY job, model_version, slice_column, slice, column_name, reference) AS ever_alarmed
+    FROM drift
+) AS judged
 WHERE ($job IS NULL OR job = $job)
     AND ($column_name IS NULL OR column_name = $column_name)
     AND ($reference IS NULL OR reference = $reference)
     AND ($from IS NULL OR ds >= $from::VARCHAR)
     AND ($to IS NULL OR ds <= $to::VARCHAR)
-ORDER BY
-    bool_or(outcome IN ('warning', 'critical'))
-        OVER (PARTITION BY job, model_version, slice_column, slice, column_name, reference) DESC,
-    job, model_version, slice_column, slice, column_name, reference, ds
+ORDER BY ever_alarmed DESC, job, model_version, slice_column, slice, column_name, reference, ds

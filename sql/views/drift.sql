@@ -3,9 +3,9 @@
 -- Views: drift, runs
 SELECT p.* FROM stored.drift AS p
 INNER JOIN (
-    SELECT p.job AS job, p.ds AS ds, p.model_version AS model_version, max(p.run_id) AS run_id
-    FROM stored.drift AS p
-    SEMI JOIN runs AS r ON r.job = p.job AND r.ds = p.ds AND r.run_id = p.run_id AND r.state = 'complete'
+    SELECT s.job AS job, s.ds AS ds, s.model_version AS model_version, max(s.run_id) AS run_id
+    FROM stored.drift AS s
+    SEMI JOIN runs AS r ON r.job = s.job AND r.ds = s.ds AND r.run_id = s.run_id AND r.state = 'complete'
     GROUP BY ALL
 ) AS newest
     ON newest.job = p.job

@@ -18,7 +18,7 @@ from pipeline.drift import stage, store
 from pipeline.drift.counting import LEVELS, Counting, Spec
 from pipeline.drift.tables import to_bytes, to_table
 from pipeline.records import RunRecord, now
-from tests.benchmarks.daily import _stage, _workspace
+from tests.benchmarks.daily import _workspace
 from tests.benchmarks.measuring import in_process, machine, markdown, measure, median, python, report, write_section
 from tests.benchmarks.parts import DAY
 from tests.workspace import Workspace
@@ -37,6 +37,8 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
     stages = ("plan", "validate_input", "score", "validate_output", "profile", "commit", "drift")
     lines = [[name, *(f"{each[name]:.2f}" for each in found)] for name in stages]
     lines.append(["score, with `enabled = false`", *(f"{each['without']:.2f}" for each in found)])
+    lines.append(["**all stages**", *(f"**{each['all']:.2f}**" for each in found)])
+    lines.append(["**all, with `enabled = false`**", *(f"**{each['all without']:.2f}**" for each in found)])
     text += ["", markdown(["wall seconds", *(f"{count / 1e6:g}M rows" for count in rows)], lines)]
     write_section("drift", "\n".join(text))
 
@@ -76,25 +78,28 @@ def newest(workspace: Workspace) -> RunRecord:
 
 
 def _of_rows(folder: Path, repeats: int) -> dict[str, float]:
-    """Runs the large day with edges known, as every day but the first has them; then without profiles."""
+    """Runs the large day with edges known, as every day but the first has them, in turn with runs without profiles."""
     job = folder / "dags" / "jobs" / "batch_inference" / "job.toml"
     plain = job.read_text("utf-8")
-    runs = [_once(folder) for _ in range(repeats + 1)][1:]
-    job.write_text(f"{plain}\n[drift]\nenabled = false\n", "utf-8")
-    without = [_once(folder) for _ in range(repeats)]
-    job.write_text(plain, "utf-8")
-    names = {stage["stage"] for stage in runs[0]["stages"]}
-    found = {name: _stage({"runs": runs}, name) for name in names}
-    return {**found, "without": _stage({"runs": without}, "score")}
+    _once(folder)
+    runs, without = [], []
+    for _ in range(repeats):
+        runs.append(_once(folder))
+        job.write_text(f"{plain}\n[drift]\nenabled = false\n", "utf-8")
+        without.append(_once(folder))
+        job.write_text(plain, "utf-8")
+    found = {name: median([each[name] for each in runs]) for name in runs[0]}
+    found["all"] = median([sum(each.values()) for each in runs])
+    found["all without"] = median([sum(each.values()) for each in without])
+    return {**found, "without": median([each["score"] for each in without])}
 
 
-def _once(folder: Path) -> dict[str, list[dict[str, object]]]:
+def _once(folder: Path) -> dict[str, float]:
+    """Returns the wall seconds of each stage of one run."""
     for left in ("predictions", "runs", "quality", "drift", ".staging"):
         shutil.rmtree(folder / "lake" / left, ignore_errors=True)
-    done: list[dict[str, list[dict[str, object]]]] = json.loads(
-        python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder)
-    )
-    return done[0]
+    (done,) = json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))
+    return {stage["stage"]: stage["wall_s"] for stage in done["stages"]}
 
 
 def main() -> None:

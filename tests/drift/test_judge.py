@@ -18,13 +18,13 @@ TODAY = "2026-03-30"
 EDGES = tuple(float(edge) for edge in range(-5, 6))
 
 
-def day(values: np.ndarray, *, nulls: int = 0, name: str = "x", edges: tuple[float, ...] = EDGES) -> Profile:  # type: ignore[type-arg]
+def day(values: np.ndarray, *, nulls: int = 0, name: str = "x", edges: tuple[float, ...] = EDGES) -> Profile:
     counts = Counts(Spec("feature", name, edges))
     counts.add_numbers(np.concatenate([values, np.full(nulls, np.nan)]).astype(np.float32), nulls)
     return {WHOLE: {name: counts}}
 
 
-def normal(seed: int, *, rows: int = 2_000, shift: float = 0.0) -> np.ndarray:  # type: ignore[type-arg]
+def normal(seed: int, *, rows: int = 2_000, shift: float = 0.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=rows) * 2 + shift
 
 

@@ -43,7 +43,7 @@ def truths(rows: int) -> dict[str, Any]:
     return {"id": [f"u{i}" for i in range(rows)], "truth": rng.integers(0, 2, rows)}
 
 
-def pairs_in_order(scores: np.ndarray, labels: np.ndarray) -> float:  # type: ignore[type-arg]
+def pairs_in_order(scores: np.ndarray, labels: np.ndarray) -> float:
     apart = scores[labels == 1][:, None] - scores[labels == 0][None, :]
     return float(((apart > 0) + (apart == 0) / 2).mean())
 

@@ -19,6 +19,7 @@ from pipeline.drift import profiling, stage, store
 from pipeline.drift.tally import Tally
 from pipeline.lake import Lake
 from pipeline.model.registry import Registry
+from pipeline.storage import LocalStorage
 from tests.workspace import DAY, Workspace, changed, table
 
 NEXT = "2026-01-02"
@@ -156,7 +157,7 @@ def test_missing_profile_and_comparison_are_made_by_the_next_run_of_the_day(work
     record = workspace.complete()
     before = profiles(workspace)
     for kind in ("profiles", "drift"):
-        (workspace.lake / store.key(kind, record)).unlink()  # type: ignore[arg-type]
+        (workspace.lake / store.key(kind, record)).unlink()
     outcome = workspace.run()
     assert outcome.up_to_date
     after = profiles(workspace)
@@ -255,15 +256,20 @@ def test_drift_of_a_day_reads_two_windows_of_profiles_and_no_more(
     days = [str(date(2026, 1, 1) + timedelta(days=number)) for number in range(70)]
     workspace.day(200, ds=days[0])
     record = workspace.complete(days[0])
-    content = {kind: (workspace.lake / store.key(kind, record)).read_bytes() for kind in ("profiles", "drift")}  # type: ignore[arg-type]
+    content = {kind: (workspace.lake / store.key(kind, record)).read_bytes() for kind in ("profiles", "drift")}
     lake = workspace.context().lake
     for ds in days[1:-1]:
         copy = record.with_(ds=ds)
         lake.write_record(copy)
         lake.storage.write(store.key("profiles", copy), content["profiles"])
     seen: set[str] = set()
-    read = type(lake.storage).read
-    monkeypatch.setattr(type(lake.storage), "read", lambda self, key: (seen.add(key), read(self, key))[1])
+    read = LocalStorage.read
+
+    def noted(storage: LocalStorage, key: str) -> bytes | None:
+        seen.add(key)
+        return read(storage, key)
+
+    monkeypatch.setattr(LocalStorage, "read", noted)
     workspace.day(200, ds=days[-1])
     workspace.complete(days[-1])
     profiled = {key.split("/")[2].removeprefix("ds=") for key in seen if key.startswith("profiles/job=toy/ds=")}

@@ -64,7 +64,9 @@ def judged(features: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     for ds, (feature, changed) in zip(fault_days(), FAULTS.values(), strict=True):
         path = made.root / f"{ds}.parquet"
         query = f"SELECT * REPLACE ({changed} AS {feature}) FROM days WHERE as_of = '{ds}'"
-        days.query("days", query).write_parquet(str(path))
+        faulty = days.query("days", query)
+        assert faulty is not None
+        faulty.write_parquet(str(path))
         made.call("import", path, "--date", ds, "--job", job)
         made.call("run", "--date", ds, "--job", job)
     return made
@@ -72,7 +74,8 @@ def judged(features: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFa
 
 def fault_days() -> list[str]:
     query = f"SELECT strftime('{SPAN.last}'::DATE + day::INTEGER, '%Y-%m-%d') FROM range(1, 3) AS r(day)"
-    return [day for (day,) in duckdb.sql(query).fetchall()]
+    with duckdb.connect() as con:
+        return [day for (day,) in con.execute(query).fetchall()]
 
 
 @pytest.fixture

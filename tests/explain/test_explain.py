@@ -63,6 +63,15 @@ def test_explain_lists_every_prediction_newest_day_and_current_one_first(history
     assert len(history.stored("SELECT ds FROM predictions WHERE id = 'u3'")) == 4
 
 
+def test_explain_only_the_newest_revision_is_current(workspace: Workspace) -> None:
+    rows = table(10)
+    workspace.day(rows)
+    workspace.run()
+    workspace.day(changed(rows, "a", {3: 9.0}))
+    workspace.run()
+    assert [(each.revision, each.current) for each in ask(workspace, "u3").predictions] == [(1, True), (0, False)]
+
+
 def test_explain_of_one_day_reads_no_other(history: Workspace) -> None:
     assert {each.ds for each in ask(history, "u3", DAY).predictions} == {DAY}
 

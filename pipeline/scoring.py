@@ -243,7 +243,9 @@ class _Sink:
         self.features = staged.record.plan.features
         self.run_id = staged.record.run_id
         metadata = staging.metadata(staged.record)
-        self._scored = staging.Writer(staged.folder, "scored", worker, staged.stored, metadata, FEW_VALUES)
+        self._scored = staging.Writer(
+            staged.folder, "scored", worker, staged.stored, metadata, FEW_VALUES, staged.record.plan.key
+        )
         self._rejected = staging.Writer(staged.folder, "rejected", worker, staged.rejected, metadata, ("run_id",))
 
     def take(self, batch: pa.RecordBatch, outputs: Outputs) -> Counter[str]:

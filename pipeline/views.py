@@ -57,6 +57,8 @@ FILE = "__file"
 PREDICTIONS = {
     "prediction": "VARCHAR",
     "prediction_proba": "FLOAT",
+    "prob_class_0": "FLOAT",
+    "prob_class_1": "FLOAT",
     "scored_at": "TIMESTAMPTZ",
     "run_id": "VARCHAR",
     "reason": "VARCHAR",
@@ -67,7 +69,7 @@ PREDICTIONS = {
     "model_version": "VARCHAR",
     "key_text": "VARCHAR",
 }
-"""The columns that predictions have in any lake, also an empty one. Those of the key and of the model come on top."""
+"""The columns that predictions have in any lake, also an empty one. Those of key and further classes come on top."""
 QUARANTINE = {
     "reasons": "VARCHAR[]",
     "run_id": "VARCHAR",

@@ -29,6 +29,7 @@ LAYERS = {
             for name in ("edges", "judge", "labels", "performance", "profiling", "stage", "store", "tally")
         ),
         *("status", "views", "query", "catalog"),
+        *("explain", "explain.*", "compare", "compare.*", "report", "report.*"),
         *("ingest", "ingest.*", "care", "care.*"),
         *("notify", "notify.*"),
     ),

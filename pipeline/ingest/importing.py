@@ -116,7 +116,7 @@ def target_of(job: Job, lake: Lake, source: str | None = None) -> Target:
             expected="a pattern like unscored/ds={ds}/*.parquet: in the lake, a folder for a day, one '*' for the file",
             next_step="put the files there yourself",
         )
-    return Target(folder, file + ".parquet" if file.endswith("*") else file)
+    return Target(folder, file + ".parquet" if file.endswith("*") else file, job.input.key)
 
 
 def _stored_columns(rows: Relation, target: Target, partition_by: str | None) -> list[str]:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 ROUNDS = 3
 """How often a run plans again after the input changed or another run was faster."""
 
-STAGES = ("plan", "validate_input", "score", "validate_output", "commit")
+STAGES = ("plan", "validate_input", "score", "validate_output", "profile", "commit", "drift", "report")
 """The stages that have a run record, in order: functions of this module. `stages.py` and Airflow go by this list."""
 
 _END: dict[type[BaseException], State] = {InputChanged: State.superseded, QualityStop: State.stopped}
@@ -182,6 +182,12 @@ def report(ctx: Context, record: RunRecord) -> RunRecord:
     return stage.report(ctx, record)
 
 
+def index(ctx: Context) -> None:
+    from pipeline.report import stage
+
+    stage.index(ctx)
+
+
 @contextmanager
 def _index_afterwards(ctx: Context) -> Iterator[list[Outcome]]:
     """Makes the index of the reports anew once, after all days, unless all were up to date."""
@@ -190,9 +196,7 @@ def _index_afterwards(ctx: Context) -> Iterator[list[Outcome]]:
         yield outcomes
     finally:
         if not outcomes or not all(outcome.up_to_date for outcome in outcomes):
-            from pipeline.report import stage
-
-            stage.index(ctx)
+            index(ctx)
 
 
 def _stage(ctx: Context, record: RunRecord, stage: Callable[[Context, RunRecord], RunRecord]) -> RunRecord:

@@ -36,7 +36,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-GROUPS = (demo, ingest, models, run, quality, drift, query, explain, compare, report_, score, care, stage, notify, airflow)
+GROUPS = (
+    demo,
+    ingest,
+    models,
+    run,
+    quality,
+    drift,
+    query,
+    explain,
+    compare,
+    report_,
+    score,
+    care,
+    stage,
+    notify,
+    airflow,
+)
 for group in GROUPS:
     group.add_to(app)
 

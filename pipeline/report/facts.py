@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 ROOT = "reports"
+INDEX = f"{ROOT}/index.html"
 WINDOW_DAYS = 92
 MOST_RUNS = 20
 """Of one day that are looked at, the newest."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from pipeline.compare.findings import Comparison
 
-INDEX = f"{ROOT}/index.html"
 TONES = {
     "good": ("complete", "passed", "ok", "balanced"),
     "note": ("noted", "quarantined", "warning", "superseded", "overtaken", "planned", "scored"),
@@ -69,9 +68,9 @@ def write_index(lake: Lake, window: int = WINDOW_DAYS) -> str:
     shown: list[tuple[str, str]] | None = None
     found = [facts.job_facts(lake, job, window) for job in facts.jobs(lake)]
     while shown != (shown := facts.signature(found)):
-        lake.storage.write(INDEX, index_page(lake, found).encode())
+        lake.storage.write(facts.INDEX, index_page(lake, found).encode())
         found = [facts.job_facts(lake, job, window) for job in facts.jobs(lake)]
-    return INDEX
+    return facts.INDEX
 
 
 def index_page(lake: Lake, jobs: Sequence[facts.JobFacts]) -> str:

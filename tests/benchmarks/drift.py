@@ -95,7 +95,7 @@ def _of_rows(folder: Path, repeats: int) -> dict[str, float]:
 
 
 def _once(folder: Path) -> dict[str, float]:
-    """Returns the CPU seconds of each stage of one run: of wall seconds, what else the machine does is the larger part."""
+    """Returns the CPU seconds of each stage of one run: wall seconds would be more about the machine."""
     for left in ("predictions", "runs", "quality", "drift", ".staging"):
         shutil.rmtree(folder / "lake" / left, ignore_errors=True)
     (done,) = json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))

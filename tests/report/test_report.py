@@ -263,7 +263,7 @@ def test_run_makes_page_and_index_but_nothing_if_all_is_up_to_date(workspace: Wo
     workspace.day(10)
     ctx = workspace.context()
     run.run(ctx, DAY)
-    index = workspace.lake / pages.INDEX
+    index = workspace.lake / facts.INDEX
     before = index.stat().st_mtime_ns
     assert len(list((workspace.lake / "reports").rglob("*.html"))) == 2
     run.run(ctx, DAY)
@@ -318,7 +318,7 @@ def test_cli_open_shows_the_page(workspace: Workspace, cli: Any, monkeypatch: py
     workspace.day(5)
     workspace.run()
     cli("--open")
-    assert opened == [(workspace.lake / pages.INDEX).as_uri()]
+    assert opened == [(workspace.lake / facts.INDEX).as_uri()]
 
 
 # In a browser

@@ -190,12 +190,12 @@ def index(ctx: Context) -> None:
 
 @contextmanager
 def _index_afterwards(ctx: Context) -> Iterator[list[Outcome]]:
-    """Makes the index of the reports anew once, after all days, unless all were up to date."""
+    """Makes the index of the reports anew once, after all days, if any has a new run. A failed run makes its own."""
     outcomes: list[Outcome] = []
     try:
         yield outcomes
     finally:
-        if not outcomes or not all(outcome.up_to_date for outcome in outcomes):
+        if any(outcome.record is not None and not outcome.up_to_date for outcome in outcomes):
             index(ctx)
 
 
@@ -222,6 +222,7 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
                 ended = record.with_(state=state, error=text, checks=checks, finished_at=now())
                 ctx.lake.write_record(ended)
                 report(ctx, ended)
+                index(ctx)
         except LakescoreError as second:
             log.warning("the failure of run %s could not be recorded: %s", record.run_id, second.what)
         raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import check, run, staging
 from pipeline.context import Context
-from pipeline.errors import CommitConflict, InputChanged, InputMissing, LakescoreError, TransientError, UsageError
+from pipeline.errors import CommitConflict, InputChanged, InputMissing, TransientError, UsageError
 from pipeline.lake import Partition
 from pipeline.records import RunRecord, State, new_run_id
 
@@ -38,11 +38,7 @@ def run_stage(ctx: Context, name: str, ds: str, run_id: str | None = None) -> di
         return _late_rows(ctx, ds)
     if name not in run.STAGES:
         raise UsageError(f"no stage is called {name!r}", expected=", ".join(NAMES))
-    try:
-        record = advance(ctx, ds, name, run_id)
-    except LakescoreError:
-        run.index(ctx)  # the page of the failed run is there already
-        raise
+    record = advance(ctx, ds, name, run_id)
     if name == "report":
         run.index(ctx)
     return {**summary(record), **(_alarms(ctx, record) if name == "drift" else {})}

@@ -95,7 +95,7 @@ def test_disk_full_while_scoring_is_transient_and_the_next_run_completes(
     rows = 30_000
     give(on_disk, numbered(rows))
     fill(disk, leave_bytes=50 * PAGE)
-    done = lakescore(*RUN, "--lake", on_disk.lake, "--json", expect=1)
+    done = lakescore(*RUN, "--lake", on_disk.lake, "--json", expect=StorageUnavailable.exit_code)
     error = json.loads(done.stdout)
     assert (error["error"], error["transient"], error["what"]) == ("StorageUnavailable", True, "the disk is full")
     assert error["where"].startswith(str(on_disk.lake))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -110,7 +111,8 @@ def test_compare_sample_is_the_same_every_time_and_from_all_days(versions: Works
     country = pa.array(["UK"] * ROWS)
     versions.day(table(ROWS).append_column("country", country), "2026-01-02")
     first, second = both(versions, sample=100), both(versions, sample=100)
-    assert first == second
+    assert first.summary == pytest.approx(second.summary)  # threads add up in any order
+    assert dataclasses.replace(first, summary={}) == dataclasses.replace(second, summary={})
     assert first.rows == 100
     assert first.days == (DAY, "2026-01-02")
     assert first.flip_limit > first.flip_share

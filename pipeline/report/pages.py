@@ -100,7 +100,10 @@ def run_page(lake: Lake, record: RunRecord) -> str:
         reasons=_reasons(lake, record),
         drift=sorted(_rows(lake, store.key("drift", record)), key=lambda row: (row["reference"], -(row["psi"] or 0))),
         profile=[_profiled(row) for row in profile if row["kind"] != "class"],
-        stages=[(each.stage, each.wall_s, each.cpu_s, each.rows, each.rows_per_s) for each in record.stages],
+        stages=[
+            (each.stage, round(each.wall_s, 3), round(each.cpu_s, 3), each.rows, each.rows_per_s)
+            for each in record.stages
+        ],
         files=[("read", file.path, file.size) for given in record.plan.input.values() for file in given]
         + [("published", file.path, file.size) for file in record.committed],
         docs=[(side, path) for side in ("input", "output") if lake.storage.head(path := _docs(record, side))],

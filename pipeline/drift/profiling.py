@@ -25,7 +25,6 @@ from pipeline.features import to_matrix
 from pipeline.keys import key_expression
 from pipeline.lake import Partition
 from pipeline.records import FileInfo, RunRecord, now
-from pipeline.storage import make_folder
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
@@ -88,9 +87,8 @@ def remake(ctx: Context, record: RunRecord) -> bool:
 
 def keep_for_stage(ctx: Context, record: RunRecord, counting: Counting) -> None:
     """Puts what the stream has counted beside what it staged."""
-    path = ctx.lake.workspace.path(f"{staging.folder_of(record)}/{STAGED}")
-    make_folder(path.parent)
-    path.write_bytes(to_bytes(to_table(counting, record.run_id, now(), 10**6)))
+    table = to_table(counting, record.run_id, now(), 10**6)
+    ctx.lake.workspace.write(f"{staging.folder_of(record)}/{STAGED}", to_bytes(table))
 
 
 def forget_staged(ctx: Context, record: RunRecord) -> None:

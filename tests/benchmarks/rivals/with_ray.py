@@ -1,4 +1,7 @@
-"""Ray Data: `map_batches` with a class that loads the model once an actor, an actor a core."""
+"""Ray Data: `map_batches` with a class that loads the model once an actor.
+
+An actor a core would leave none to the tasks that read, and the job would wait for ever: each asks for half a core.
+"""
 
 from __future__ import annotations
 
@@ -27,5 +30,6 @@ ray.init(num_cpus=os.cpu_count(), include_dashboard=False, logging_level="ERROR"
 ray.data.DataContext.get_current().enable_progress_bars = False
 rows = ray.data.read_parquet(f"{folder}/input", columns=["id", *task.FEATURES])
 workers = os.cpu_count() or 1
-rows = rows.map_batches(Predictor, batch_size=task.BATCH, compute=ray.data.ActorPoolStrategy(size=workers))
+pool = ray.data.ActorPoolStrategy(size=workers)
+rows = rows.map_batches(Predictor, batch_size=task.BATCH, num_cpus=0.5, compute=pool)
 rows.write_parquet(task.output(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from tests.benchmarks.rivals import task
 
+os.environ["PYSPARK_PYTHON"] = sys.executable
 folder = sys.argv[1]
 SCHEMA = "id string, prediction long, prediction_proba float, prob_class_0 float, prob_class_1 float"
 

@@ -24,7 +24,9 @@ RESERVED = (
 """Columns of what we store that are ours: no key or carried column has such a name, in capitals or not."""
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 SIZE = r"^\d+(\.\d+)? ?[KMGT]i?B$"
+SHA256 = r"^[0-9a-f]{64}$"
 WORDS = {
+    SHA256: "64 hexadecimal digits",
     DEVICE: "auto, cpu, cuda, or one card such as cuda:0",
     SIZE: "a size such as 400MB or 2GiB",
     rf"^{NAME.pattern}$": "letters, digits, '.', '_' and '-', at most 64, starting with a letter or digit",
@@ -68,6 +70,21 @@ class Model(Frozen):
     name: Name
     version: Name = "production"
     """A version, or an alias such as `production`."""
+    digest: Annotated[str, Field(pattern=SHA256)] | None = None
+    """Of the registered model, if no other is to score whatever the alias says."""
+    trust_code: bool = Field(default=False, strict=True)
+    """Whether code in the model's file may be run; only with a digest."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Model:
+        if self.trust_code and self.digest is None:
+            raise ValueError("`trust_code` needs the model's `digest` beside it; lakescore models show NAME prints it")
+        return self
+
+    @property
+    def trusted(self) -> str | None:
+        """The digest of the model whose code may be run."""
+        return self.digest if self.trust_code else None
 
 
 class Input(Frozen):

@@ -141,7 +141,7 @@ class _Staging:
 
             if self.workers > 1:
                 torch.set_num_threads(1)  # each worker is a thread of its own
-            predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device)
+            predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device, self.ctx.job.model.trusted)
             self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
         self.loading = clock.report
         return predictor

@@ -29,7 +29,7 @@ LAYERS = {
     ),
     "what every stage is given": ("context",),
     "rows, model, lake and machine": (
-        *("dispositions", "features", "keys", "predictions", "scorer", "model", "model.*"),
+        *("dispositions", "encoding", "features", "keys", "predictions", "scorer", "model", "model.*"),
         *("lake", "storage", "storage.*", "database", "relations", "queries", "job", "settings"),
     ),
     "words": ("records", "errors"),

@@ -32,7 +32,7 @@ class Predictor:
         self._schema = output_schema(signature)
         self._labels = pa.array(signature.classes, self._schema.field("prediction").type)
         self._identity = signature.classes == tuple(range(len(signature.classes)))
-        self._most_rows = sys.maxsize  # in one forward pass; lowered when the device runs out of memory
+        self._most_rows: int = getattr(module, "most_rows", sys.maxsize)  # at a time; lowered when memory runs out
 
     def output_schema(self) -> pa.Schema:
         return self._schema

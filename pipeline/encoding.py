@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import QualityStop
-from pipeline.features import to_bits
 from pipeline.model.inputs import Category, FixedList, Input, Number, Timestamp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Values = NDArray[np.float32] | NDArray[np.uint32]
 
 PERIODS_US = {"day": 86_400e6, "week": 7 * 86_400e6, "year": 365.2425 * 86_400e6}
 UNITS_US = {"seconds": 1e6, "days": 86_400e6}
@@ -37,10 +38,9 @@ def to_matrix(batch: pa.RecordBatch, features: Sequence[str], inputs: Mapping[st
     return matrix
 
 
-def raw(batch: pa.RecordBatch, features: Sequence[str], inputs: Mapping[str, Input]) -> NDArray[np.uint32]:
-    """Returns the bits of the values as they came, (rows, words): numbers as float32, other values in two words."""
-    parts = [_bits(batch.column(name), inputs.get(name, Number()), name) for name in features]
-    return np.hstack(parts)
+def raw(batch: pa.RecordBatch, features: Sequence[str], inputs: Mapping[str, Input]) -> list[Values]:
+    """Returns the values of each feature as they came, (rows, words): float32, or what is no number in two uint32."""
+    return [_raw(batch.column(name), inputs.get(name, Number()), name) for name in features]
 
 
 def _encode(column: pa.Array, how: Input, out: NDArray[np.float32], name: str) -> None:
@@ -144,16 +144,15 @@ def _elements(column: pa.Array, how: FixedList, name: str) -> NDArray[np.float32
     return found
 
 
-def _bits(column: pa.Array, how: Input, name: str) -> NDArray[np.uint32]:
-    """Returns uint32 (rows, words)."""
+def _raw(column: pa.Array, how: Input, name: str) -> Values:
     match how:
         case Number():
             numbers = np.empty((len(column), 1), np.float32)
             with np.errstate(over="ignore", invalid="ignore"):
                 numbers[:, 0] = column.to_numpy(zero_copy_only=False)
-            return to_bits(numbers)
+            return numbers
         case FixedList():
-            return to_bits(_elements(column, how, name))
+            return _elements(column, how, name)
         case Timestamp():
             return _words(_microseconds(column, None))
         case Category():

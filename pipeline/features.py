@@ -51,7 +51,7 @@ def row_fingerprints(
         return fingerprints(matrix)
     from pipeline import encoding
 
-    return fingerprints(encoding.raw(batch, features, inputs))
+    return fingerprints(np.hstack([to_bits(values) for values in encoding.raw(batch, features, inputs)]))
 
 
 def fingerprints(matrix: NDArray[np.float32] | NDArray[np.uint32]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from datetime import date, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,8 @@ RESERVED = (
     | {"scored_at", "quarantined_at", "run_id", "reason", "reasons", "fingerprint", "revision", "key_text"}
 )  # fmt: skip
 """Columns of what we store that are ours: no key or carried column has such a name, in capitals or not."""
+OF_A_MODEL = re.compile(r"prob_class_\d+|value_variance|value_q\d+(_\d+)?")
+"""Further columns of a prediction, as its task gives them."""
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 SIZE = r"^\d+(\.\d+)? ?[KMGT]i?B$"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -41,7 +44,7 @@ WORDS = {
 
 def is_reserved(column: str) -> bool:
     folded = column.casefold()
-    return folded in RESERVED or folded.startswith(("prob_class_", "__"))
+    return folded in RESERVED or bool(OF_A_MODEL.fullmatch(folded)) or folded.startswith(("prob_class_", "__"))
 
 
 def _known_zone(name: str) -> str:

@@ -220,6 +220,8 @@ class Statistics(Frozen):
     classes: dict[str, int] = {}
     reasons: dict[str, int] = {}
     mean_confidence: float | None = None
+    values: dict[str, float] | None = None
+    """Of a regression: `mean`, `low` and `high`."""
 
 
 class RunRecord(Frozen):

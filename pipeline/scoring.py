@@ -24,7 +24,7 @@ from pipeline import database, ledger, queries, selection, staging
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, only, reasons_for, with_reasons
 from pipeline.errors import QualityStop, UnreadableFile
-from pipeline.features import fingerprints, to_matrix
+from pipeline.features import row_fingerprints, to_matrix
 from pipeline.lake import Partition
 from pipeline.model.outputs import output_schema
 from pipeline.predictions import FEW_VALUES, rejected_batch, rejected_schema, stored_batch, stored_schema
@@ -77,11 +77,13 @@ def preview(ctx: Context, selected: Selection) -> Counter[str]:
         unselected = selected.con.sql(query).aggregate("count(*)").fetchall()[0][0]
         counts = Counter(quarantined=int(unselected), duplicates=selected.term("ledger/duplicates").rows)
         counts["withdrawn"] = ledger.withdrawn(selected)
+        signature = ctx.registry.resolve(ctx.job.model.name, selected.partition.version).signature
         selected.stored_view("staged", [])
         with _reader(selected, "select/to_score") as reader:
             for batch in reader:
-                matrix = to_matrix(batch, selected.plan.features)
-                counts += judge(batch, matrix, fingerprints(matrix), ctx.job.policy).counts()
+                matrix = to_matrix(batch, signature.features, signature.inputs)
+                prints = row_fingerprints(batch, matrix, signature.features, signature.inputs)
+                counts += judge(batch, matrix, prints, ctx.job.policy).counts()
                 ctx.progress("plan", counts["scored"] + counts["unchanged"], selected.plan.candidates.rows)
     return counts
 
@@ -171,14 +173,16 @@ class _Staging:
     def _stage_unselected(self) -> Counter[str]:
         """Stages for the quarantine the rows without a key, with a key whose rows differ, or that break a rule."""
         rows = 0
+        signature = self.manifest.signature
         if (query := self.selected.unselected) is not None:
             sink = _Sink(self, 0)
             try:
                 with self._explained(), _reader(self.selected, query) as reader:
                     for batch in reader:
-                        matrix = to_matrix(batch, self.record.plan.features)
-                        known = batch.column("reasons")
-                        sink.reject(batch, with_reasons(known, matrix, self.record.plan.features, self.ctx.job.policy))
+                        matrix = to_matrix(batch, signature.features, signature.inputs)
+                        known, policy = batch.column("reasons"), self.ctx.job.policy
+                        reasons = with_reasons(known, matrix, signature.columns, policy, signature.categories)
+                        sink.reject(batch, reasons)
                         rows += batch.num_rows
                 sink.close()
             except BaseException:
@@ -229,20 +233,21 @@ class _Sink:
 
     def __init__(self, staged: _Staging, worker: int) -> None:
         self.staged, self.policy = staged, staged.ctx.job.policy
-        self.features = staged.record.plan.features
+        self.signature = staged.manifest.signature
         self.run_id = staged.record.run_id
         metadata = staging.metadata(staged.record)
         self._scored = staging.Writer(staged.folder, "scored", worker, staged.stored, metadata, FEW_VALUES)
         self._rejected = staging.Writer(staged.folder, "rejected", worker, staged.rejected, metadata, ("run_id",))
 
     def take(self, batch: pa.RecordBatch, outputs: Outputs) -> Counter[str]:
-        matrix = to_matrix(batch, self.features)
-        prints = fingerprints(matrix)
+        signature = self.signature
+        matrix = to_matrix(batch, signature.features, signature.inputs)
+        prints = row_fingerprints(batch, matrix, signature.features, signature.inputs)
         judged = judge(batch, matrix, prints, self.policy)
         if ADOPTED + "fingerprint" in batch.schema.names:
             judged = only(judged, batch.column(ADOPTED + "fingerprint").to_numpy() == prints)
         if judged.rejected is not None:
-            reasons = reasons_for(matrix[judged.rejected], self.features, self.policy)
+            reasons = reasons_for(matrix[judged.rejected], signature.columns, self.policy, signature.categories)
             self.reject(batch.filter(pa.array(judged.rejected)), pa.array(reasons, pa.list_(pa.string())))
         if judged.to_score is not None:
             batch = batch.filter(pa.array(judged.to_score))

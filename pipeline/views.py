@@ -51,6 +51,7 @@ FILE = "__file"
 PREDICTIONS = {
     "prediction": "VARCHAR",
     "prediction_proba": "FLOAT",
+    "value": "FLOAT",
     "scored_at": "TIMESTAMPTZ",
     "run_id": "VARCHAR",
     "reason": "VARCHAR",

@@ -189,6 +189,10 @@ def _show_statistics(record: RunRecord) -> None:
     shares = ", ".join(f"{name}: {count / total:.1%}" for name, count in record.statistics.classes.items())
     if shares and record.statistics.mean_confidence is not None:
         out.print(f"predictions {shares}; mean confidence {record.statistics.mean_confidence:.3f}")
+    elif shares:
+        out.print(f"labels {shares}")
+    if (values := record.statistics.values) is not None:
+        out.print(f"values from {values['low']:g} to {values['high']:g}, mean {values['mean']:g}")
     times = ", ".join(
         f"{stage.stage} {stage.wall_s:.1f} s" + (f" ({stage.rows_per_s:,.0f} rows/s)" if stage.rows else "")
         for stage in record.stages

@@ -21,20 +21,20 @@ COMPOSITE = frozenset(
     "dropout alpha_dropout feature_dropout feature_alpha_dropout "
     # activations
     "silu mish hardswish hardsigmoid hardtanh softplus selu celu prelu relu6 glu log_sigmoid softmax log_softmax "
-    "softmin softsign tanhshrink hardshrink softshrink threshold rrelu "
+    "hardshrink softshrink threshold rrelu "
     # arithmetic
     "square rsub float_power floor_divide true_divide divide multiply subtract addcmul addcdiv lerp clamp clamp_min "
     "clamp_max clip nan_to_num isfinite isneginf isposinf isreal logsumexp logaddexp cumsum norm std var std_mean "
     "var_mean cosine_similarity pairwise_distance cdist linalg_vector_norm linalg_norm trapezoid erfinv exp2 sinc "
     "deg2rad hypot xlogy special_expit special_xlogy greater less greater_equal less_equal not_equal equal "
-    "__and__ __or__ __xor__ __invert__ max min maximum minimum mean sum prod all any amax amin argmax argmin topk sort "
+    "__and__ __or__ __xor__ max min maximum minimum mean sum prod all any amax amin argmax argmin topk sort "
     # shapes
     "reshape view_as reshape_as flatten unflatten transpose t swapaxes movedim squeeze unsqueeze narrow expand_as "
     "broadcast_to chunk split split_with_sizes tensor_split unbind stack hstack vstack column_stack concat concatenate "
     "tile repeat_interleave select slice index_select take_along_dim one_hot tril triu diagonal pad roll "
     "bucketize searchsorted masked_fill masked_select where "
     # kinds of tensor
-    "to type_as float double long contiguous clone detach alias lift_fresh_copy lift_fresh zeros ones full "
+    "to type_as contiguous clone detach alias lift_fresh_copy lift_fresh zeros ones full "
     "zeros_like ones_like full_like new_zeros new_ones new_full arange linspace eye scalar_tensor result_type".split()
 )
 """Those of ATen that are not among its core operations, by name."""
@@ -45,7 +45,9 @@ IN_PLACE = frozenset(
 )
 """Those that write into what they are given."""
 NOT_THESE = frozenset("empty empty_strided from_file".split())
-RANDOM_UNLESS_OFF = frozenset("dropout alpha_dropout feature_dropout feature_alpha_dropout dropout_ rrelu".split())
+RANDOM_UNLESS_OFF = frozenset(
+    "dropout alpha_dropout feature_dropout feature_alpha_dropout dropout_ rrelu scaled_dot_product_attention".split()
+)
 """Random only while training, and whoever exports that is refused by its argument."""
 ASSERTIONS = frozenset(
     f"{ATEN}{name}"

@@ -28,7 +28,7 @@ MEMORY_FORMATS = {
     3: torch.channels_last_3d,
     4: torch.preserve_format,
 }
-PLAIN = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string", "as_int_lists")
+PLAIN = ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_int_lists")
 HOW_TO_SIMPLIFY = "export it as torch.export.export(...).run_decompositions(), which gives ATen's core operations"
 
 
@@ -52,6 +52,8 @@ def _either(content: Mapping[str, Any]) -> Any:
 
 READERS: dict[str, Callable[[Any], Any]] = {
     "as_none": lambda _content: None,
+    "as_float": float,  # of text such as "-Infinity" too, for which JSON has no number
+    "as_floats": lambda content: [float(each) for each in content],
     "as_tensor": lambda content: Value(content["name"]),
     "as_tensors": lambda content: [Value(each["name"]) for each in content],
     "as_scalar_type": lambda content: DTYPES[content],
@@ -185,7 +187,7 @@ class Program(nn.Module):
         arguments, named = [], {}
         for each in node["inputs"]:
             value = self._argument(each["arg"])
-            if each["name"] in ("train", "training") and value is True:
+            if (each["name"] in ("train", "training") and value is True) or (each["name"] == "dropout_p" and value):
                 raise self._archive.refused("the program was exported while training", target)
             if each.get("kind", 1) == 2:
                 named[each["name"]] = value

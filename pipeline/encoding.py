@@ -101,7 +101,7 @@ def _decoded(column: pa.Array) -> pa.Array:
 def _microseconds(column: pa.Array, null: datetime | None) -> NDArray[np.int64]:
     """Returns int64 (rows,) since 1970 in UTC, NULL as NO_TIME."""
     column = _decoded(column)
-    if pa.types.is_date(column.type):
+    if pa.types.is_date(column.type) or pa.types.is_null(column.type):
         column = column.cast(pa.timestamp("s"))
     values = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
     missing = NO_TIME if null is None else _epoch(null)

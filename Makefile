@@ -35,6 +35,10 @@ $(installed): pyproject.toml constraints.txt
 demo: $(installed) ## See it work: make data and a model, score, run again, ask the history
 	$(bin)/lakescore demo
 
+.PHONY: airflow
+airflow: $(installed) ## Run Airflow with the DAGs on loopback, until Ctrl-C
+	exec $(bin)/lakescore airflow
+
 .PHONY: test
 test: $(installed) ## Run the fast tests
 	$(pytest) -m "not slow"
@@ -47,6 +51,10 @@ test-slow: $(installed) ## Run the others: kills, races, large inputs
 torture: $(installed) ## Kill and break for an hour: the figures of docs/reliability.md
 	$(bin)/python -m tests.torture
 	TORTURE=1 $(pytest) tests/torture/test_faults.py tests/torture/test_state_machine.py tests/torture/test_fuzz.py
+
+.PHONY: november
+november: $(installed) ## A month of real data through Airflow on PostgreSQL, and by the command line: the same predictions
+	$(bin)/python -m tests.orchestration.november
 
 .PHONY: bench
 bench: $(installed) ## Measure, and write the tables in docs/performance.md

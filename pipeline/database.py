@@ -98,7 +98,7 @@ def columns_by_file(con: Connection, paths: Sequence[Path | str]) -> dict[str, d
     for path in paths:
         try:
             found[str(path)] = schema(parquet(con, [path]))
-        except duckdb.Error as error:
+        except (duckdb.Error, RuntimeError) as error:  # RuntimeError: a column's name is not UTF-8
             raise unreadable(error, path) from error
     return found
 

@@ -16,7 +16,7 @@
     ├── LedgerImbalance           a run does not add up; nothing was committed
     ├── LakeDamaged               what is stored contradicts itself
     ├── StorageError              the disk or the object store refused
-    └── TransientError            the same call may succeed later
+    └── TransientError            the same call may succeed later       exit 75
         ├── InputChanged          the input changed since the plan
         ├── CommitConflict        other runs keep taking our place
         ├── CommitUnknown         no telling whether a write happened
@@ -147,6 +147,7 @@ class StorageError(LakescoreError):
 
 
 class TransientError(LakescoreError):
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: cron, systemd and Airflow can tell it from a failure for good
     transient = True
 
 

@@ -26,12 +26,14 @@ RESERVED = (
 OF_A_MODEL = re.compile(r"prob_class_\d+|value_variance|value_q\d+(_\d+)?")
 """Further columns of a prediction, as its task gives them."""
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+DURATION = r"^[1-9]\d{0,5}[smhd]$"
 SIZE = r"^\d+(\.\d+)? ?[KMGT]i?B$"
 SHA256 = r"^[0-9a-f]{64}$"
 WORDS = {
     SHA256: "64 hexadecimal digits",
     DEVICE: "auto, cpu, cuda, or one card such as cuda:0",
     SIZE: "a size such as 400MB or 2GiB",
+    DURATION: "a duration such as 30s, 5m, 6h or 1d",
     rf"^{NAME.pattern}$": "letters, digits, '.', '_' and '-', at most 64, starting with a letter or digit",
     "tuple_type": 'a list, such as ["id"]',
     "model_type": "a table of its own, such as [input]",
@@ -67,6 +69,12 @@ def _one_day_pattern(pattern: str) -> str:
 
 Column = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_one_day_pattern)]
+Duration = Annotated[str, Field(pattern=DURATION)]
+
+
+def seconds(duration: str) -> int:
+    """Returns the seconds of a duration such as `5m`."""
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[duration[-1]]
 
 
 class Model(Frozen):
@@ -148,15 +156,52 @@ class Policy(Frozen):
     """Rows of one key that differ. Exact copies always collapse into one."""
     extra_columns: Literal["ignore", "fail"] = "ignore"
     """Columns of the input that are neither key, feature nor carried."""
-    missing_input: Literal["fail", "skip"] = "fail"
+    missing_input: Literal["fail", "wait", "skip"] = "fail"
+    """`wait` is Airflow's business, up to `schedule.wait_timeout`; the command line does not wait, it fails."""
     max_quarantined: float = Field(default=0.05, ge=0, le=1, strict=True)
     """The share of a day's rows above which nothing is committed."""
 
 
 class Schedule(Frozen):
+    """When a day is run, and by whom. All but the first two keys are for Airflow alone."""
+
     timezone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
     lookback_days: int = Field(default=0, ge=0, le=366, strict=True)
     """Earlier days that are looked at too, for rows that came late."""
+    cron: str = "0 2 * * *"
+    """In the job's time zone; empty: only when somebody, or an asset, asks."""
+    assets: tuple[str, ...] = ()
+    """Names of Airflow assets; a run begins when all have been updated. Takes the place of `cron`."""
+    start_date: date = date(2026, 1, 1)
+    catchup: bool = False
+    retries: int = Field(default=2, ge=0, le=100, strict=True)
+    retry_delay: Duration = "5m"
+    """Before the first retry; doubled before each further one, up to an hour."""
+    timeout: Duration = "6h"
+    """Of one attempt of one stage."""
+    wait_timeout: Duration = "6h"
+    """How long a run waits for its input, where `policy.missing_input` is `wait`."""
+    wait_interval: Duration = "5m"
+    deadline: Duration | None = None
+    """After this time since it was queued, an unfinished run is reported (and goes on)."""
+    in_order: bool = False
+    """Whether a day waits for the day before it, one at a time."""
+    owner: str = "lakescore"
+    tags: tuple[str, ...] = ()
+
+
+class Notify(Frozen):
+    """Who is told, and about what."""
+
+    on: tuple[Literal["success", "warning", "failure", "stopped"], ...] = ("warning", "failure", "stopped")
+    mail: tuple[str, ...] = ()
+    """Addresses; Airflow sends through its connection `smtp_default`."""
+    apprise: tuple[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], ...] = ()
+    """Names of environment variables that hold Apprise URLs. Not the URLs: they are secrets."""
+    confidence_below: float = Field(default=0.5, ge=0, le=1)
+    """A mean confidence under this is a warning."""
+    share_above: float = Field(default=0.95, ge=0, le=1)
+    """A class with more than this share of the predictions is a warning."""
 
 
 class Quality(Frozen):
@@ -190,6 +235,7 @@ class Job(Frozen):
     policy: Policy = Policy()
     schedule: Schedule = Schedule()
     engine: Engine = Engine()
+    notify: Notify = Notify()
     quality: Quality = Quality()
 
     @property

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 ROUNDS = 3
 """How often a run plans again after the input changed or another run was faster."""
 
+STAGES = ("plan", "validate_input", "score", "validate_output", "commit")
+"""The stages that have a run record, in order: functions of this module. `stages.py` and Airflow go by this list."""
 
 _END: dict[type[BaseException], State] = {InputChanged: State.superseded, QualityStop: State.stopped}
 """The states of runs that ended otherwise than by a fault."""

@@ -20,12 +20,13 @@ PACKAGE = ROOT / "pipeline"
 # A module imports from its own layer and from those below. A new module gets its place here.
 LAYERS = {
     "doors": ("pipeline", "__main__", "cli", "cli.*"),
-    "flow": ("demo", "run", "preview"),
+    "flow": ("demo", "run", "preview", "stages", "orchestration", "standalone"),
     "stages, and questions about what they stored": (
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
         *("quality", "quality.*"),
         *("status", "views", "query", "catalog"),
         *("ingest", "ingest.*", "care", "care.*"),
+        *("notify", "notify.*"),
     ),
     "what every stage is given": ("context",),
     "rows, model, lake and machine": (
@@ -36,7 +37,14 @@ LAYERS = {
 }
 
 # What the command line and a check that finds nothing to do import; each of the heavy ones costs 0.1 to 5 s.
-LIGHT = ("pipeline", "pipeline.cli.app", "pipeline.run", "pipeline.check", "pipeline.model.registry")
+LIGHT = (
+    "pipeline",
+    "pipeline.cli.app",
+    "pipeline.run",
+    "pipeline.check",
+    "pipeline.model.registry",
+    "pipeline.orchestration",
+)
 HEAVY = {"great_expectations", "numpy", "pandas", "pyarrow", "torch"}
 MAX_LINES = 400
 

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from pipeline.cli import care, demo, ingest, models, quality, query, run, score
+from pipeline.cli import airflow, care, demo, ingest, models, notify, quality, query, run, score, stage
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, ingest, models, run, quality, query, score, care):
+for group in (demo, ingest, models, run, quality, query, score, care, stage, notify, airflow):
     group.add_to(app)
 
 
@@ -29,7 +29,11 @@ class Interrupted(BaseException):
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 130 interrupted, 143 terminated."""
+    """Runs a command.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 stopped by data quality, 75 a retry may help,
+    130 interrupted, 143 terminated.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     for ours in ("lakescore", "pipeline"):
         logging.getLogger(ours).setLevel(logging.INFO)
@@ -67,7 +71,7 @@ def _signals() -> list[int]:
 def report(error: LakescoreError) -> None:
     from rich.text import Text
 
-    if "--json" in sys.argv:
+    if "--json" in sys.argv or sys.argv[1:2] == ["stage"]:
         emit_json(error.as_dict())
     kind = "error" if not error.transient else "error (a retry may help)"
     console(stderr=True).print(Text.assemble((f"{kind}: ", "bold red"), str(error)))

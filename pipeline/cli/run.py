@@ -71,6 +71,7 @@ def backfill(
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
+    airflow: Annotated[bool, typer.Option("--airflow", help="Ask Airflow for the runs, and do not wait.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Runs each day of a range that has input, oldest first. Goes on past a failed day, and fails at the end then."""
@@ -78,6 +79,13 @@ def backfill(
 
     if check_day(first) > check_day(last):
         raise UsageError("the range ends before it begins", got=f"{first} to {last}")
+    if airflow:
+        from pipeline import standalone
+
+        machine = settings(lake)
+        said = standalone.backfill(find_job(job, machine), machine, first, last)
+        emit_json(said) if json else console().print("\n".join(said), markup=False)
+        return
     with progress(quiet=True) as report:
         ctx = _context(job, lake, report)
         days = [day for day in ctx.lake.input_days(ctx.job.input.patterns.values()) if first <= day <= last]

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: its settings read the environment once
 os.environ.setdefault("TQDM_DISABLE", "1")
+# It imports pyspark if that is there, which beside pandas 3 ends the process: with exit code 0, as if all were well.
+_HIDE_SPARK = "pyspark" not in sys.modules
+if _HIDE_SPARK:
+    sys.modules["pyspark"] = None  # type: ignore[assignment]
 
 import great_expectations as gx
 from great_expectations.core.batch import Batch
@@ -28,6 +33,9 @@ from pipeline.errors import JobError
 from pipeline.quality import gx_kinds as gx_kinds  # noqa: PLC0414 - importing it registers its expectations
 from pipeline.quality.gx_dialect import engine
 from pipeline.records import Rule
+
+if _HIDE_SPARK:
+    del sys.modules["pyspark"]
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection

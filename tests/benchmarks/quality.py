@@ -33,5 +33,6 @@ def _measure(folder: Path, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for left in ("predictions", "runs", "quality", ".staging"):
             shutil.rmtree(folder / "lake" / left, ignore_errors=True)
-        runs.append(json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))[0])
+        (outcome,) = json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))
+        runs.append(outcome | {"stages": {stage["stage"]: stage["wall_s"] for stage in outcome["stages"]}})
     return {"runs": runs}

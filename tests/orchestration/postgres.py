@@ -1,0 +1,48 @@
+"""A PostgreSQL server for one test: Debian's, in a folder of its own, on loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.orchestration.airflow_project import free_port
+
+
+def _program(name: str) -> str:
+    places = os.pathsep.join([os.environ["PATH"], *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin")))])
+    found = shutil.which(name, path=places)
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no {name} (Debian: apt-get install postgresql)")
+    return found
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """Yields `user@host:port/database`. The server refuses to run as root; it runs as the user postgres then."""
+    root = os.geteuid() == 0
+    user = "postgres" if root else None
+    port = free_port()
+    folder.mkdir()
+    if root:
+        for path in (folder, *folder.parents):  # a temporary folder is its owner's alone
+            if path.stat().st_mode & 0o005 != 0o005:
+                path.chmod(0o755)
+        shutil.chown(folder, "postgres")
+
+    def call(*command: str) -> None:
+        subprocess.run(command, user=user, cwd=folder, check=True, capture_output=True, timeout=60)
+
+    call(_program("initdb"), "-D", str(folder / "data"), "-U", "airflow", "-A", "trust", "-N")
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
+    call(_program("pg_ctl"), "-D", str(folder / "data"), "-w", "-l", str(folder / "log"), "-o", options, "start")
+    try:
+        call(_program("createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "airflow", "airflow")
+        yield f"airflow@127.0.0.1:{port}/airflow"
+    finally:
+        call(_program("pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop")

@@ -23,7 +23,7 @@ RESERVED = (
     | {"scored_at", "quarantined_at", "run_id", "reason", "reasons", "fingerprint", "revision", "key_text"}
 )  # fmt: skip
 """Columns of what we store that are ours: no key or carried column has such a name, in capitals or not."""
-OF_A_MODEL = re.compile(r"prob_class_\d+|value_variance|value_q\d+(_\d+)?")
+OF_A_MODEL = re.compile(r"prob_class_\d+|value_variance|value_q\d+(_\d+)?|top_items|top_scores")
 """Further columns of a prediction, as its task gives them."""
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 DURATION = r"^[1-9]\d{0,5}[smhd]$"

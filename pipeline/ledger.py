@@ -20,7 +20,7 @@ from pipeline.records import Ledger, RunRecord, Statistics, Term
 if TYPE_CHECKING:
     from pipeline.selection import Selection
 
-OUTPUTS = ("prediction", "prediction_proba", "value", "reason")
+OUTPUTS = ("prediction", "prediction_proba", "value", "top_items", "top_scores", "reason")
 """What the statistics are about; each task has some of them."""
 
 
@@ -76,6 +76,8 @@ def statistics(selected: Selection, published: Sequence[str]) -> Statistics:
     columns = database.schema(selected.con.view("scored"))
     if "value" in columns:
         return _of_values(selected.count("ledger/statistics_values"))
+    if "top_scores" in columns:
+        return _of_ranks(selected)
     labels = columns["prediction"].endswith("[]")
     rows = selected.count("ledger/statistics_labels" if labels else "ledger/statistics")
     classes, reasons = _totals(rows, "prediction"), _totals(rows, "reason")
@@ -89,6 +91,11 @@ def _of_values(rows: list[dict[str, Any]]) -> Statistics:
     mean = sum(row["total"] for row in rows) / sum(row["rows"] for row in rows)
     values = {"mean": mean, "low": min(row["low"] for row in rows), "high": max(row["high"] for row in rows)}
     return Statistics(reasons=_totals(rows, "reason"), values=values)
+
+
+def _of_ranks(selected: Selection) -> Statistics:
+    (items,) = selected.count("ledger/statistics_items")
+    return _of_values(selected.count("ledger/statistics_ranks")).model_copy(update={"items": items["items"]})
 
 
 def _totals(rows: list[dict[str, Any]], column: str) -> dict[str, int]:

@@ -221,7 +221,9 @@ class Statistics(Frozen):
     reasons: dict[str, int] = {}
     mean_confidence: float | None = None
     values: dict[str, float] | None = None
-    """Of a regression: `mean`, `low` and `high`."""
+    """Of a regression: `mean`, `low` and `high`; of a ranking those of the best scores."""
+    items: int | None = None
+    """Of a ranking: how many different ones stand in its lists."""
 
 
 class RunRecord(Frozen):

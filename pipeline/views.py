@@ -52,6 +52,8 @@ PREDICTIONS = {
     "prediction": "VARCHAR",
     "prediction_proba": "FLOAT",
     "value": "FLOAT",
+    "top_items": "VARCHAR[]",
+    "top_scores": "FLOAT[]",
     "scored_at": "TIMESTAMPTZ",
     "run_id": "VARCHAR",
     "reason": "VARCHAR",

@@ -200,7 +200,9 @@ def _show_statistics(record: RunRecord) -> None:
     elif shares:
         out.print(f"labels {shares}")
     if (values := record.statistics.values) is not None:
-        out.print(f"values from {values['low']:g} to {values['high']:g}, mean {values['mean']:g}")
+        items = record.statistics.items
+        what = "values" if items is None else f"{items:,} items, the best scores"
+        out.print(f"{what} from {values['low']:g} to {values['high']:g}, mean {values['mean']:g}")
     times = ", ".join(
         f"{stage.stage} {stage.wall_s:.1f} s" + (f" ({stage.rows_per_s:,.0f} rows/s)" if stage.rows else "")
         for stage in record.stages

@@ -75,7 +75,7 @@ def make(module: nn.Module, signature: Signature, examples: pa.Table | None, whe
     _check_rows_apart(predictor, matrix, outputs, where)
     table = pa.table({name: batch.column(name) for name in signature.features})
     for name, values in outputs.items():
-        table = table.append_column(OUTPUT + name, pa.array(values))
+        table = table.append_column(OUTPUT + name, pa.array(values if values.ndim == 1 else list(values)))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
@@ -92,8 +92,18 @@ def compare(predictor: Predictor, content: bytes) -> Difference:
     signature = predictor.signature
     matrix = to_matrix(table.to_batches()[0], signature.features, signature.inputs)
     found = _outputs(predictor, matrix)
-    expected = {name: table.column(OUTPUT + name).to_numpy() for name in found}
+    expected = {name: _numbers(table.column(OUTPUT + name)) for name in found}
     return Difference(_furthest(found, expected), tolerance(predictor), table.num_rows)
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Returns float64 (rows,), or of lists of equal length (rows, length)."""
+    import numpy as np
+    import pyarrow as pa
+
+    values = column.to_numpy(zero_copy_only=False)
+    found: NDArray[np.float64] = np.stack(values) if pa.types.is_list(column.type) else values
+    return found.astype(np.float64)
 
 
 def _furthest(found: Outputs, expected: Outputs) -> float:
@@ -156,8 +166,8 @@ def _check_outputs(examples: pa.Table, outputs: Outputs, where: object) -> None:
     for name, values in outputs.items():
         if name not in examples.column_names:
             continue
-        given = examples.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
-        worst = float(np.max(np.abs(values - given)))
+        given = _numbers(examples.column(name))
+        worst = float(np.max(np.abs(values - given))) if given.shape == values.shape else np.inf
         if not worst <= AGREEMENT:
             raise ModelRefused(
                 f"the model does not give the examples' {name}",

@@ -5,6 +5,7 @@ Each works on columns: (outputs, rows) is an axis for which softmax and copies a
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Protocol, assert_never
 
 import numpy as np
@@ -16,9 +17,15 @@ from pipeline.model.manifest import Signature
 from pipeline.model.outputs import output_schema
 
 Results = tuple[NDArray[Any], ...]
+ANY_ROWS = sys.maxsize
+SCORES_AT_ONCE = 2_000_000
+"""Of a ranking, 8 MB: the scores of all items are there for a part of the rows only, which fits the caches."""
 
 
 class Head(Protocol):
+    most_rows: int
+    """How many rows may go through the model at a time."""
+
     def empty(self, rows: int) -> Results:
         """Returns arrays whose last axis is the rows, which `compute` fills part by part."""
 
@@ -29,7 +36,7 @@ class Head(Protocol):
         """Returns the columns of the task's schema, as Arrow or numpy arrays."""
 
     def numpy(self, results: Results) -> list[NDArray[Any]]:
-        """Returns the same as numpy arrays; text, and lists, as objects."""
+        """Returns the same as numpy arrays (rows,), text and lists as objects; of a ranking (rows, top)."""
 
 
 def head_of(signature: Signature) -> Head:
@@ -40,12 +47,16 @@ def head_of(signature: Signature) -> Head:
             return Regression(signature)
         case "multilabel":
             return MultiLabel(signature)
+        case "ranking":
+            return Ranking(signature)
         case _:
             assert_never(signature.task)
 
 
 class Classification:
     """Softmax, the likeliest class and its probability; of a single output, the logit of the second class."""
+
+    most_rows = ANY_ROWS
 
     def __init__(self, signature: Signature) -> None:
         self._count = len(signature.classes)
@@ -73,6 +84,8 @@ class Classification:
 class Regression:
     """The value, and its variance or quantiles if the model gives them."""
 
+    most_rows = ANY_ROWS
+
     def __init__(self, signature: Signature) -> None:
         self._outputs = signature.outputs
         self._log_variance = signature.variance == "log_variance"
@@ -98,6 +111,8 @@ class Regression:
 class MultiLabel:
     """A sigmoid for each label, and the list of those that reach the threshold."""
 
+    most_rows = ANY_ROWS
+
     def __init__(self, signature: Signature) -> None:
         self._count = len(signature.classes)
         self._labels = pa.array(signature.classes, output_schema(signature).field("prediction").type.value_type)
@@ -115,12 +130,42 @@ class MultiLabel:
         offsets = np.zeros(len(chosen) + 1, np.int32)
         np.cumsum(chosen.sum(axis=1), out=offsets[1:])
         labels = self._labels.take(pa.array(np.nonzero(chosen)[1]))
-        kind = pa.list_(self._labels.type)
-        return [pa.ListArray.from_arrays(pa.array(offsets), labels, type=kind), *probabilities]
+        return [_lists(pa.array(offsets), labels), *probabilities]
 
     def numpy(self, results: Results) -> list[NDArray[Any]]:
         lists, *probabilities = self.arrow(results)
         return [lists.to_numpy(zero_copy_only=False), *probabilities]
+
+
+class Ranking:
+    """The best items and their scores, as the model gives them. Of items with the same score any may come first."""
+
+    def __init__(self, signature: Signature) -> None:
+        assert signature.top is not None
+        self._top = signature.top
+        self._labels = pa.array(signature.classes, output_schema(signature).field("top_items").type.value_type)
+        self.most_rows = max(1, SCORES_AT_ONCE // len(signature.classes))
+
+    def empty(self, rows: int) -> Results:
+        return np.empty((self._top, rows), np.float32), np.empty((self._top, rows), np.int64)
+
+    def compute(self, raw: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scores, index = raw.topk(self._top, dim=1)  # (rows, top)
+        return scores.t(), index.t()
+
+    def arrow(self, results: Results) -> list[Any]:
+        scores, index = (np.ascontiguousarray(part.T).ravel() for part in results)
+        offsets = pa.array(np.arange(0, len(scores) + 1, self._top, dtype=np.int32))
+        items = self._labels.take(pa.array(index))
+        return [_lists(offsets, items), _lists(offsets, pa.array(scores))]
+
+    def numpy(self, results: Results) -> list[NDArray[Any]]:
+        scores, index = results
+        return [self._labels.to_numpy(zero_copy_only=False)[index.T], np.ascontiguousarray(scores.T)]
+
+
+def _lists(offsets: pa.Array, values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(offsets, values, type=pa.list_(values.type))
 
 
 def _probabilities(logits: torch.Tensor) -> torch.Tensor:

@@ -51,9 +51,13 @@ class Inspected:
     ) -> Signature:
         """Joins what the caller names with what the file says. Raises ModelRefused if they do not go together.
 
-        `further` are other entries of a signature, such as `task` and `inputs`.
+        `further` are other entries of a signature, such as `task` and `inputs`; `features` and `classes` in it count
+        where the caller names none.
         """
         more = dict(further or {})
+        listed = {name: more.pop(name, None) for name in ("features", "classes")}
+        features = listed["features"] if features is None else features
+        classes = listed["classes"] if classes is None else classes
         names = self.features if features is None else tuple(features)
         if names is None:
             raise ModelRefused(
@@ -191,7 +195,7 @@ def _check_shapes(found: Inspected, signature: Signature, where: object) -> None
             where=where,
             expected=f"a {signature.task} with {signature.outputs} outputs",
             got=f"{found.outputs} outputs",
-            next_step="correct `task`, `classes`, `quantiles` or `variance`",
+            next_step="correct `task`, `classes` (of a ranking the items), `quantiles` or `variance`",
         )
 
 

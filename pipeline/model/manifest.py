@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -23,11 +24,12 @@ from pipeline.model.inputs import Input, Label
 from pipeline.records import Frozen, ModelRef, Name
 
 MANIFEST_FORMAT = 1
+MOST_RANKS = 1000
 RESTORE = "restore model.json from a backup, or register the model under a new version"
 
 Kind = Literal["checkpoint", "program", "safetensors", "pickled"]
 """How the model's file is read; `kinds.py` answers for each."""
-Task = Literal["classification", "regression", "multilabel"]
+Task = Literal["classification", "regression", "multilabel", "ranking"]
 Feature = Annotated[str, StringConstraints(min_length=1)]
 Level = Annotated[float, Field(gt=0, lt=1)]
 
@@ -39,7 +41,7 @@ class Signature(Frozen):
     """The input columns, in the order of the matrix that the model was trained on."""
     task: Task = "classification"
     classes: tuple[Label, ...] = ()
-    """The label of each output, all text or all integers (int64). A regression has none."""
+    """The label of each output, all text or all integers (int64): of a ranking, the items. A regression has none."""
     inputs: dict[Feature, Input] = {}
     """What the features are that are no plain numbers or booleans, or may be NULL."""
     architecture: str | None = None
@@ -50,6 +52,8 @@ class Signature(Frozen):
     """Of a regression that gives several outputs: their levels, ascending. The prediction is the middle one."""
     threshold: Level = 0.5
     """Of multi-label: the probability from which a label is among those predicted."""
+    top: Annotated[int, Field(ge=1, le=MOST_RANKS, strict=True)] | None = None
+    """Of a ranking: how many items are kept of each row, the best first."""
 
     @property
     def width(self) -> int:
@@ -77,7 +81,8 @@ class Signature(Frozen):
     @field_validator("features", "classes")
     @classmethod
     def _unique(cls, names: tuple[str | int, ...]) -> tuple[str | int, ...]:
-        if twice := sorted({repr(name) for name in names if names.count(name) > 1}):
+        if len(set(names)) < len(names):
+            twice = sorted(repr(name) for name, count in Counter(names).items() if count > 1)
             raise ValueError(f"{', '.join(twice)} stands there twice")
         return names
 
@@ -90,7 +95,7 @@ class Signature(Frozen):
 
     @model_validator(mode="after")
     def _of_one_task(self) -> Signature:
-        fewest = {"classification": 2, "multilabel": 1, "regression": 0}[self.task]
+        fewest = {"classification": 2, "multilabel": 1, "regression": 0, "ranking": 1}[self.task]
         if len(self.classes) < fewest:
             raise ValueError(f"`classes` of a {self.task} has at least {fewest} items, not {len(self.classes)}")
         if self.task == "regression" and self.classes:
@@ -99,6 +104,8 @@ class Signature(Frozen):
             raise ValueError("`variance` and `quantiles` belong to a regression")
         if self.variance and self.quantiles:
             raise ValueError("a regression gives a variance or quantiles, not both")
+        if (self.task == "ranking") != (self.top is not None) or (self.top or 0) > len(self.classes):
+            raise ValueError("`top` belongs to a ranking, which has it, and at least as many items in `classes`")
         if list(self.quantiles) != sorted(set(self.quantiles)) or (self.quantiles and len(self.quantiles) % 2 == 0):
             raise ValueError("`quantiles` are ascending, and of an odd number: the middle one is the prediction")
         if strange := sorted(set(self.inputs) - set(self.features)):
@@ -108,7 +115,7 @@ class Signature(Frozen):
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out what came later and is not used, so that digests of models registered before stay as they are."""
-        later = ("inputs", "architecture", "variance", "quantiles", "threshold")
+        later = ("inputs", "architecture", "variance", "quantiles", "threshold", "top")
         document: dict[str, Any] = handler(self)
         unused = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
         return {name: value for name, value in document.items() if name not in unused}

@@ -14,7 +14,7 @@ def output_schema(signature: Signature) -> pa.Schema:
 
     Classification: `prediction` (the class), `prediction_proba` (its probability), `prob_class_<i>` of each class.
     Regression: `value`, and `value_variance`, or `value_q<percent>` of each quantile. Multi-label: `prediction` (the
-    list of labels), `prob_class_<i>` of each.
+    list of labels), `prob_class_<i>` of each. Ranking: `top_items` and `top_scores`, two lists, the best first.
     """
     match signature.task:
         case "classification":
@@ -27,6 +27,8 @@ def output_schema(signature: Signature) -> pa.Schema:
         case "multilabel":
             of_labels = [(name, pa.float32()) for name in probabilities(signature)]
             fields = [("prediction", pa.list_(_label(signature))), *of_labels]
+        case "ranking":
+            fields = [("top_items", pa.list_(_label(signature))), ("top_scores", pa.list_(pa.float32()))]
         case _:
             assert_never(signature.task)
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])

@@ -23,7 +23,7 @@ class Predictor:
     def __init__(self, module: nn.Module, signature: Signature, device: str = "auto") -> None:
         """`module` takes float32 (rows, columns) and gives (rows, outputs), of two classes perhaps only the second.
 
-        A classifier gives logits, and so does a multi-label model; a regression gives values.
+        A classifier and a multi-label model give logits, a regression values, a ranking scores of all items.
         Raises UsageError if the device is not there.
         """
         self.signature = signature
@@ -31,13 +31,14 @@ class Predictor:
         self.module = module.eval().requires_grad_(requires_grad=False).to(self.device)
         self._schema = output_schema(signature)
         self._head = head_of(signature)
-        self._most_rows: int = getattr(module, "most_rows", sys.maxsize)  # at a time; lowered when memory runs out
+        limit: int = getattr(module, "most_rows", sys.maxsize)
+        self._most_rows = min(limit, self._head.most_rows)  # at a time; lowered when memory runs out
 
     def output_schema(self) -> pa.Schema:
         return self._schema
 
     def predict(self, matrix: NDArray[np.float32], batch_rows: int) -> dict[str, NDArray[Any]]:
-        """Returns the columns of `output_schema`, each (rows,); labels of text as an object array.
+        """Returns the columns of `output_schema`, each (rows,), of a ranking (rows, top); text as objects.
 
         `matrix` is float32 (rows, columns) as `features.to_matrix` makes it; `batch_rows` go through the model at a
         time, or fewer where memory is short. Raises ModelMismatch for another matrix, ModelError if no single row fits.

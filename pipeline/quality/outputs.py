@@ -105,6 +105,11 @@ def _about_rows(ctx: Context, con: Connection, record: RunRecord, signature: Sig
     count, distinct = found.pop("rows"), found.pop("keys")
     expected = record.dispositions.get("scored", 0)
     yield built_in(ctx.job, "output", "rows_scored", success=count == expected, observed=f"{count:,} of {expected:,}")
+    if signature.task == "ranking":
+        values_of = {"items": [str(item) for item in signature.classes]}
+        ((unknown,),) = con.sql(queries.load("quality/unknown_items"), params=values_of).fetchall()
+        observed = f"{unknown:,} that the model does not know"
+        yield built_in(ctx.job, "output", "items_known", success=unknown == 0, observed=observed)
     found = {"keys_once": count - distinct, **{name: number or 0 for name, number in found.items()}}
     for name, number in found.items():
         yield built_in(ctx.job, "output", name, success=number == 0, unexpected=number, share=number / count)
@@ -122,7 +127,10 @@ def _about_partition(ctx: Context, con: Connection, signature: Signature) -> Ite
     enough = count >= FEWEST_ROWS
     if signature.task == "classification":
         yield from _about_classes(ctx, rows, columns, enough=enough)
-    size = max(1.0, abs(lowest), abs(highest)) if signature.task == "regression" else 1.0
+    if signature.task == "ranking":
+        share, observed = _most_frequent(rows, tasks.best("top_items"))
+        yield _noted(ctx, "first_item_share", success=not enough or share <= MOST, observed=observed + " first")
+    size = max(1.0, abs(lowest), abs(highest)) if signature.task in ("regression", "ranking") else 1.0
     widest = max(ranges) / size
     yield built_in(
         ctx.job,
@@ -141,11 +149,7 @@ def _about_classes(
     terms.append(FunctionExpression("avg", _entropy(columns)).alias("entropy"))
     ((confidence, entropy),) = rows.aggregate(terms).fetchall()
     yield _noted(ctx, "mean_confidence", success=confidence >= LEAST_CONFIDENCE, observed=f"{confidence:.4f}")
-    grouped = rows.aggregate([ColumnExpression("prediction"), FunctionExpression("count_star").alias("n")])
-    counts = grouped.order("n DESC").fetchall()
-    label, most = counts[0]
-    share = most / sum(number for _, number in counts)
-    observed = f"{share:.1%} are {label}"
+    share, observed = _most_frequent(rows, ColumnExpression("prediction"))
     yield _noted(ctx, "class_share", success=not enough or share <= MOST, observed=observed)
     relative = entropy / math.log(len(columns))
     yield _noted(
@@ -155,6 +159,15 @@ def _about_classes(
         observed=f"{relative:.3g} of the most",
         guard=True,
     )
+
+
+def _most_frequent(rows: Relation, value: Expression) -> tuple[float, str]:
+    """Returns the largest share of one value, and says it."""
+    grouped = rows.aggregate([value.alias("value"), FunctionExpression("count_star").alias("n")])
+    counts = grouped.order("n DESC").fetchall()
+    label, most = counts[0]
+    share = most / sum(number for _, number in counts)
+    return share, f"{share:.1%} are {label}"
 
 
 def _suite(ctx: Context, con: Connection, *, whole: bool) -> list[Finding]:

@@ -22,8 +22,15 @@ VALUE = re.compile(r"value|value_variance|value_q\d+(_\d+)?")
 
 
 def scores(columns: Sequence[str]) -> list[Expression]:
-    """Returns the probabilities, or a regression's values."""
+    """Returns the probabilities, a regression's values, or a ranking's best scores."""
+    if "top_scores" in columns:
+        return [best("top_scores")]
     return [ColumnExpression(name) for name in columns if SCORE.fullmatch(name) or VALUE.fullmatch(name)]
+
+
+def best(column: str) -> Expression:
+    """Returns the first of a list."""
+    return FunctionExpression("list_extract", ColumnExpression(column), ConstantExpression(1))
 
 
 def bad_rows(signature: Signature, columns: Sequence[str]) -> dict[str, Expression]:
@@ -39,6 +46,8 @@ def bad_rows(signature: Signature, columns: Sequence[str]) -> dict[str, Expressi
             return found
         case "regression":
             return dict(_of_values(signature, columns))
+        case "ranking":
+            return dict(_of_ranks(signature))
         case _:
             assert_never(signature.task)
 
@@ -70,6 +79,15 @@ def _of_values(signature: Signature, columns: Sequence[str]) -> Iterator[tuple[s
         names = [quantile(level) for level in signature.quantiles]
         ordered = (ColumnExpression(low) <= ColumnExpression(high) for low, high in pairwise(names))
         yield "quantiles_in_order", ~_all(ordered)
+
+
+def _of_ranks(signature: Signature) -> Iterator[tuple[str, Expression]]:
+    """Whether the items are known is asked apart (`quality/unknown_items`): of 10,000 it takes a join."""
+    items, scores, top = ColumnExpression("top_items"), ColumnExpression("top_scores"), ConstantExpression(signature.top)
+    yield "scores_finite", ~FunctionExpression("isfinite", FunctionExpression("list_sum", scores))
+    complete = (FunctionExpression("len", scores) == top) & (FunctionExpression("len", items) == top)
+    yield "ranking_complete", ~(complete & (FunctionExpression("list_unique", items) == top))
+    yield "ranking_in_order", FunctionExpression("list_reverse_sort", scores) != scores
 
 
 def _all(conditions: Any) -> Expression:

@@ -153,7 +153,10 @@ def test_scorer_gives_the_columns_of_the_task(workspace: Workspace) -> None:
         ({"task": "regression", "quantiles": (0.1, 0.9)}, "odd number"),
         ({"task": "regression", "quantiles": (0.5,), "variance": "variance"}, "not both"),
         ({"task": "multilabel"}, "at least 1 item"),
-        ({"task": "ranking"}, "Input should be"),
+        ({"task": "forecast"}, "Input should be"),
+        ({"task": "ranking", "classes": (1, 2)}, "`top` belongs to a ranking"),
+        ({"task": "ranking", "classes": (1, 2), "top": 3}, "at least as many items"),
+        ({"classes": (1, 2), "top": 1}, "`top` belongs to a ranking"),
     ],
 )
 def test_signature_of_no_task_is_refused(signature: dict[str, Any], said: str) -> None:
@@ -270,7 +273,7 @@ def test_commands_show_what_a_task_gives(
     assert (run.exit_code, run.exception) == (0, None)
     assert ("values from" if classes is None else "labels") in run.output
     text = f"SELECT count({column}) AS n FROM predictions"
-    shown = CliRunner().invoke(app, ["query", "--sql", text, "--json"])
+    shown = CliRunner().invoke(app, ["query", text, "--json"])
     assert (shown.exit_code, shown.exception) == (0, None)
     assert json.loads(shown.stdout)[0]["n"] == ROWS
 

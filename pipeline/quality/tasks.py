@@ -83,7 +83,8 @@ def _of_values(signature: Signature, columns: Sequence[str]) -> Iterator[tuple[s
 
 def _of_ranks(signature: Signature) -> Iterator[tuple[str, Expression]]:
     """Whether the items are known is asked apart (`quality/unknown_items`): of 10,000 it takes a join."""
-    items, scores, top = ColumnExpression("top_items"), ColumnExpression("top_scores"), ConstantExpression(signature.top)
+    items, scores = ColumnExpression("top_items"), ColumnExpression("top_scores")
+    top = ConstantExpression(signature.top)
     yield "scores_finite", ~FunctionExpression("isfinite", FunctionExpression("list_sum", scores))
     complete = (FunctionExpression("len", scores) == top) & (FunctionExpression("len", items) == top)
     yield "ranking_complete", ~(complete & (FunctionExpression("list_unique", items) == top))

@@ -8,8 +8,8 @@ SELECT
     ds,
     model_version,
     item,
-    count(*) AS rows,
-    count(*) FILTER (rank = 1) AS first,
+    count(*) AS lists,
+    count(*) FILTER (rank = 1) AS first_places,
     avg(score) AS mean_score
 FROM (
     SELECT
@@ -17,10 +17,10 @@ FROM (
         ds,
         model_version,
         generate_subscripts(top_scores, 1) AS rank,
-        unnest(top_items::VARCHAR []) AS item,
+        unnest(top_items::VARCHAR[]) AS item,
         unnest(top_scores) AS score
     FROM predictions
     WHERE top_items IS NOT NULL AND ($job IS NULL OR job = $job) AND ($ds IS NULL OR ds = $ds::VARCHAR)
 ) AS ranked
 GROUP BY job, ds, model_version, item
-ORDER BY job, ds, rows DESC, item
+ORDER BY job, ds, lists DESC, item

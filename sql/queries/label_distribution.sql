@@ -9,7 +9,7 @@ WITH lists AS (
         job,
         ds,
         model_version,
-        try_cast(prediction::VARCHAR AS VARCHAR []) AS labels
+        try_cast(prediction::VARCHAR AS VARCHAR[]) AS labels
     FROM predictions
     WHERE ($job IS NULL OR job = $job) AND ($ds IS NULL OR ds = $ds::VARCHAR)
 ),

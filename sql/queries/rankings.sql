@@ -10,7 +10,7 @@ SELECT
     model_version,
     key_text,
     generate_subscripts(top_scores, 1) AS rank,
-    unnest(top_items::VARCHAR []) AS item,
+    unnest(top_items::VARCHAR[]) AS item,
     unnest(top_scores) AS score
 FROM predictions
 WHERE

@@ -19,7 +19,7 @@ SELECT unnest(from_json(content, '{
         "duplicates": {"rows": "BIGINT", "hash_sum": "HUGEINT"},
         "overtaken": {"rows": "BIGINT", "hash_sum": "HUGEINT"}
     },
-    "statistics": {"classes": "JSON", "reasons": "JSON", "mean_confidence": "DOUBLE"},
+    "statistics": {"classes": "JSON", "reasons": "JSON", "mean_confidence": "DOUBLE", "values": "JSON", "items": "BIGINT"},
     "stages": [{"stage": "VARCHAR", "wall_s": "DOUBLE", "cpu_s": "DOUBLE", "rows": "BIGINT"}],
     "peak_memory_bytes": "BIGINT",
     "host": "VARCHAR",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Gated(nn.Module):
         super().__init__()
         self.both = nn.Linear(3, 8)
         self.out = nn.Linear(8, 2)
+        self.scale: torch.Tensor
         self.register_buffer("scale", torch.tensor([1.0, 2.0, 0.5]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -63,7 +65,7 @@ class Attention(nn.Module):
         return result
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "batch norm": lambda: nn.Sequential(
         nn.Linear(3, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Dropout(0.3), nn.ReLU(inplace=True), nn.Linear(8, 2)
     ),

@@ -89,15 +89,10 @@ def test_ranking_of_no_rows_is_empty() -> None:
 
 def test_ranking_never_holds_the_scores_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-
-    class Watched(nn.Sequential):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = super().forward(x)
-            seen.append(result.numel())
-            return result
-
+    module = network()
+    module.register_forward_hook(lambda _module, _arguments, result: seen.append(result.numel()))
     monkeypatch.setattr(heads, "SCORES_AT_ONCE", 20 * ITEMS)
-    whole = Predictor(Watched(*network()), ranking(), "cpu").predict(X, 8192)
+    whole = Predictor(module, ranking(), "cpu").predict(X, 8192)
     assert seen == [20 * ITEMS] * 7 + [10 * ITEMS]
     monkeypatch.undo()
     alone = Predictor(network(), ranking(), "cpu").predict(X, 1)
@@ -183,11 +178,11 @@ def test_run_of_a_ranking_that_is_none_stops(
     assert not list((workspace.lake / "predictions").rglob("part-*.parquet"))
 
 
-def test_ranking_that_is_the_same_for_everybody_is_noted(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranking_that_is_the_same_for_everybody_is_noted(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     module = network(3)
-    module[2].bias.data[:] = torch.tensor([0.0, 100.0, 0.0])
+    last = module[2]
+    assert isinstance(last, nn.Linear)
+    last.bias.data[:] = torch.tensor([0.0, 100.0, 0.0])
     register(workspace, module, list("abc"), 2)
     assert outcomes(workspace.complete())["first_item_share"] == "noted"
     monkeypatch.setattr(outputs, "MOST", 1.0)

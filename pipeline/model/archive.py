@@ -52,7 +52,10 @@ class Archive:
     def __init__(self, content: bytes, where: object) -> None:
         """Raises ModelRefused if the archive is damaged, compressed or of another version."""
         self.where = where
-        self._zip = zipfile.ZipFile(io.BytesIO(content))
+        try:
+            self._zip = zipfile.ZipFile(io.BytesIO(content))
+        except zipfile.BadZipFile as error:
+            raise self.refused("the file is no archive of torch.export.save", str(error)) from None
         names = self._zip.namelist()
         graph = next((name for name in names if name.endswith("/models/model.json")), None)
         packed = [entry.filename for entry in self._zip.infolist() if entry.compress_type != zipfile.ZIP_STORED]

@@ -174,5 +174,5 @@ def _check_outputs(examples: pa.Table, outputs: Outputs, where: object) -> None:
                 where=where,
                 expected=f"the training code's outputs, within {AGREEMENT:g}",
                 got=f"a difference of {worst:.3g}",
-                next_step="check the order of --features, and that the network has ReLU between its layers",
+                next_step="check the order of --features, and the activation between the layers (--architecture)",
             )

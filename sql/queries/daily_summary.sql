@@ -11,8 +11,7 @@ WITH stored AS (
         any_value(model_version) AS model_version,
         count(*) AS rows,
         count(*) FILTER (revision > 0) AS revised,
-        avg(prediction_proba) AS mean_confidence,
-        avg(value) AS mean_value
+        avg(prediction_proba) AS mean_confidence
     FROM predictions
     WHERE
         ($job IS NULL OR job = $job)
@@ -46,7 +45,6 @@ SELECT
     coalesce(stored.revised, 0) AS revised,
     done.quarantined AS quarantined,
     stored.mean_confidence AS mean_confidence,
-    stored.mean_value AS mean_value,
     coalesce(done.runs, 0) AS runs,
     done.last_run AS last_run
 FROM done FULL JOIN stored USING (job, ds)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ModelRefused, QualityStop
+from pipeline.errors import ModelRefused, QualityStop, SchemaMismatch
 from pipeline.model import heads
 from pipeline.model.card import Card
 from pipeline.model.manifest import Signature
@@ -20,6 +20,7 @@ from pipeline.model.predictor import Predictor
 from pipeline.model.registry import Registry
 from pipeline.quality import outputs
 from pipeline.records import RunRecord
+from pipeline.scorer import Scorer, score_file
 from tests.workspace import Workspace
 
 ROWS, ITEMS, TOP = 150, 10_000, 10
@@ -144,6 +145,21 @@ def test_run_of_a_ranking_stores_lists_and_says_how_they_lie(workspace: Workspac
     names = ["scores_finite", "ranking_complete", "ranking_in_order", "items_known", "first_item_share"]
     assert {name: outcomes(record)[name] for name in names} == dict.fromkeys(names, "passed")
     assert workspace.run().up_to_date
+
+
+def test_score_of_a_table_and_a_file_gives_the_lists(workspace: Workspace, tmp_path: Path) -> None:
+    register(workspace, network())
+    scorer = Scorer.load("toy", models=workspace.settings.models, device="cpu")
+    rows = pa.table({"a": [*map(float, X[:3, 0]), None], "b": [*map(float, X[:3, 1]), 1.0]})
+    wanted = [[NAMES[index] for index in row] for row in np.argsort(-scores_of(X[:3]), axis=1)[:, :TOP]]
+    assert scorer.score(rows)["top_items"].to_pylist() == [*wanted, None]
+    assert list(map(list, scorer.score(rows.to_pandas())["top_items"][:3])) == wanted
+    pq.write_table(rows, tmp_path / "in.parquet")
+    assert score_file(scorer, tmp_path / "in.parquet", tmp_path / "out.parquet") == (4, 1)
+    assert pq.read_table(tmp_path / "out.parquet")["top_items"].to_pylist() == [*wanted, None]
+    with pytest.raises(SchemaMismatch, match="cannot be written as CSV"):
+        score_file(scorer, tmp_path / "in.parquet", tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
 
 
 def staged_as(monkeypatch: pytest.MonkeyPatch, items: list[Any], scores: list[float]) -> None:

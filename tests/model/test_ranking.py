@@ -204,3 +204,26 @@ def test_ranking_that_is_the_same_for_everybody_is_noted(workspace: Workspace, m
     monkeypatch.setattr(outputs, "MOST", 1.0)
     workspace.day(ROWS, "2026-01-02")
     assert outcomes(workspace.complete("2026-01-02"))["first_item_share"] == "passed"
+
+
+def test_run_after_a_crash_adopts_the_lists_that_were_staged(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(workspace, network())
+
+    def crash(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(outputs, "examine", crash)
+        with pytest.raises(KeyboardInterrupt):
+            workspace.run()
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(Predictor, "predict_arrow", crash)
+        record = workspace.complete()
+    assert record.dispositions["adopted"] == ROWS
+    rows = {row["id"]: row for row in pq.read_table(workspace.lake / "unscored").to_pylist()}
+    stored = workspace.stored()
+    matrix = np.array([[rows[row["id"]]["a"], rows[row["id"]]["b"]] for row in stored], np.float32)
+    order = np.argsort(-scores_of(matrix), axis=1)[:, :TOP]
+    assert [row["top_items"] for row in stored] == [[NAMES[index] for index in row] for row in order]

@@ -108,6 +108,8 @@ class Signature(Frozen):
             raise ValueError("`top` belongs to a ranking, which has it, and at least as many items in `classes`")
         if list(self.quantiles) != sorted(set(self.quantiles)) or (self.quantiles and len(self.quantiles) % 2 == 0):
             raise ValueError("`quantiles` are ascending, and of an odd number: the middle one is the prediction")
+        if any(round(level, 4) != level for level in self.quantiles):
+            raise ValueError("`quantiles` have at most four decimals: a column is named by each")
         if strange := sorted(set(self.inputs) - set(self.features)):
             raise ValueError(f"`inputs` names {', '.join(strange)}, which is no feature")
         return self

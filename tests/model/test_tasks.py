@@ -119,7 +119,9 @@ def test_regression_with_quantiles_predicts_the_middle_one() -> None:
     np.testing.assert_allclose(np.column_stack(list(found.values())), raw(Ordered())[:, [1, 0, 1, 2]], atol=1e-6)
 
 
-@pytest.mark.parametrize(("level", "name"), [(0.05, "value_q5"), (0.5, "value_q50"), (0.975, "value_q97_5")])
+@pytest.mark.parametrize(
+    ("level", "name"), [(0.05, "value_q5"), (0.5, "value_q50"), (0.975, "value_q97_5"), (0.0001, "value_q0_01")]
+)
 def test_quantile_is_named_by_its_percent(level: float, name: str) -> None:
     assert quantile(level) == name
 
@@ -150,6 +152,7 @@ def test_scorer_gives_the_columns_of_the_task(workspace: Workspace) -> None:
         ({"classes": (0, 1), "quantiles": (0.5,)}, "belong to a regression"),
         ({"task": "regression", "quantiles": (0.5, 0.1, 0.9)}, "ascending"),
         ({"task": "regression", "quantiles": (0.1, 0.9)}, "odd number"),
+        ({"task": "regression", "quantiles": (0.1, 0.50001, 0.9)}, "at most four decimals"),
         ({"task": "regression", "quantiles": (0.5,), "variance": "variance"}, "not both"),
         ({"task": "multilabel"}, "at least 1 item"),
         ({"task": "forecast"}, "Input should be"),

@@ -28,14 +28,15 @@ Scores the rows of one day that have no prediction yet, and publishes them exact
    To begin anew, clear `check`. Two runs of one day are harmless.
 4. Nothing half-done is visible to readers, whatever happened: the old predictions stand until the new are complete.
 
-A red **validate_input** or **validate_output** is bad data, not a fault: `lakescore docs` names the pages that say
-which rows. Repair the input, or the suite, then clear it. Red at **check**: there is no input for the day; ask who
-delivers it.
+A red **validate_input** or **validate_output** is bad data, not a fault: `lakescore report --open`, and the pages that
+`lakescore docs` names, say which rows. Repair the input, or the suite, then clear it. Red at **check**: there is no
+input for the day; ask who delivers it.
 
 ### The same by hand
     lakescore plan   --job {job} --date 2026-01-31     what a run would do
     lakescore run    --job {job} --date 2026-01-31     do it here, without Airflow
     lakescore status --job {job}                       the calendar
+    lakescore drift --job {job} --date 2026-01-31      what has moved
     lakescore quarantine list --job {job}              the rows that were rejected, and why
     lakescore rollback RUN                             take back what a run has published
 

@@ -70,7 +70,8 @@ class LakescoreError(Exception):
         return (_rebuild, (type(self), self.__dict__.copy()))
 
     def as_dict(self) -> dict[str, object]:
-        return {"error": type(self).__name__, "transient": self.transient, **vars(self)}
+        parts = {name: getattr(self, name) for name in ("what", "where", "expected", "got", "next_step")}
+        return {"error": type(self).__name__, "transient": self.transient, **parts}
 
 
 def _rebuild(kind: type[LakescoreError], fields: dict[str, object]) -> LakescoreError:

@@ -213,6 +213,32 @@ class Quality(Frozen):
     """Whether results and Data Docs may show values of rows that break a rule: personal data, perhaps."""
 
 
+class Drift(Frozen):
+    """How the profile of a day is compared; see docs/drift.md."""
+
+    enabled: bool = True
+    """Whether profiles are made and compared."""
+    level: float = Field(default=0.01, gt=0, lt=0.5)
+    """The chance that any column of a day alarms although nothing changed."""
+    min_effect: float = Field(default=0.02, ge=0)
+    """The PSI, less what chance gives, below which nothing is said however sure it is."""
+    critical: float = Field(default=0.2, ge=0)
+    """The same, from which on a warning is critical."""
+    window_days: int = Field(default=28, ge=7, le=366, strict=True)
+    same_weekday: bool = False
+    """Whether a day is compared with the same days of the week alone."""
+    slices: tuple[Column, ...] = ()
+    """Carried columns whose values are judged apart, too."""
+    max_slices: int = Field(default=20, gt=0, le=1000, strict=True)
+    """Of each of them, the values with the most rows."""
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Drift:
+        if self.same_weekday and self.window_days < 28:
+            raise ValueError("with same_weekday, window_days must be 28 or more")
+        return self
+
+
 class Engine(Frozen):
     """Overridden by LAKESCORE_DEVICE, LAKESCORE_MEMORY_LIMIT and LAKESCORE_THREADS."""
 
@@ -237,6 +263,13 @@ class Job(Frozen):
     engine: Engine = Engine()
     notify: Notify = Notify()
     quality: Quality = Quality()
+    drift: Drift = Drift()
+
+    @model_validator(mode="after")
+    def _slices_are_carried(self) -> Job:
+        if others := [name for name in self.drift.slices if name not in self.input.carry]:
+            raise ValueError(f"drift.slices names {others[0]!r}, which is not carried")
+        return self
 
     @property
     def select_text(self) -> str | None:

@@ -34,6 +34,11 @@ def canonical(kind: str) -> str:
     return "VARCHAR" if kind.startswith("ENUM") or kind == "UUID" else kind
 
 
+def feature_type(kind: str) -> str:
+    """Returns the type as which a feature is read: what numpy knows no type for becomes DOUBLE."""
+    return "DOUBLE" if kind.startswith("DECIMAL") or kind.endswith("HUGEINT") else kind
+
+
 def check_stored_key(key: Sequence[str], now: Mapping[str, str], stored: Mapping[str, str], where: object) -> None:
     """Raises SchemaMismatch if stored predictions have another key than the job has now."""
     check_same_key(key, now, stored, "the stored predictions have another key than the job", where)

@@ -147,20 +147,27 @@ def run_stage(
     found: dict[str, Any] = json.loads(text)
     if found.get("state") == "skipped":
         raise AirflowSkipException(f"there is no input for {ds}, and the job says to skip such a day")
-    if name == "commit":
-        send_metrics(job, found)
+    if name in ("commit", "drift"):
+        send_metrics(job, figures_of(found) if name == "commit" else drift_of(found))
     return found
 
 
-def send_metrics(job: Job, found: Mapping[str, Any]) -> None:
-    """Sends a run's figures where Airflow sends its own: StatsD, Datadog or OpenTelemetry; else nowhere."""
-    from airflow.sdk.observability.stats import Stats
-
-    figures = {
+def figures_of(found: Mapping[str, Any]) -> dict[str, float]:
+    return {
         **{f"rows.{name}": count for name, count in found["ledger"].items()},
         "rows_per_s": found["rows_per_s"],
         "peak_memory_bytes": found["peak_memory_bytes"],
     }
+
+
+def drift_of(found: Mapping[str, Any]) -> dict[str, float]:
+    return {name.replace("_", "."): count for name, count in found.items() if name.startswith("drift_")}
+
+
+def send_metrics(job: Job, figures: Mapping[str, float]) -> None:
+    """Sends a run's figures where Airflow sends its own: StatsD, Datadog or OpenTelemetry; else nowhere."""
+    from airflow.sdk.observability.stats import Stats
+
     for figure, value in figures.items():
         Stats.gauge(f"lakescore.{figure}", value, tags={"job": job.name})
 
@@ -180,7 +187,9 @@ def tell(job: Job, settings: Settings, context: Mapping[str, Any]) -> dict[str, 
     known = run_id is not None and lake.storage.head(lake.record_key(job.name, ds, run_id)) is not None
     record = lake.read_record(job.name, ds, str(run_id)) if known else None
     error: dict[str, Any] = _error(ti, failed) if failed else {"text": None, "stopped": False}
-    told = message.compose(job, ds, record, error["text"], stopped=error["stopped"], report=message.report_of(lake))
+    told = message.compose(
+        job, ds, record, error["text"], stopped=error["stopped"], report=message.report_of(lake, record)
+    )
     ways = {**channels.apprise_channels(job.notify.apprise), **_mail(job, context)}
     sent = channels.send(lake, job, ds, run_id, told, ways if told.level in job.notify.on else {})
     return {"level": sent.level, "title": sent.title, "deliveries": [each.model_dump() for each in sent.deliveries]}

@@ -1,4 +1,4 @@
-"""The flow, in order: check, plan, validate the input, score, validate the output, commit.
+"""The flow, in order: check, plan, validate the input, score, validate the output, profile, commit, drift, report.
 
 Each stage is a function of the context and the run record, and what passes between stages lies in the lake, so that any
 stage can run in a process of its own. A stage fills in the record; here it is written back.
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 ROUNDS = 3
 """How often a run plans again after the input changed or another run was faster."""
 
-STAGES = ("plan", "validate_input", "score", "validate_output", "commit")
+STAGES = ("plan", "validate_input", "score", "validate_output", "profile", "commit", "drift", "report")
 """The stages that have a run record, in order: functions of this module. `stages.py` and Airflow go by this list."""
 
 _END: dict[type[BaseException], State] = {InputChanged: State.superseded, QualityStop: State.stopped}
@@ -55,17 +55,22 @@ def run(ctx: Context, ds: str) -> list[Outcome]:
     """Brings a day, and the days to look back to, up to date. Raises what `ds` itself fails with."""
     first, *earlier = ctx.job.days(ds)
     with_input = set(ctx.lake.input_days(ctx.job.input.patterns.values())) if earlier else set()
-    return [run_day(ctx, first), *(run_day(ctx, day) for day in earlier if day in with_input)]
+    with _index_afterwards(ctx) as outcomes:
+        for day in (first, *(day for day in earlier if day in with_input)):
+            outcomes.append(run_day(ctx, day))
+        return outcomes
 
 
 def backfill(ctx: Context, days: Iterable[str]) -> Iterator[Outcome]:
     """Brings days up to date one by one, and goes on past a failed one."""
-    for ds in days:
-        try:
-            yield run_day(ctx, ds)
-        except LakescoreError as error:
-            log.error("%s failed: %s", ds, error)  # noqa: TRY400 - the message says all; a traceback says less
-            yield Outcome(ds, error=error)
+    with _index_afterwards(ctx) as outcomes:
+        for ds in days:
+            try:
+                outcomes.append(run_day(ctx, ds))
+            except LakescoreError as error:
+                log.error("%s failed: %s", ds, error)  # noqa: TRY400 - the message says all; a traceback says less
+                outcomes.append(Outcome(ds, error=error))
+            yield outcomes[-1]
 
 
 def run_day(ctx: Context, ds: str) -> Outcome:
@@ -77,11 +82,11 @@ def run_day(ctx: Context, ds: str) -> Outcome:
     last: TransientError | None = None
     for _ in range(ROUNDS):
         if (done := check.up_to_date(ctx, manifest, ds)) is not None:
-            return Outcome(ds, done, up_to_date=True)
+            return Outcome(ds, repair(ctx, done), up_to_date=True)
         try:
             record = validate_input(ctx, plan(ctx, manifest, ds))
             record = validate_output(ctx, score(ctx, record))
-            record = commit(ctx, record)
+            record = commit(ctx, profile(ctx, record))
         except InputMissing:
             if ctx.job.policy.missing_input == "skip":
                 return Outcome(ds, error=None)
@@ -90,7 +95,8 @@ def run_day(ctx: Context, ds: str) -> Outcome:
             last = error
             continue
         if record.state is State.complete:
-            return Outcome(ds, record)
+            return Outcome(ds, report(ctx, drift(ctx, record)))
+        record = report(ctx, record)
         last = CommitConflict(
             f"other runs keep changing {ds}", where=Partition(record.job, ds, manifest.version).folder
         )
@@ -144,10 +150,53 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
     return _stage(ctx, record, scoring.score)
 
 
+def profile(ctx: Context, record: RunRecord) -> RunRecord:
+    from pipeline.drift import profiling
+
+    return _stage(ctx, record, profiling.profile)
+
+
+def drift(ctx: Context, record: RunRecord) -> RunRecord:
+    """Follows the commit: what is published stays, whatever happens here."""
+    from pipeline.drift import stage
+
+    return stage.drift(ctx, record)
+
+
+def repair(ctx: Context, record: RunRecord) -> RunRecord:
+    """Makes up for what a crash after the commit, or an older version of Lakescore, left out."""
+    from pipeline.drift import stage
+
+    return stage.repair(ctx, record) if stage.is_missing(ctx, record) else record
+
+
 def commit(ctx: Context, record: RunRecord) -> RunRecord:
     from pipeline.commit import commit
 
     return _stage(ctx, record, commit)
+
+
+def report(ctx: Context, record: RunRecord) -> RunRecord:
+    from pipeline.report import stage
+
+    return stage.report(ctx, record)
+
+
+def index(ctx: Context) -> None:
+    from pipeline.report import stage
+
+    stage.index(ctx)
+
+
+@contextmanager
+def _index_afterwards(ctx: Context) -> Iterator[list[Outcome]]:
+    """Makes the index of the reports anew once, after all days, if any has a new run. A failed run makes its own."""
+    outcomes: list[Outcome] = []
+    try:
+        yield outcomes
+    finally:
+        if any(outcome.record is not None and not outcome.up_to_date for outcome in outcomes):
+            index(ctx)
 
 
 def _stage(ctx: Context, record: RunRecord, stage: Callable[[Context, RunRecord], RunRecord]) -> RunRecord:
@@ -170,7 +219,10 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
         try:
             if ctx.lake.read_record(record.job, record.ds, record.run_id).ledger is None:  # else it has ended before
                 checks = error.checks if isinstance(error, QualityStop) and error.checks else record.checks
-                ctx.lake.write_record(record.with_(state=state, error=text, checks=checks, finished_at=now()))
+                ended = record.with_(state=state, error=text, checks=checks, finished_at=now())
+                ctx.lake.write_record(ended)
+                report(ctx, ended)
+                index(ctx)
         except LakescoreError as second:
             log.warning("the failure of run %s could not be recorded: %s", record.run_id, second.what)
         raise

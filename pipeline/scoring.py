@@ -23,6 +23,7 @@ import pyarrow as pa
 from pipeline import database, ledger, queries, selection, staging
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, only, reasons_for, with_reasons
+from pipeline.drift.tally import Tallies
 from pipeline.errors import QualityStop, UnreadableFile
 from pipeline.features import row_fingerprints, to_matrix
 from pipeline.lake import Partition
@@ -120,12 +121,14 @@ class _Staging:
         """What it took to import torch and load the model, while the workers waited."""
         self.checks: tuple[CheckResult, ...] = ()
         """Of the loaded model."""
+        self.tallies = Tallies(ctx, record, self.manifest)
         self._lock = threading.Lock()
 
     def run(self) -> Counter[str]:
         for path in staging.files(self.ctx, self.record, "rejected"):
             path.unlink()  # an earlier attempt's; they are judged again
         counts = Counter(scored=self._show_staged())
+        seen_before = counts["scored"]
         counts += self._stage_unselected()
         for paths in staging.left_behind(self.ctx, self.record):
             if self._show_left_behind(paths):
@@ -134,7 +137,8 @@ class _Staging:
         if counts["adopted"]:
             log.info("%s rows were staged by a run that did not finish: taken up", f"{counts['adopted']:,}")
             counts["scored"] += counts["adopted"]
-        return counts + self._stream("select/to_score", self._predicted)
+        counts += self._stream("select/to_score", self._predicted, tallied=not (seen_before or counts["adopted"]))
+        return counts
 
     @cached_property
     def _predictor(self) -> Predictor:
@@ -190,17 +194,23 @@ class _Staging:
                 raise
         return Counter(quarantined=rows)
 
-    def _stream(self, query: str, outputs: Outputs) -> Counter[str]:
-        """Runs one query's rows through the workers, and returns the counts by disposition and reason."""
+    def _stream(self, query: str, outputs: Outputs, *, tallied: bool = False) -> Counter[str]:
+        """Runs one query's rows through the workers, and returns the counts by disposition and reason.
+
+        With `tallied` the rows are all there are, and what was counted of them is kept for the profile.
+        """
         with self._explained(), _reader(self.selected, query) as reader:
             source = _Source(reader, self.ctx, self.record.plan.candidates.rows)
             with ThreadPoolExecutor(self.workers, thread_name_prefix="score") as pool:
-                workers = [pool.submit(_work, source, _Sink(self, index), outputs) for index in range(self.workers)]
+                sinks = [_Sink(self, index, tallied=tallied) for index in range(self.workers)]
+                workers = [pool.submit(_work, source, sink, outputs) for sink in sinks]
                 try:
-                    return sum((worker.result() for worker in workers), Counter())
+                    counts = sum((worker.result() for worker in workers), Counter[str]())
                 except BaseException:
                     source.stop()
                     raise
+        self.tallies.keep()
+        return counts
 
 
 class _Source:
@@ -231,18 +241,23 @@ class _Source:
 class _Sink:
     """What one worker writes: predictions, and rejected rows."""
 
-    def __init__(self, staged: _Staging, worker: int) -> None:
+    def __init__(self, staged: _Staging, worker: int, *, tallied: bool = False) -> None:
+        self._tally = staged.tallies.one() if tallied else None
         self.staged, self.policy = staged, staged.ctx.job.policy
         self.signature = staged.manifest.signature
         self.run_id = staged.record.run_id
         metadata = staging.metadata(staged.record)
-        self._scored = staging.Writer(staged.folder, "scored", worker, staged.stored, metadata, FEW_VALUES)
+        self._scored = staging.Writer(
+            staged.folder, "scored", worker, staged.stored, metadata, FEW_VALUES, staged.record.plan.key
+        )
         self._rejected = staging.Writer(staged.folder, "rejected", worker, staged.rejected, metadata, ("run_id",))
 
     def take(self, batch: pa.RecordBatch, outputs: Outputs) -> Counter[str]:
         signature = self.signature
         matrix = to_matrix(batch, signature.features, signature.inputs)
         prints = row_fingerprints(batch, matrix, signature.features, signature.inputs)
+        if self._tally is not None:
+            self._tally.see_features(batch, matrix)
         judged = judge(batch, matrix, prints, self.policy)
         if ADOPTED + "fingerprint" in batch.schema.names:
             judged = only(judged, batch.column(ADOPTED + "fingerprint").to_numpy() == prints)
@@ -254,6 +269,8 @@ class _Sink:
             matrix, prints = matrix[judged.to_score], prints[judged.to_score]
         if batch.num_rows:
             columns = outputs(batch, matrix)
+            if self._tally is not None:
+                self._tally.see_predictions(batch, columns)
             self._scored.write(stored_batch(self.staged.stored, batch, columns, judged, prints, self.run_id, now()))
         return judged.counts()
 

@@ -22,7 +22,7 @@ from duckdb import ColumnExpression, ConstantExpression
 from pipeline import database, queries
 from pipeline.context import Context
 from pipeline.errors import InputChanged, InputMissing, JobError, ModelMismatch, QualityStop, SchemaMismatch, nearest
-from pipeline.keys import KEY_TYPES, canonical, check_same_key, check_stored_key, key_expression
+from pipeline.keys import KEY_TYPES, canonical, check_same_key, check_stored_key, feature_type, key_expression
 from pipeline.lake import Partition
 from pipeline.model.fit import check_fit
 from pipeline.model.registry import check_pinned, check_trusted
@@ -111,7 +111,7 @@ def whole_input(ctx: Context, ds: str) -> Iterator[tuple[Connection, dict[str, i
     """
     files = input_files(ctx, ds)
     with _connection(ctx) as con, database.explained(_where(files)):
-        found = database.schema(_unscored(con, ctx, files, ds))
+        found = database.schema(unscored(con, ctx, files, ds))
         if missing := [name for name in ctx.job.input.key if name not in found]:
             raise SchemaMismatch(
                 f"the input lacks {', '.join(missing)}{nearest(missing[0], list(found))}",
@@ -221,7 +221,7 @@ def _connection(ctx: Context) -> Iterator[Connection]:
         yield con
 
 
-def _unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> Relation:
+def unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> Relation:
     """Returns the input: the files' rows, or those of the job's SELECT over its sources."""
     for name, found in files.items():
         database.parquet(con, _paths(ctx, {name: found})).create_view(name, replace=True)
@@ -251,16 +251,15 @@ def _candidates(  # noqa: PLR0917 - what makes the view
 ) -> None:
     """Makes the view `candidates`: `__key`, then key, carried and feature columns, each once."""
     with database.explained(_where(files)):
-        unscored = _unscored(con, ctx, files, ds)
-        unscored.create_view("__input", replace=True)
-        types = database.schema(unscored)
+        rows = unscored(con, ctx, files, ds)
+        rows.create_view("__input", replace=True)
+        types = database.schema(rows)
         columns = [key_expression(key, types).alias("__key")]
         for column in dict.fromkeys((*key, *carry, *features)):
             kind = canonical(types[column]) if column in key else types[column]
-            if column in features and (kind.startswith("DECIMAL") or kind.endswith("HUGEINT")):
-                kind = "DOUBLE"
+            kind = feature_type(kind) if column in features else kind
             columns.append(ColumnExpression(column).cast(kind).alias(column))
-        unscored.select(*columns).create_view(name, replace=True)
+        rows.select(*columns).create_view(name, replace=True)
 
 
 def _refuse_conflicts(con: Connection, files: Mapping[str, Sequence[FileInfo]]) -> None:
@@ -311,7 +310,7 @@ def _check_schema(
     _check_names(manifest)
     found = database.columns_by_file(con, _paths(ctx, files))
     if ctx.job.input.select:
-        found = {str(ctx.job.folder / ctx.job.input.select): database.schema(_unscored(con, ctx, files, ds))}
+        found = {str(ctx.job.folder / ctx.job.input.select): database.schema(unscored(con, ctx, files, ds))}
     for where, columns in found.items():
         check_fit(manifest, ctx.job.input.features, columns, where)
         if missing := [name for name in needed if name not in columns]:

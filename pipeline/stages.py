@@ -38,7 +38,10 @@ def run_stage(ctx: Context, name: str, ds: str, run_id: str | None = None) -> di
         return _late_rows(ctx, ds)
     if name not in run.STAGES:
         raise UsageError(f"no stage is called {name!r}", expected=", ".join(NAMES))
-    return summary(advance(ctx, ds, name, run_id))
+    record = advance(ctx, ds, name, run_id)
+    if name == "report":
+        run.index(ctx)
+    return {**summary(record), **(_alarms(ctx, record) if name == "drift" else {})}
 
 
 def advance(ctx: Context, ds: str, name: str, run_id: str | None) -> RunRecord:
@@ -111,7 +114,7 @@ def _check(ctx: Context, ds: str) -> dict[str, Any]:
 
     manifest = ctx.registry.resolve(ctx.job.model.name, ctx.job.model.version)
     if (done := check.up_to_date(ctx, manifest, ds)) is not None:
-        return {**summary(done), "up_to_date": True}
+        return {**summary(run.repair(ctx, done)), "up_to_date": True}
     try:
         selection.check_input(ctx, manifest, ds)
     except InputMissing:
@@ -129,6 +132,15 @@ def _late_rows(ctx: Context, ds: str) -> dict[str, Any]:
         raise error
     changed = [outcome.ds for outcome in outcomes if not outcome.up_to_date]
     return {"ds": ds, "days": len(outcomes), "changed": changed}
+
+
+def _alarms(ctx: Context, record: RunRecord) -> dict[str, int]:
+    """Counts the columns of a run that have drifted."""
+    from pipeline.drift import store
+
+    table = store.of_run(ctx, "drift", record)
+    outcomes = table.column("outcome").to_pylist() if table is not None else []
+    return {f"drift_{level}": outcomes.count(level) for level in ("warning", "critical")}
 
 
 def summary(record: RunRecord) -> dict[str, Any]:

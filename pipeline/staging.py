@@ -231,9 +231,14 @@ class Writer:
         schema: pa.Schema,
         metadata: dict[str, str],
         dictionaries: Sequence[str],
+        blooms: Sequence[str] = (),
     ) -> None:
+        """`blooms` are columns with a Bloom filter, a byte a row: one key among 100M rows is found in a second."""
         self.folder, self.kind, self.worker = folder, kind, worker
+        import pyarrow as pa
+
         self.schema, self.metadata, self.dictionaries = schema, metadata, list(dictionaries)
+        self.blooms = [name for name in blooms if schema.field(name).type != pa.bool_()]  # which Parquet has not
         self.rows = 0
         self._number = 0
         self._token = secrets.token_hex(4)
@@ -282,17 +287,19 @@ class Writer:
         self._pending, self._pending_rows = [], 0
         with explained(self.folder):
             if self._writer is None:
-                self._open()
+                self._open(table.num_rows)
             assert self._writer is not None
             self._writer.write_table(table, row_group_size=GROUP_ROWS)
         self._file_rows += table.num_rows
         if self._file_rows >= FILE_ROWS:
             self._finish()
 
-    def _open(self) -> None:
+    def _open(self, rows: int) -> None:
+        """`rows` are those of the first table: a file of fewer rows than a row group gets no larger filter."""
         import pyarrow.parquet as pq
 
         make_folder(self.folder)
+        filters = {name: {"ndv": min(rows, GROUP_ROWS), "fpp": 0.01} for name in self.blooms}
         self._writer = pq.ParquetWriter(
             self._temporary,
             self.schema,
@@ -300,6 +307,7 @@ class Writer:
             use_dictionary=self.dictionaries,
             store_schema=False,
             write_page_checksum=True,
+            bloom_filter_options=filters,
         )
         self._writer.add_key_value_metadata(_prefixed({**self.metadata, "staged": self._name}))
 

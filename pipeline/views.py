@@ -6,6 +6,8 @@
     predictions_history     every revision
     quarantine              the rows that are rejected now
     quality                 every result of a validation
+    profiles, drift         what each day looked like, and how it compares
+    performance, labels     how good its predictions were, and what came true
     unscored                the input of one job, with its day
 
 They rest on the schema `stored`: what lies in the lake's files, put together here. It reads lists of files, which no
@@ -42,6 +44,10 @@ TEXTS = {
     "predictions": "views/predictions",
     "quarantine": "views/quarantine",
     "quality": "views/quality",
+    "profiles": "views/profiles",
+    "drift": "views/drift",
+    "performance": "views/performance",
+    "labels": "views/labels",
 }
 """The views that any lake has, each after those that it rests on; `unscored` is of a job."""
 NAMES = tuple(TEXTS)
@@ -51,6 +57,8 @@ FILE = "__file"
 PREDICTIONS = {
     "prediction": "VARCHAR",
     "prediction_proba": "FLOAT",
+    "prob_class_0": "FLOAT",
+    "prob_class_1": "FLOAT",
     "value": "FLOAT",
     "top_items": "VARCHAR[]",
     "top_scores": "FLOAT[]",
@@ -64,7 +72,7 @@ PREDICTIONS = {
     "model_version": "VARCHAR",
     "key_text": "VARCHAR",
 }
-"""The columns that predictions have in any lake, also an empty one. Those of the key and of the model come on top."""
+"""The columns that predictions have in any lake, also an empty one. Those of key and further classes come on top."""
 QUARANTINE = {
     "reasons": "VARCHAR[]",
     "run_id": "VARCHAR",
@@ -93,6 +101,33 @@ QUALITY = {
     "validated_at": "TIMESTAMPTZ",
 }
 
+HIVE = {"job": "VARCHAR", "ds": "VARCHAR"}
+OF_DAYS = {
+    "profiles": HIVE
+    | {"model_version": "VARCHAR", "run_id": "VARCHAR", "profiled_at": "TIMESTAMPTZ"}
+    | dict.fromkeys(("slice_column", "slice", "kind", "column_name"), "VARCHAR")
+    | dict.fromkeys(("rows", "nulls", "nans", "infinite"), "BIGINT")
+    | dict.fromkeys(("low", "high", "mean", "deviation", "m2"), "DOUBLE")
+    | {"quantiles": "DOUBLE[]", "edges": "DOUBLE[]", "labels": "VARCHAR[]", "counts": "BIGINT[]"},
+    "drift": HIVE
+    | dict.fromkeys(("model_version", "run_id", "slice_column", "slice", "kind", "column_name"), "VARCHAR")
+    | {"reference": "VARCHAR", "outcome": "VARCHAR"}
+    | dict.fromkeys(("psi", "js", "mean_shift", "excess", "threshold", "p_value", "p_adjusted"), "DOUBLE")
+    | dict.fromkeys(("rows", "reference_rows", "reference_days", "bins"), "BIGINT")
+    | dict.fromkeys(("dispersion", "missing", "reference_missing"), "DOUBLE")
+    | {"computed_at": "TIMESTAMPTZ"},
+    "performance": HIVE
+    | {"model_version": "VARCHAR", "run_id": "VARCHAR", "class": "VARCHAR", "rows": "BIGINT", "positives": "BIGINT"}
+    | dict.fromkeys(("auc", "log_loss", "brier", "mean_score", "base_rate", "calibration_error"), "DOUBLE")
+    | {
+        "calibration": "STRUCT(low DOUBLE, high DOUBLE, rows BIGINT, mean_score DOUBLE, share DOUBLE)[]",
+        "predictions": "BIGINT",
+        "computed_at": "TIMESTAMPTZ",
+    },
+}
+"""What is computed of each day, by the folder in which it lies: one file a run, `<folder>/job=/ds=/model_version=/`."""
+LABELS = {"label": "VARCHAR", "key_text": "VARCHAR", FILE: "VARCHAR"} | HIVE
+
 
 def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasting: bool = False) -> list[str]:
     """Makes the named views, and those that they rest on; returns the files that reading them needs.
@@ -109,6 +144,10 @@ def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasti
         maker.quarantine()
     if "quality" in wanted:
         maker.quality()
+    for name in wanted & OF_DAYS.keys():
+        maker.of_days(name)
+    if "labels" in wanted:
+        maker.labels()
     for name, text in TEXTS.items():
         if name in wanted:
             con.execute(f"CREATE VIEW {name} AS {queries.load(text)}")  # con.sql(...).create_view binds three times
@@ -205,6 +244,30 @@ class _Maker:
         pieces = self._read(self._absolute(found)) if found else [database.empty(self.con, QUALITY)]
         with self._in_stored():
             union(aligned(pieces, QUALITY)).create_view("quality")
+
+    def of_days(self, name: str) -> None:
+        """Makes `stored.<name>` of what was computed of each day."""
+        found = [file.path for file in self.lake.storage.files(name) if "/ds=" in file.path]
+        if self.lasting and found:
+            found = [f"{name}/job=*/ds=*/model_version=*/*.parquet"]
+        pieces = self._read(self._absolute(found)) if found else []
+        with self._in_stored():
+            union(aligned([*pieces, database.empty(self.con, OF_DAYS[name])], OF_DAYS[name])).create_view(name)
+
+    def labels(self) -> None:
+        keys = {row[0]: row[1] for row in self.con.sql(queries.load("views/keys")).fetchall()}
+        by_job: dict[str, list[str]] = defaultdict(list)
+        for file in self.lake.storage.files("labels"):
+            if file.path.endswith(".parquet"):
+                by_job[file.path.split("/")[1].removeprefix("job=")].append(file.path)
+        pieces = []
+        for job, found in by_job.items():
+            paths = self._absolute([f"labels/job={job}/ds=*/*.parquet"] if self.lasting else found)
+            pieces += [
+                with_key_text(piece, keys.get(job, ()), {*RESERVED, *LABELS}) for piece in self._read(paths, FILE)
+            ]
+        with self._in_stored():
+            union(aligned([*pieces, database.empty(self.con, LABELS)], LABELS)).create_view("labels")
 
     def input(self, name: str, pattern: str) -> None:
         """Makes a view of input with its day: the column `ds` of a folder `ds=...`, or else taken from the path."""

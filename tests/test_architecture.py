@@ -24,12 +24,18 @@ LAYERS = {
     "stages, and questions about what they stored": (
         *("check", "selection", "scoring", "staging", "commit", "ledger"),
         *("quality", "quality.*"),
+        *(
+            f"drift.{name}"
+            for name in ("edges", "judge", "labels", "performance", "profiling", "stage", "store", "tally")
+        ),
         *("status", "views", "query", "catalog"),
+        *("explain", "explain.*", "compare", "compare.*", "report", "report.*"),
         *("ingest", "ingest.*", "care", "care.*"),
         *("notify", "notify.*"),
     ),
     "what every stage is given": ("context",),
     "rows, model, lake and machine": (
+        *("drift", "drift.counting", "drift.measures", "drift.tables"),
         *("dispositions", "encoding", "features", "keys", "predictions", "scorer", "model", "model.*"),
         *("lake", "storage", "storage.*", "database", "relations", "queries", "job", "settings"),
     ),

@@ -127,6 +127,7 @@ def test_job_with_a_misspelt_key_names_the_nearest(fails: Fails, workspace: Work
 def test_error_as_json_has_its_fields(lakescore: Lakescore, workspace: Workspace) -> None:
     done = lakescore(*RUN, "--json", expect=1)
     found = json.loads(done.stdout)
+    assert set(found) == {"error", "transient", "what", "where", "expected", "got", "next_step"}
     assert found["error"] == "InputMissing"
     assert found["transient"] is False
     assert found["what"] == f"there is no input for {DAY}"

@@ -95,7 +95,7 @@ def test_disk_full_while_scoring_is_transient_and_the_next_run_completes(
     rows = 30_000
     give(on_disk, numbered(rows))
     fill(disk, leave_bytes=50 * PAGE)
-    done = lakescore(*RUN, "--lake", on_disk.lake, "--json", expect=1)
+    done = lakescore(*RUN, "--lake", on_disk.lake, "--json", expect=StorageUnavailable.exit_code)
     error = json.loads(done.stdout)
     assert (error["error"], error["transient"], error["what"]) == ("StorageUnavailable", True, "the disk is full")
     assert error["where"].startswith(str(on_disk.lake))
@@ -150,7 +150,7 @@ def test_disk_full_where_duckdb_spills_names_that_disk(
     monkeypatch.setenv("TMPDIR", str(disk))
     monkeypatch.setenv("LAKESCORE_MEMORY_LIMIT", "30MB")
     before = workspace.files()
-    done = lakescore(*RUN, expect=1)
+    done = lakescore(*RUN, expect=StorageUnavailable.exit_code)
     assert re.search(r"DuckDB ran out of memory, and of room on the disk that it spills to\n", done.stderr), done.stderr
     assert f"  where     {disk}\n" in done.stderr
     assert "LAKESCORE_MEMORY_LIMIT" in done.stderr

@@ -76,7 +76,7 @@ def erased_rows(lake: Lake) -> dict[tuple[str, str], int]:
 
 
 def _candidates(lake: Lake, job: str) -> Iterator[str]:
-    for top in ("predictions", "quarantine", "releases", "rolled_back/predictions", "rolled_back/quarantine"):
+    for top in ("predictions", "quarantine", "releases", "labels", "rolled_back/predictions", "rolled_back/quarantine"):
         for file in lake.storage.files(f"{top}/job={job}"):
             if file.path.endswith(".parquet") and (
                 top != "predictions" or PART.fullmatch(file.path.rpartition("/")[2])

@@ -9,7 +9,23 @@ import sys
 
 import typer
 
-from pipeline.cli import airflow, care, demo, ingest, models, notify, quality, query, run, score, stage
+from pipeline.cli import (
+    airflow,
+    care,
+    compare,
+    demo,
+    drift,
+    explain,
+    ingest,
+    models,
+    notify,
+    quality,
+    query,
+    run,
+    score,
+    stage,
+)
+from pipeline.cli import report as report_
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
 
@@ -20,7 +36,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (demo, ingest, models, run, quality, query, score, care, stage, notify, airflow):
+GROUPS = (
+    demo,
+    ingest,
+    models,
+    run,
+    quality,
+    drift,
+    query,
+    explain,
+    compare,
+    report_,
+    score,
+    care,
+    stage,
+    notify,
+    airflow,
+)
+for group in GROUPS:
     group.add_to(app)
 
 

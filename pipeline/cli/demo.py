@@ -15,6 +15,8 @@ from pipeline.lake import Lake
 TRY = """
 Now try, in {folder}:
   lakescore status
+  lakescore report --open
+  lakescore explain user_000042 --replay
   lakescore query prediction_history --param key=user_000042
   lakescore query "SELECT ds, prediction, count(*) FROM predictions GROUP BY ALL ORDER BY ALL"
 """
@@ -35,6 +37,7 @@ def demo(
     from pipeline.ingest.generate import generate_day
     from pipeline.job import DEFAULT_JOB, find_job
     from pipeline.model.registry import Registry
+    from pipeline.report import pages
     from pipeline.run import run_day
 
     settings = make_workspace(folder)
@@ -54,6 +57,8 @@ def demo(
         show_outcome(run_day(ctx, ds))
     _say("4. The history", "lakescore query daily_summary")
     _ask(ctx.lake, "daily_summary")
+    _say("5. The report", "lakescore report --open")
+    console().print(ctx.lake.storage.where(pages.write_index(ctx.lake)), markup=False)
     console().print(TRY.format(folder=folder), markup=False)
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import JsonOption, settings
+from pipeline.cli import compare
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
 from pipeline.cli.output import console, emit_json, table
 from pipeline.errors import UsageError
 from pipeline.model.card import Card
@@ -55,6 +56,10 @@ def register(
         Path | None,
         typer.Option(help="Parquet: features, and prob_class_<i> as the training code gave them, to be reproduced."),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="Parquet or CSV: training rows. Their profile is kept, and drift is judged against it."),
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="classification, regression or multilabel.", show_default="classification")
     ] = None,
@@ -87,6 +92,7 @@ def register(
             classes=_labels(classes),
             alias=alias,
             examples=None if golden is None else _examples(golden),
+            training=baseline,
             card=card,
         )
     if json:
@@ -155,16 +161,35 @@ def promote(
     name: NameArgument,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="A version, or another alias.")],
     alias: Annotated[str, typer.Option("--alias", help="The alias that is to stand for it.")] = "production",
+    max_flips: Annotated[
+        str | None,
+        typer.Option("--max-flips", metavar="SHARE", help="Only if at most so many decisions change, such as 2%."),
+    ] = None,
+    ds: compare.DayOption = None,
+    sample: compare.SampleOption = None,
+    job: JobOption = JOB,
+    lake: LakeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Let an alias stand for a version; jobs that name the alias score with it from their next run on."""
+    """Let an alias stand for a version; jobs that name the alias score with it from their next run on.
+
+    With --max-flips both versions score the job's rows first. Exit code 3, and nothing changes, if too many flip.
+    """
     registry = _registry()
+    found = None
+    if max_flips is not None:
+        found = compare.gate(name, version, alias, max_flips, job, lake, ds, sample)
+    elif ds is not None or sample is not None:
+        raise UsageError("--date and --sample say which rows --max-flips is about", next_step="add --max-flips 2%")
     before = registry.aliases(name).get(alias)
     registry.promote(name, version, alias)
     after = registry.aliases(name)[alias]
     if json:
-        emit_json({"name": name, "alias": alias, "version": after, "before": before})
+        flips = found.flip_share if found else None
+        emit_json({"name": name, "alias": alias, "version": after, "before": before, "flips": flips})
     else:
+        if found is not None:
+            console().print(f"{found.flip_share:.2%} of {found.rows:,} decisions flip", markup=False)
         console().print(f"{alias} of {name} is {after}" + (f", was {before}" if before else ""), markup=False)
 
 

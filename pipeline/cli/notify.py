@@ -43,7 +43,7 @@ def notify(
             return
         error = error or f"the day is not complete at {datetime.now(UTC):%H:%M} UTC"
     error = error or (None if record else "no run was begun")
-    told = message.compose(found, day, record, error, report=message.report_of(stored))
+    told = message.compose(found, day, record, error, report=message.report_of(stored, record))
     ways = channels.apprise_channels(found.notify.apprise) if told.level in found.notify.on else {}
     sent = channels.send(stored, found, day, record.run_id if record else None, told, ways)
     if json:

@@ -9,7 +9,8 @@ from there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -47,6 +48,14 @@ WITHOUT_ZONE = {"DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_N
 DAYS = "DATE, TIMESTAMP or text YYYY-MM-DD"
 
 
+@dataclass(frozen=True)
+class Into:
+    """Where rows go that are no input of a job, and what is done to them before."""
+
+    target: Target
+    change: Callable[[Relation], Relation]
+
+
 def import_files(
     lake: Lake,
     job: Job,
@@ -54,11 +63,11 @@ def import_files(
     *,
     ds: str | None = None,
     partition_by: str | None = None,
-    source: str | None = None,
+    source: str | Into | None = None,
     existing: Existing = Existing.refuse,
     progress: Progress = silent,
 ) -> tuple[PublishedDay, ...]:
-    """Imports files to where the job reads its input (or its `source`), and returns the days in order.
+    """Imports files to where the job reads its input (or its `source`), or elsewhere; returns the days in order.
 
     Give either `ds`, or `partition_by`: the column with the day of each row, as DATE, as TIMESTAMP (one with a time
     zone counts in the job's) or as text `YYYY-MM-DD`. The total that `progress` is told is 0: it is not known.
@@ -68,14 +77,15 @@ def import_files(
     """
     if (ds is None) == (partition_by is None):
         raise UsageError("an import needs to know the day", expected="either a day, or the column that holds it")
-    with staging(lake, target_of(job, lake, source), existing) as work:
+    into = source if isinstance(source, Into) else Into(target_of(job, lake, source), lambda rows: rows)
+    with staging(lake, into.target, existing) as work:
         if ds is not None:
             work.check([check_day(ds)])
         threads = min(job.engine.threads or os.cpu_count() or 1, MAX_THREADS)
         with database.connection(job.engine.memory_limit, threads) as con, sources.explained(files):
             con.execute("SET TimeZone = 'UTC'")  # a time without a zone must not depend on the machine's
             con.execute("SET enable_progress_bar = false")  # DuckDB's goes to stdout, where --json goes
-            rows = sources.read(con, files)
+            rows = into.change(sources.read(con, files))
             stored = _stored_columns(rows, work.target, partition_by)
             if ds is not None:
                 _write_day(work, rows, ds, progress)
@@ -106,7 +116,7 @@ def target_of(job: Job, lake: Lake, source: str | None = None) -> Target:
             expected="a pattern like unscored/ds={ds}/*.parquet: in the lake, a folder for a day, one '*' for the file",
             next_step="put the files there yourself",
         )
-    return Target(folder, file + ".parquet" if file.endswith("*") else file)
+    return Target(folder, file + ".parquet" if file.endswith("*") else file, job.input.key)
 
 
 def _stored_columns(rows: Relation, target: Target, partition_by: str | None) -> list[str]:

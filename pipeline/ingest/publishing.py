@@ -27,7 +27,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
 from itertools import repeat
@@ -63,6 +63,8 @@ class Target:
 
     folder: str
     name: str
+    row_key: tuple[str, ...] = field(default=(), compare=False)
+    """Columns by which one row is looked for (`explain`)."""
 
     def day(self, ds: str) -> str:
         return self.folder.replace("{ds}", ds)
@@ -81,7 +83,7 @@ class Target:
         return {part.partition("=")[0].lower() for part in PurePosixPath(self.folder).parts if "=" in part}
 
 
-UNSCORED = Target("unscored/ds={ds}", "*.parquet")
+UNSCORED = Target("unscored/ds={ds}", "*.parquet", ("id",))
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Staging:
 
         with explained(folder):
             folder.mkdir()
-            with DayWriter(place, schema, sizes or repeat(FILE_ROWS), dictionary) as writer:
+            with DayWriter(place, schema, sizes or repeat(FILE_ROWS), dictionary, self.target.row_key) as writer:
                 yield writer
         self._written[ds] = writer
 

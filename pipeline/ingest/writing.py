@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,8 @@ class DayWriter:
     """Rows in, files out; in memory is one row group, whatever the number of rows.
 
     `place` gives the path of the n-th file, `sizes` the rows that it takes. `dictionary` names the columns whose
-    values repeat; by default each column is tried.
+    values repeat; by default each column is tried. `key` names those with a Bloom filter, where the schema has them:
+    one key is then found without reading the others, which is what `explain` does.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class DayWriter:
         schema: pa.Schema,
         sizes: Iterator[int],
         dictionary: list[str] | None = None,
+        key: Sequence[str] = (),
     ) -> None:
         self.files: list[Path] = []
         self.rows = 0
         self._place, self._schema, self._sizes = place, schema, sizes
         self._dictionary = True if dictionary is None else dictionary
+        self._key = [name for name in key if name in schema.names and _may_have_filter(schema.field(name).type)]
         self._open: pq.ParquetWriter | None = None
         self._left = 0
 
@@ -50,7 +53,7 @@ class DayWriter:
         """Raises SchemaMismatch for a column of a kind that Parquet cannot hold."""
         self.rows += batch.num_rows
         while batch.num_rows:
-            writer = self._with_room()
+            writer = self._with_room(batch.num_rows)
             fitting, batch = batch.slice(0, self._left), batch.slice(self._left)
             writer.write_batch(fitting, row_group_size=ROW_GROUP)
             self._left -= fitting.num_rows
@@ -61,14 +64,26 @@ class DayWriter:
             self._open.close()
             self._open = None
 
-    def _with_room(self) -> pq.ParquetWriter:
+    def _with_room(self, rows: int) -> pq.ParquetWriter:
+        """`rows` wait to be written: of a day of fewer than a row group, the filter is as small."""
         if self._open is None or self._left == 0:
             self.close()
             path = self._place(len(self.files))
+            filters = {name: {"ndv": min(rows, ROW_GROUP), "fpp": 0.01} for name in self._key}
             try:
-                self._open = pq.ParquetWriter(path, self._schema, compression="zstd", use_dictionary=self._dictionary)
+                self._open = pq.ParquetWriter(
+                    path,
+                    self._schema,
+                    compression="zstd",
+                    use_dictionary=self._dictionary,
+                    bloom_filter_options=filters or None,
+                )
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
                 raise SchemaMismatch("a column cannot be stored as Parquet", got=str(error).splitlines()[0]) from None
             self.files.append(path)
             self._left = next(self._sizes)
         return self._open
+
+
+def _may_have_filter(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))

@@ -149,6 +149,8 @@ class Manifest(Frozen):
     """What the file says of itself; nothing depends on it."""
     golden: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     """sha256 of `golden.parquet`: inputs, and what the model gave for them when it was registered."""
+    baseline: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """sha256 of `baseline.parquet`: a profile of the training data, against which drift is judged."""
     metrics: dict[str, float] = {}
     """As the training code measured them; nothing depends on them."""
     provenance: Provenance | None = None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import ModelError, ModelMismatch, ModelNotFound, ModelRefused, UsageError, nearest
-from pipeline.model import golden, kinds
+from pipeline.model import baseline, golden, kinds
 from pipeline.model.card import Card
 from pipeline.model.manifest import Manifest, digest, parse, problem
 from pipeline.records import NAME, Name, check_name, now
@@ -123,9 +123,24 @@ class Registry:
             )
         return content
 
+    def baseline(self, manifest: Manifest) -> bytes | None:
+        """Returns `baseline.parquet`, or None if there is none. Raises ModelMismatch if it was changed."""
+        if manifest.baseline is None:
+            return None
+        file = self._baseline_file(manifest)
+        content = self._read(f"{manifest.name}/{manifest.version}/{file}")
+        if content is None or hashlib.sha256(content).hexdigest() != manifest.baseline:
+            raise ModelMismatch(
+                f"the baseline of {manifest.name} {manifest.version} is not what was registered",
+                where=self.root / manifest.name / manifest.version / file,
+                got="another file" if content else "no file",
+                next_step=RESTORE,
+            )
+        return content
+
     # Writing
 
-    def register(
+    def register(  # noqa: PLR0913 -- what a model may come with
         self,
         checkpoint: Path,
         *,
@@ -135,15 +150,17 @@ class Registry:
         classes: Sequence[str | int] | None = None,
         alias: str | None = None,
         examples: pa.Table | None = None,
+        training: Path | None = None,
         card: Card = Card(),  # noqa: B008 -- frozen
     ) -> Manifest:
         """Copies a model into the registry; the same content again changes nothing and succeeds.
 
         `features` are in the order of the model's training; None takes those that the file lists. `classes` likewise,
         and are 0, 1, ... if the file lists none. `examples` are rows for the golden batch: the features and, if the
-        training code gave them, its `prob_class_<i>`, which the model must reproduce. `card` holds the rest. Nothing is
-        written if anything is wrong: raises ModelRefused for the file, or for a version that names other content;
-        UsageError for a name or an absent file.
+        training code gave them, its `prob_class_<i>`, which the model must reproduce. `training` is a Parquet or CSV
+        file of training rows, whose profile is kept. `card` holds the rest. Nothing is written if anything is wrong:
+        raises ModelRefused for the file, or for a version that names other content; UsageError for a name or an absent
+        file.
         """
         self._check_names(name, version, alias)
         content = kinds.read_file(checkpoint)
@@ -152,6 +169,7 @@ class Registry:
         file = kinds.FILES[found.kind]
         module = kinds.module(found.kind, content, checkpoint, signature)
         batch = golden.make(module, signature, examples, checkpoint)
+        profile = None if training is None else baseline.make(module, signature, training)
         manifest = Manifest(
             name=name,
             version=version,
@@ -161,13 +179,20 @@ class Registry:
             signature=signature,
             recorded_version=found.version,
             golden=hashlib.sha256(batch).hexdigest(),
+            baseline=None if profile is None else hashlib.sha256(profile).hexdigest(),
             metrics=dict(card.metrics),
             provenance=card.provenance(checkpoint, found.written_by),
             registered_at=now(),
         )
         with self._writing(name):
             self._check_apart(name, version=version, alias=alias)
-            registered = self._add(manifest, content, batch)
+            registered = self._add(manifest, content, batch, profile)
+            if profile is not None and registered.baseline is None:
+                raise ModelRefused(
+                    f"{name} {version} was registered without training data, for ever",
+                    where=self.root / name / version,
+                    next_step="register it under a new version",
+                )
             if alias is not None:
                 self._point(name, alias, version)
         return registered
@@ -183,7 +208,7 @@ class Registry:
             self._check_apart(name, version=None, alias=alias)
             self._point(name, alias, manifest.version)
 
-    def _add(self, manifest: Manifest, content: bytes, batch: bytes) -> Manifest:
+    def _add(self, manifest: Manifest, content: bytes, batch: bytes, profile: bytes | None) -> Manifest:
         """Enters a version, unless it is there. Raises ModelRefused if it is there with other content."""
         folder = self.root / manifest.name / manifest.version
         existing = self._manifest(manifest.name, manifest.version)
@@ -204,6 +229,8 @@ class Registry:
         try:
             self._storage.write(f"{building}/{manifest.file}", content)
             self._storage.write(f"{building}/{self._golden_file(manifest)}", batch)
+            if profile is not None:
+                self._storage.write(f"{building}/{self._baseline_file(manifest)}", profile)
             self._storage.write(f"{building}/{MANIFEST}", manifest.to_json())
             (self.root / building).rename(folder)
         finally:
@@ -213,6 +240,9 @@ class Registry:
 
     def _golden_file(self, _manifest: Manifest) -> str:
         return golden.FILE
+
+    def _baseline_file(self, _manifest: Manifest) -> str:
+        return baseline.FILE
 
     def _point(self, name: str, alias: str, version: str) -> None:
         aliases = {**self.aliases(name), alias: version}

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import CommitConflict, ModelRefused
-from pipeline.model import golden
+from pipeline.model import baseline, golden
 from pipeline.model.manifest import Manifest, digest
 from pipeline.model.registry import ALIASES, MANIFEST, Registry
 from pipeline.records import NAME
@@ -36,13 +36,15 @@ class RemoteRegistry(Registry):
         super().__init__(Path(url))
         self._remote = open_storage(url)
 
-    def _add(self, manifest: Manifest, content: bytes, batch: bytes) -> Manifest:
+    def _add(self, manifest: Manifest, content: bytes, batch: bytes, profile: bytes | None) -> Manifest:
         manifest = _named_by_content(manifest, content)
         existing = self._manifest(manifest.name, manifest.version)
         if existing is None:
             folder = f"{manifest.name}/{manifest.version}"
             self._remote.write(f"{folder}/{manifest.file}", content)
             self._remote.write(f"{folder}/{self._golden_file(manifest)}", batch)
+            if profile is not None:
+                self._remote.write(f"{folder}/{self._baseline_file(manifest)}", profile)
             with tempfile.NamedTemporaryFile() as file:
                 Path(file.name).write_bytes(manifest.to_json())
                 try:
@@ -65,6 +67,10 @@ class RemoteRegistry(Registry):
     def _golden_file(self, manifest: Manifest) -> str:
         assert manifest.golden is not None
         return f"{manifest.golden[:16]}-{golden.FILE}"
+
+    def _baseline_file(self, manifest: Manifest) -> str:
+        assert manifest.baseline is not None
+        return f"{manifest.baseline[:16]}-{baseline.FILE}"
 
     def _point(self, name: str, alias: str, version: str) -> None:
         key = f"{name}/{ALIASES}"

@@ -8,9 +8,9 @@ from typing import Literal
 
 from pipeline.job import Job
 from pipeline.lake import Lake
-from pipeline.quality import pages
 from pipeline.quality.verdict import described
 from pipeline.records import RunRecord, State
+from pipeline.report import facts
 
 Level = Literal["success", "warning", "failure", "stopped"]
 
@@ -63,10 +63,10 @@ def compose(
     return Message(level, f"{job.name} {ds}: {outcome}", tuple(lines))
 
 
-def report_of(lake: Lake) -> str | None:
-    """Returns where the pages about validation are, if there are any."""
-    key = f"{pages.ROOT}/index.html"
-    return lake.storage.where(key) if lake.storage.head(key) is not None else None
+def report_of(lake: Lake, record: RunRecord | None) -> str | None:
+    """Returns where the page of a run is, or else the index of the lake, if there is one."""
+    keys = (*((facts.page_of(record),) if record else ()), facts.INDEX)
+    return next((lake.storage.where(key) for key in keys if lake.storage.head(key) is not None), None)
 
 
 def unusual(job: Job, record: RunRecord) -> list[str]:

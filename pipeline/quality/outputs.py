@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
+import duckdb
 from duckdb import (
     CaseExpression,
     ColumnExpression,
@@ -27,7 +28,7 @@ from pipeline.quality.builtin import FEWEST_ROWS
 from pipeline.quality.examine import Examined
 from pipeline.quality.kinds import is_row_rule
 from pipeline.quality.verdict import built_in, check_off, of_finding
-from pipeline.records import CheckResult, RunRecord, Severity
+from pipeline.records import CheckResult, Plan, RunRecord, Severity, Term
 from pipeline.storage import explained, make_folder, sync_folder
 
 if TYPE_CHECKING:
@@ -97,12 +98,12 @@ def _about_rows(ctx: Context, con: Connection, record: RunRecord, signature: Sig
     """The checks of each staged row, in one pass."""
     rows = con.view(STAGED)
     rows = rows.select(StarExpression(), key_expression(record.plan.key, database.schema(rows)).alias("__key"))
-    terms = {"rows": FunctionExpression("count_star"), "keys": SQLExpression("count(DISTINCT hash(__key))")}
-    bad = tasks.bad_rows(signature, rows.columns)
-    terms |= {name: FunctionExpression("count_if", condition) for name, condition in bad.items()}
+    terms = {"rows": FunctionExpression("count_star"), "hash_sum": SQLExpression("sum(hash(__key))")}
+    bad_rows = tasks.bad_rows(signature, rows.columns)
+    terms |= {name: FunctionExpression("count_if", condition) for name, condition in bad_rows.items()}
     (values,) = rows.aggregate([term.alias(name) for name, term in terms.items()]).fetchall()
     found = dict(zip(terms, values, strict=True))
-    count, distinct = found.pop("rows"), found.pop("keys")
+    count, hash_sum = found.pop("rows"), found.pop("hash_sum")
     expected = record.dispositions.get("scored", 0)
     yield built_in(ctx.job, "output", "rows_scored", success=count == expected, observed=f"{count:,} of {expected:,}")
     if signature.task == "ranking":
@@ -110,9 +111,21 @@ def _about_rows(ctx: Context, con: Connection, record: RunRecord, signature: Sig
         ((unknown,),) = con.sql(queries.load("quality/unknown_items"), params=values_of).fetchall()
         observed = f"{unknown:,} that the model does not know"
         yield built_in(ctx.job, "output", "items_known", success=unknown == 0, observed=observed)
-    found = {"keys_once": count - distinct, **{name: number or 0 for name, number in found.items()}}
-    for name, number in found.items():
-        yield built_in(ctx.job, "output", name, success=number == 0, unexpected=number, share=number / count)
+    doubled = _doubled(rows, record.plan, Term(rows=count, hash_sum=hash_sum))
+    found = {"keys_once": doubled, **{name: bad or 0 for name, bad in found.items()}}
+    for name, bad in found.items():
+        yield built_in(ctx.job, "output", name, success=bad == 0, unexpected=bad, share=bad / count)
+
+
+def _doubled(rows: Relation, plan: Plan, staged: Term) -> int:
+    """Counts the staged rows whose key stands there before.
+
+    If every candidate was scored, in number and in the sum of hashes, they are as unique as the plan has found them.
+    """
+    if staged == plan.candidates and not plan.repeated and plan.duckdb == duckdb.__version__:
+        return 0
+    (distinct,) = rows.aggregate("count(DISTINCT hash(__key))").fetchall()[0]
+    return int(staged.rows - distinct)
 
 
 def _about_partition(ctx: Context, con: Connection, signature: Signature) -> Iterator[CheckResult]:

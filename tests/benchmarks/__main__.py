@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import daily, quality, selection
+from tests.benchmarks import daily, drift, explain, quality, selection
 
-BENCHMARKS = {"daily": daily.run, "quality": quality.run, "selection": selection.run}
+BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
+    "daily": daily.run,
+    "drift": drift.run,
+    "explain": explain.run,
+    "quality": quality.run,
+    "selection": selection.run,
+}
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from tests.benchmarks.daily import MB, _stage, _workspace
 from tests.benchmarks.measuring import machine, markdown, median, python, write_section
-from tests.benchmarks.parts import DAY
 
 VALIDATION = ("validate_input", "validate_output")
 
@@ -17,7 +16,7 @@ VALIDATION = ("validate_input", "validate_output")
 def run(scratch: Path, rows: list[int], repeats: int) -> None:
     text = [f"{machine()}. Medians of {repeats} runs.\n"]
     found = [_measure(_workspace(scratch, count), repeats) for count in rows]
-    stages = (*VALIDATION, "score", "import_quality", "load", "plan", "commit")
+    stages = (*VALIDATION, "score", "plan", "commit")
     lines: list[list[object]] = [[stage, *(f"{_stage(each, stage):.2f}" for each in found)] for stage in stages]
     spent = [sum(_stage(each, stage) for stage in VALIDATION) for each in found]
     ratios = [whole / _stage(each, "score") for whole, each in zip(spent, found, strict=True)]
@@ -33,6 +32,5 @@ def _measure(folder: Path, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for left in ("predictions", "runs", "quality", ".staging"):
             shutil.rmtree(folder / "lake" / left, ignore_errors=True)
-        (outcome,) = json.loads(python("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder))
-        runs.append(outcome | {"stages": {stage["stage"]: stage["wall_s"] for stage in outcome["stages"]}})
+        runs.append(json.loads(python("-m", "tests.benchmarks.whole", folder).splitlines()[-1]))
     return {"runs": runs}

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch  # noqa: F401 - the run finds it imported
 
 import pipeline.commit
+import pipeline.quality.gx_engine
+import pipeline.quality.pages
 import pipeline.scoring  # noqa: F401 - likewise
 from pipeline import Context, Settings, find_job, run_day
 from tests.benchmarks.parts import DAY

@@ -147,6 +147,7 @@ def test_promote_says_what_it_replaced(run: Commands) -> None:
         "alias": "production",
         "version": "v1",
         "before": "v2",
+        "flips": None,
     }
 
 

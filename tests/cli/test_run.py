@@ -63,7 +63,7 @@ def test_run_does_what_plan_says_and_then_nothing(
     assert ran["ledger"] == {"candidates": 3010, **counts, "overtaken": 0}
     assert ran["statistics"]["reasons"] == {"changed": 2, "new": 2}
     assert [stage["stage"] for stage in ran["stages"]] == [
-        *("plan", "validate_input", "load", "score", "validate_output", "commit")
+        *("plan", "validate_input", "load", "score", "validate_output", "profile", "commit", "drift")
     ]
     assert ran["error"] is None
     assert workspace.context().lake.read_record("toy", DAY, ran["run_id"]).state is State.complete

@@ -15,7 +15,7 @@ from pipeline.model.manifest import Manifest, Signature
 from pipeline.model.outputs import output_schema
 from pipeline.records import now
 
-OPTIONAL = ("format", "recorded_version", "golden", "metrics", "provenance")
+OPTIONAL = ("format", "recorded_version", "golden", "baseline", "metrics", "provenance")
 SIGNATURE = Signature(features=("a", "b"), classes=(0, 1))
 
 

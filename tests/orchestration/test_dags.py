@@ -80,7 +80,7 @@ def test_dag_file_makes_one_dag_a_job_with_the_stages_in_order(project: AirflowP
     assert (toy["owner"], toy["catchup"], toy["active"], toy["deadline"]) == ("lakescore", False, 4, False)
     assert "clear the red task" in toy["doc"]
     assert late["tasks"]["day"] == ["check", "wait_for_input"]
-    assert late["tasks"]["commit"] == ["late_rows"]
+    assert late["tasks"]["report"] == ["late_rows"]
     assert (late["owner"], late["active"], late["deadline"]) == ("night", 1, True)
     assert late["tags"] == ["churn", "lakescore"]
     assert late["schedule"] == "30 4 * * *"

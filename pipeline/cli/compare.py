@@ -1,0 +1,123 @@
+"""compare: what another model version would change; and the gate that `models promote` asks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.output import console, emit_json, table
+from pipeline.cli.progress import progress
+from pipeline.context import Context
+from pipeline.errors import UsageError
+from pipeline.job import find_job
+from pipeline.records import check_day
+
+if TYPE_CHECKING:
+    from pipeline.compare.findings import Comparison
+
+SampleOption = Annotated[
+    int | None,
+    typer.Option("--sample", min=1, help="So many rows, from the newest 30 days with input (or from --date)."),
+]
+DayOption = Annotated[
+    str | None, typer.Option("--date", help="All rows of a day, YYYY-MM-DD.", show_default="the newest with input")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(compare)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="V1", help="A version or alias of the job's model.")],
+    second: Annotated[str, typer.Argument(metavar="V2", help="Another one.")],
+    ds: DayOption = None,
+    sample: SampleOption = None,
+    target: Annotated[
+        str | None, typer.Option("--class", help="The class whose probability is the score.", show_default="the last")
+    ] = None,
+    job: JobOption = JOB,
+    lake: LakeOption = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Scores the same rows with two model versions, and shows what changes for whom. Publishes no prediction."""
+    from pipeline.compare import findings
+    from pipeline.report import pages
+
+    machine = settings(lake)
+    with progress(quiet=json) as report:
+        ctx = Context.open(find_job(job, machine), machine, report)
+        day = None if ds is None else check_day(ds)
+        found = findings.compare(ctx, first, second, ds=day, sample=sample, target=target)
+    page = ctx.lake.storage.where(pages.write_comparison(ctx.lake, found))
+    if json:
+        emit_json({**found.as_dict(), "page": page})
+    else:
+        show(found)
+        console().print(page, markup=False)
+
+
+def show(found: Comparison) -> None:
+    out = console()
+    days = found.days[0] if len(found.days) == 1 else f"{found.days[0]} to {found.days[-1]}"
+    sampled = ", a sample" if found.sample else ""
+    out.print(f"{found.model} {found.first} -> {found.second}: {found.rows:,} rows of {days}{sampled}", markup=False)
+    limit = f", at most {found.flip_limit:.2%} (95%)" if found.sample else ""
+    out.print(f"{found.summary['flips']:,} decisions flip, {found.flip_share:.2%}{limit}")
+    columns = (found.first, found.second, "rows", "share", f"mean score {found.first}", f"mean score {found.second}")
+    table(columns, _picked(found.flips, ("before", "after", "rows", "share", "mean_a", "mean_b")), title="decisions")
+    table(("top", "in both", "overlap"), ([row["k"], row["in_both"], row["overlap"]] for row in found.overlap))
+    of_scores = (name for name in found.summary if name not in ("rows", "flips"))
+    table(("", f"score, class {found.target}"), ((name, found.summary[name]) for name in of_scores))
+    if found.calibration:
+        names = ("rows", "base_rate", "mean_score", "accuracy", "brier", "log_loss", "calibration_error")
+        rows = zip((found.first, found.second), _picked(found.calibration, names), strict=True)
+        table(("version", *names), ([version, *row] for version, row in rows), title="against the labels")
+    segments = _picked(found.segments, ("column_name", "segment", "rows", "share", "mean_shift"))
+    table(("column", "segment", "rows", "flips", "mean shift"), segments)
+
+
+def _picked(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[Any]]:
+    return [[row[name] for name in names] for row in rows]
+
+
+def gate(
+    name: str, version: str, alias: str, max_flips: str, job: str, lake: str | None, ds: str | None, sample: int | None
+) -> Comparison | None:
+    """Compares a version with what the alias stands for; returns None if that is nothing, or the same.
+
+    Raises QualityStop if more decisions flip than `max_flips`, such as `2%` or `0.02`.
+    """
+    from pipeline.compare import findings
+
+    limit = share(max_flips)
+    machine = settings(lake)
+    with progress(quiet=True) as report:
+        ctx = Context.open(find_job(job, machine), machine, report)
+        if ctx.job.model.name != name:
+            raise UsageError(
+                f"job {ctx.job.name} has another model",
+                expected=name,
+                got=ctx.job.model.name,
+                next_step="name a job: --job",
+            )
+        before = ctx.registry.aliases(name).get(alias)
+        if before is None or before == ctx.registry.resolve(name, version).version:
+            return None
+        found = findings.compare(ctx, before, version, ds=None if ds is None else check_day(ds), sample=sample)
+    findings.gate(found, limit)
+    return found
+
+
+def share(text: str) -> float:
+    """Returns what `2%` or `0.02` says. Raises UsageError."""
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip()):
+        value = float(match[1]) / (100 if match[2] else 1)
+        if value <= 1:
+            return value
+    raise UsageError("--max-flips is not a share", expected="such as 2% or 0.02, at most 100%", got=text)

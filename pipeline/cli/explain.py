@@ -1,0 +1,130 @@
+"""explain: every prediction of a key, and where it comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.output import console, emit_json, table
+from pipeline.context import Context
+from pipeline.job import find_job
+from pipeline.records import check_day
+
+if TYPE_CHECKING:
+    from pipeline.explain.answer import Answer
+    from pipeline.explain.history import Explained
+    from pipeline.explain.replay import Attribution
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(explain)
+
+
+def explain(
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="The key; several columns with commas.", show_default=False)
+    ],
+    ds: Annotated[str | None, typer.Option("--date", help="One day, YYYY-MM-DD.", show_default="all days")] = None,
+    replay: Annotated[bool, typer.Option("--replay", help="Score the stored input again, and attribute it.")] = False,
+    job: JobOption = JOB,
+    lake: LakeOption = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Shows every prediction that a key ever had, and what it was made from."""
+    from pipeline.explain import answer
+
+    machine = settings(lake)
+    ctx = Context.open(find_job(job, machine), machine)
+    found = answer.explain(ctx, key, None if ds is None else check_day(ds), replay=replay)
+    if json:
+        emit_json(found.as_dict())
+        return
+    _show(found)
+
+
+def _show(found: Answer) -> None:
+    out = console()
+    out.print(f"[bold]{found.job}[/]", end=", ")
+    out.print(f"key {found.key}: {len(found.predictions):,} predictions", markup=False)
+    if found.predictions:
+        names = [name for name in found.predictions[0].outputs if not name.startswith("prob_class_")]
+        columns = ("day", "model", "rev", "", *names, "reason", "scored at", "input row", "checks", "drift", "replay")
+        table(columns, (_row(each, names) for each in found.predictions))
+        _show_details(found.predictions[0])
+    if found.rejected:
+        out.print("in quarantine now:")
+        table(("day", "reasons", "run"), ((each.ds, ", ".join(each.reasons), each.run_id) for each in found.rejected))
+    for note in found.notes:
+        out.print(note, markup=False)
+
+
+def _row(each: Explained, names: list[str]) -> list[Any]:
+    return [
+        each.ds,
+        each.model_version,
+        each.revision,
+        "current" if each.current else "",
+        *(each.outputs.get(name) for name in names),
+        each.reason,
+        f"{each.scored_at:%Y-%m-%d %H:%M:%S}",
+        _input(each),
+        ", ".join(f"{count} {outcome}" for outcome, count in each.checks.items()) or None,
+        each.drift["outcome"] if each.drift else None,
+        _replay(each),
+    ]
+
+
+def _input(each: Explained) -> str:
+    if each.input is None:
+        return "the run's record is gone"
+    if each.input.features is None:
+        return each.input.note or "gone"
+    return "as scored" if each.input.same else "changed since"
+
+
+def _replay(each: Explained) -> str | None:
+    if each.replay is None:
+        return None
+    if each.replay.reproduced:
+        return "the same"
+    why = "" if each.replay.same_input else ", of another input row"
+    return f"differs by {each.replay.difference:.3g}{why}"
+
+
+def _show_details(each: Explained) -> None:
+    facts: dict[str, Any] = {
+        "day": each.ds,
+        "stored in": each.part,
+        "fingerprint": each.fingerprint,
+        "run": each.run_id + (f", {each.state.value}" if each.state else ", whose record is gone"),
+        "model": f"{each.model} {each.model_version}, digest {each.model_digest}" if each.model else None,
+    }
+    if (source := each.input) is not None:
+        place = f"{source.file}, row group {source.row_group}, row {source.row:,}" if source.row is not None else None
+        facts["input"] = place or source.note
+        if source.changed:
+            facts["changed since"] = ", ".join(source.changed)
+        if source.features is not None:
+            facts["features"] = ", ".join(f"{name} {_number(value)}" for name, value in source.features.items())
+    facts |= {name: _number(value) if isinstance(value, float) else value for name, value in each.carried.items()}
+    facts["not passed"] = "; ".join(each.findings) or None
+    if each.drift:
+        facts["drift"] = f"{each.drift['outcome']}: {', '.join(each.drift['columns'])}"
+    table(("", ""), ((name, str(value)) for name, value in facts.items() if value is not None))
+    if each.attribution is not None:
+        _show_attribution(each.attribution)
+
+
+def _show_attribution(found: Attribution) -> None:
+    console().print(f"{found.target} by feature, {found.method}; baseline: {found.baseline}", markup=False)
+    order = sorted(found.shares, key=lambda name: -abs(found.shares[name]))
+    rows: list[tuple[str, float | None, float]] = [("baseline", None, found.baseline_score)]
+    rows += [(name, found.baseline_features[name], found.shares[name]) for name in order]
+    table(("", "baseline", "adds"), [*rows, (found.target, None, found.score)])
+
+
+def _number(value: float | None) -> str:
+    return "NULL" if value is None else f"{value:.6g}"

@@ -1,0 +1,48 @@
+"""report: pages of the runs, and the index of the lake."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.output import console, emit_json
+from pipeline.job import find_job
+from pipeline.lake import Lake
+from pipeline.records import check_day
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(report)
+
+
+def report(
+    ds: Annotated[
+        str | None, typer.Option("--date", help="Make the pages of this day's runs anew.", show_default="those absent")
+    ] = None,
+    days: Annotated[int, typer.Option("--days", help="Days on the index, up to the newest.", min=1, max=3660)] = 92,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    job: JobOption = JOB,
+    lake: LakeOption = None,
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Writes the HTML pages: one for each run, and an index of the lake. They need no network and no server."""
+    from pipeline.report import pages
+
+    machine = settings(lake)
+    found = Lake.open(machine.lake)
+    name = find_job(job, machine).name
+    written = pages.write_runs(found, name, None if ds is None else check_day(ds), days)
+    index = found.storage.where(pages.write_index(found, days))
+    paths = [found.storage.where(key) for key in written]
+    chosen = paths[0] if ds is not None and paths else index
+    if json:
+        emit_json({"index": index, "runs": paths})
+    else:
+        console().print(chosen, markup=False)
+    if show:
+        import webbrowser
+
+        webbrowser.open(chosen if "://" in chosen else f"file://{chosen}")

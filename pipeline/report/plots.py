@@ -1,0 +1,327 @@
+"""Plots as SVG that stands in a page: no script, text as text, and colours that follow its light or dark mode."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+from pipeline.report.facts import Day, JobFacts
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+WIDTH, HEIGHT = 5.2, 2.7
+"""Inches of 72 points: at 375 pixels, on a phone, text of 11 points can still be read."""
+INK, FAINT = "#010101", "#020202"
+SERIES = [f"#0300{number:02d}" for number in range(1, 9)]
+OUTCOMES = {"none": "#040001", "ok": "#040002", "warning": "#040003", "critical": "#040004"}
+VARIABLES = {
+    INK: "var(--ink)",
+    FAINT: "var(--line)",
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)},
+    **{colour: f"var(--drift-{outcome})" for outcome, colour in OUTCOMES.items()},
+}
+"""No colour of a plot is shown: each stands for one of the page's style sheet."""
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a class may be called $x$
+    "font.size": 11,
+    "font.sans-serif": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": FAINT,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "path.simplify": False,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure, and the numbers behind it."""
+
+    title: str
+    about: str
+    """What it shows, in words: for whoever cannot see it."""
+    svg: Markup
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def of_job(facts: JobFacts) -> list[Plot]:
+    """Returns the plots of a job whose days have runs; what nothing is known of is left out."""
+    days = [day for day in facts.with_runs if day.counts]
+    if not days:
+        return []
+    made = [_rows(facts.name, days), _speed(facts.name, days)]
+    if facts.classes:
+        made.append(_classes(facts, [day for day in days if day.classes]))
+    if confident := [day for day in days if day.confidence is not None]:
+        made.append(_confidence(facts.name, confident))
+    if judged := [day for day in days if day.performance]:
+        made += [_auc(facts.name, judged), _calibration(facts.name, judged)]
+    return [*made, *(_drift(facts, reference) for reference in facts.references)]
+
+
+def _rows(job: str, days: Sequence[Day]) -> Plot:
+    terms = ("scored", "unchanged", "quarantined", "duplicates", "overtaken")
+    shown = [term for term in terms if any(day.counts[term] for day in days)]
+
+    def draw(axes: Axes) -> None:
+        below = [0] * len(days)
+        for term, colour in zip(shown, SERIES, strict=False):
+            values = [day.counts[term] for day in days]
+            axes.bar(_places(days), values, 0.8, below, color=colour, label=term)
+            below = [low + value for low, value in zip(below, values, strict=True)]
+        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=1)
+        _counted(axes)
+
+    rows = [(day.ds, *(day.counts[term] for term in shown)) for day in days]
+    first, last = days[0], days[-1]
+    about = f"Bars: rows of each day from {first.ds} to {last.ds}; {last.counts['candidates']:,} on the last."
+    return Plot("Rows a day", about, _svg(f"{job} rows", about, days, draw), ("day", *shown), rows)
+
+
+def _speed(job: str, days: Sequence[Day]) -> Plot:
+    timed = [day for day in days if day.rows_per_s is not None]
+
+    def draw(axes: Axes) -> None:
+        values = [day.rows_per_s or 0.0 for day in timed]
+        axes.plot(_places(timed), values, color=SERIES[0], marker="o", markersize=3, linewidth=1.5)
+        axes.set_ylim(bottom=0)
+        _counted(axes)
+
+    about = "Line: rows scored a second by the newest complete run of each day."
+    rows = [(day.ds, day.rows_per_s, sum(stage.wall_s for stage in day.record.stages)) for day in timed if day.record]
+    columns = ("day", "rows/s", "seconds in all")
+    return Plot("Rows scored a second", about, _svg(f"{job} speed", about, timed or days, draw), columns, rows)
+
+
+def _classes(facts: JobFacts, days: Sequence[Day]) -> Plot:
+    names = facts.classes
+    shares = [[day.classes.get(name, 0) / (sum(day.classes.values()) or 1) for name in names] for day in days]
+
+    def draw(axes: Axes) -> None:
+        for index, name in enumerate(names[: len(SERIES)]):
+            values = [each[index] for each in shares]
+            marker = "os^Dv<>P"[index]
+            axes.plot(
+                _places(days), values, color=SERIES[index], marker=marker, markersize=3, linewidth=1.5, label=name[:24]
+            )
+        axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=1.2)
+        axes.set_ylim(0, 1)
+        _percent(axes)
+
+    over = "whole days" if all(day.whole for day in days) else "the rows that a run scored, where there is no profile"
+    about = f"Lines: the share of each predicted class, over {over}."
+    rows = [(day.ds, *each) for day, each in zip(days, shares, strict=True)]
+    return Plot("Class shares", about, _svg(f"{facts.name} classes", about, days, draw), ("day", *names), rows)
+
+
+def _confidence(job: str, days: Sequence[Day]) -> Plot:
+    def draw(axes: Axes) -> None:
+        values = [day.confidence or 0.0 for day in days]
+        axes.plot(_places(days), values, color=SERIES[0], marker="o", markersize=3, linewidth=1.5)
+        low, high = min(values), max(values)
+        room = max((high - low) / 2, 0.02)
+        axes.set_ylim(max(0, low - room), min(1, high + room))
+        _percent(axes, digits=0 if high - low > 0.04 else 1)
+
+    about = "Line: the mean probability of the predicted class."
+    rows = [(day.ds, day.confidence) for day in days]
+    return Plot("Mean confidence", about, _svg(f"{job} confidence", about, days, draw), ("day", "confidence"), rows)
+
+
+def _auc(job: str, days: Sequence[Day]) -> Plot:
+    found = [day for day in days if day.performance["auc"] is not None]
+
+    def draw(axes: Axes) -> None:
+        values = [day.performance["auc"] for day in found]
+        axes.plot(_places(found), values, color=SERIES[0], marker="o", markersize=3, linewidth=1.5)
+        axes.axhline(0.5, color=FAINT, linestyle="--", linewidth=1)
+        axes.set_ylim(min([0.45, *(value - 0.05 for value in values)]), 1)
+
+    about = "Line: the AUC of each day that has labels; at the dashed line, 0.5, the score says nothing."
+    rows = [(day.ds, day.performance["auc"], day.performance["rows"]) for day in found]
+    return Plot("AUC", about, _svg(f"{job} auc", about, found or days, draw), ("day", "AUC", "rows with a label"), rows)
+
+
+def _calibration(job: str, days: Sequence[Day]) -> Plot:
+    series = (("mean_score", "predicted", "o", "-"), ("base_rate", "came true", "s", "--"))
+
+    def draw(axes: Axes) -> None:
+        for (name, label, marker, line), colour in zip(series, SERIES, strict=False):
+            values = [day.performance[name] for day in days]
+            axes.plot(
+                _places(days), values, line, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label
+            )
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=1.6)
+        _percent(axes)
+
+    judged = days[-1].performance["class"]
+    about = f"Lines: the mean probability of class {judged}, and the share of rows for which it came true."
+    rows = [(day.ds, day.performance["mean_score"], day.performance["base_rate"]) for day in days]
+    return Plot(
+        "Predicted and true", about, _svg(f"{job} calibration", about, days, draw), ("day", "predicted", "true"), rows
+    )
+
+
+def _drift(facts: JobFacts, reference: str) -> Plot:
+    days = [day for day in facts.with_runs if reference in day.drift]
+    columns = list(dict.fromkeys(column for day in days for column in day.drift[reference]))
+    levels = list(OUTCOMES)
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.patches import Patch, Rectangle
+
+        places = _places(days)
+        for place, day in zip(places, days, strict=True):
+            for row, column in enumerate(columns):
+                outcome = day.drift[reference].get(column, ("none", None))[0]
+                axes.add_patch(Rectangle((place - 0.46, row - 0.44), 0.92, 0.88, color=OUTCOMES[outcome], linewidth=0))
+                if outcome == "critical":  # told apart without colour, too
+                    axes.plot([place], [row], marker="x", color=INK, markersize=2.5)
+        axes.set_xlim(places[0] - 0.6, max(places[-1], places[0] + 6) + 0.6)
+        axes.set_ylim(len(columns) - 0.5, -0.5)
+        axes.set_yticks(range(len(columns)), [column[:28] for column in columns])
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        patches = [Patch(color=OUTCOMES[level], label=level) for level in levels]
+        axes.legend(handles=patches, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0), handlelength=1)
+
+    alarms = [(day.ds, column) for day in days for column in columns if _outcome(day, reference, column) == "critical"]
+    first = f" The first critical one: {alarms[0][1]} on {alarms[0][0]}." if alarms else ""
+    against = "the training data" if reference == "training" else "the days before"
+    about = f"Heat map: how each column drifted from {against}, day by day; a cross is critical.{first}"
+    height = 1.2 + 0.24 * len(columns)
+    svg = _svg(f"{facts.name} drift {reference}", about, days, draw, height)
+    rows = [(day.ds, *(_drift_text(day, reference, column) for column in columns)) for day in days]
+    return Plot(f"Drift against {against}", about, svg, ("day", *columns), rows)
+
+
+def _outcome(day: Day, reference: str, column: str) -> str:
+    return day.drift[reference].get(column, ("none", None))[0]
+
+
+def _drift_text(day: Day, reference: str, column: str) -> str:
+    outcome, psi = day.drift[reference].get(column, ("none", None))
+    return outcome if psi is None else f"{outcome}, PSI {psi:.3f}"
+
+
+def of_scores(first: str, second: str, histogram: Sequence[dict[str, Any]]) -> Plot:
+    """Returns how the scores of two model versions are distributed; `histogram` is that of sql/compare."""
+    lows = [row["low"] for row in histogram]
+
+    def draw(axes: Axes) -> None:
+        for name, column, colour, line in ((first, "rows_a", SERIES[0], "-"), (second, "rows_b", SERIES[1], "--")):
+            values = [row[column] for row in histogram]
+            axes.stairs(values, [*lows, 1.0], color=colour, label=name[:24], linewidth=1.8, linestyle=line)
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=1.6)
+        axes.set_xlim(0, 1)
+        _counted(axes)
+
+    about = f"Steps: rows by score, of {first} and of {second}."
+    rows = [(f"{row['low']:.2f} to {row['low'] + 0.05:.2f}", row["rows_a"], row["rows_b"]) for row in histogram]
+    return Plot("Scores", about, _svg("compare", about, [], draw), ("score", first, second), rows)
+
+
+# What all plots have in common
+
+
+def _places(days: Sequence[Day]) -> list[int]:
+    from datetime import date
+
+    return [date.fromisoformat(day.ds).toordinal() for day in days]
+
+
+def _counted(axes: Axes) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _percent(axes: Axes, digits: int = 0) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, digits))
+
+
+def _dates(axes: Axes, days: Sequence[Day]) -> None:
+    places = _places(days)
+    step = max(1, -(-(places[-1] - places[0] + 1) // 4))
+    marks = list(range(places[0], places[-1] + 1, step))
+    from datetime import date
+
+    axes.set_xticks(marks, [date.fromordinal(mark).strftime("%d %b").lstrip("0") for mark in marks])
+
+
+def _svg(name: str, about: str, days: Sequence[Day], draw: Callable[[Axes], None], height: float = HEIGHT) -> Markup:
+    """Draws one figure over days. `name` makes its ids unique in the page."""
+    from markupsafe import Markup
+
+    with _figure(height, name) as figure:
+        axes = figure.add_subplot()
+        axes.grid(axis="y", linewidth=0.6)
+        draw(axes)
+        if days:
+            _dates(axes, days)
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Markup(_themed(content.getvalue(), re.sub(r"\W", "-", name), about))  # noqa: S704 - serialised from a tree
+
+
+@contextmanager
+def _figure(height: float, salt: str) -> Iterator[Figure]:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure
+
+
+def _themed(svg: bytes, name: str, about: str) -> str:
+    """Makes an SVG part of a page: a role and a text, ids of its own, and the page's colours."""
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    root = ET.fromstring(svg)  # noqa: S314 - matplotlib wrote it just now
+    for metadata in root.findall(f"{{{SVG}}}metadata"):
+        root.remove(metadata)
+    for attribute in ("width", "height"):
+        root.attrib.pop(attribute, None)
+    root.attrib |= {"role": "img", "aria-label": about}
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.attrib[key] = f"{name}-{value}"
+            elif key == f"{{{XLINK}}}href" and value.startswith("#"):
+                element.attrib[key] = f"#{name}-{value[1:]}"
+            elif key in ("style", "clip-path"):
+                element.attrib[key] = _restyled(value, name)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _restyled(style: str, name: str) -> str:
+    style = style.replace("url(#", f"url(#{name}-")
+    style = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", style)  # the page's own font
+    return re.sub(r"#[0-9a-f]{6}", lambda match: VARIABLES.get(match[0], match[0]), style)

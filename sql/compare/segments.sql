@@ -1,0 +1,21 @@
+-- The segments whose decisions change most, by the lower end of the 95% interval (Wilson) of the share that flips.
+-- Grain: one row per column and segment.
+-- Views: segmented
+-- $least BIGINT: rows that a segment must have
+WITH counted AS (
+    SELECT column_name, segment, count(*) AS rows, avg(flipped::INTEGER) AS share, avg(shift) AS mean_shift
+    FROM segmented
+    GROUP BY column_name, segment
+    HAVING count(*) >= $least
+)
+
+SELECT
+    column_name,
+    segment,
+    rows,
+    share,
+    (share + 1.92 / rows - 1.96 * sqrt(share * (1 - share) / rows + 0.9604 / rows ** 2)) / (1 + 3.8416 / rows) AS low,
+    mean_shift
+FROM counted
+ORDER BY low DESC, abs(mean_shift) DESC, column_name, segment
+LIMIT 12

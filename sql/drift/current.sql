@@ -1,0 +1,6 @@
+-- The newest revision of each prediction of one partition.
+-- Grain: one row per key.
+-- Views: stored
+SELECT s.* FROM stored AS s
+ANTI JOIN (SELECT __key, revision FROM stored WHERE revision > 0) AS newer
+    ON newer.__key = s.__key AND newer.revision > s.revision

@@ -1,0 +1,8 @@
+-- The current predictions that have a label; of several labels of a key, that of the newest import.
+-- Grain: one row per key.
+-- Views: current, labels
+SELECT
+    p.* EXCLUDE (__key),
+    l.label AS label
+FROM current AS p
+INNER JOIN (SELECT __key, arg_max(label, filename) AS label FROM labels GROUP BY __key) AS l ON l.__key = p.__key

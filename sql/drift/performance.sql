@@ -1,0 +1,63 @@
+-- How the scores of one class went with the labels: discrimination and calibration.
+-- Grain: one row.
+-- Views: judged
+-- $class VARCHAR: the label that counts as positive
+-- The AUC is exact, from the ranks (Mann and Whitney 1947): rows of one score are put together, and ties count half.
+WITH by_score AS (
+    SELECT
+        score,
+        count(*) FILTER (positive) AS hits,
+        count(*) FILTER (NOT positive) AS others
+    FROM judged
+    GROUP BY score
+),
+
+ranked AS (
+    SELECT
+        hits,
+        hits * (sum(others) OVER (ORDER BY score) - others / 2) AS pairs
+    FROM by_score
+),
+
+bins AS (
+    SELECT
+        least(floor(score * 10), 9)::INTEGER AS bin,
+        count(*) AS rows,
+        avg(score) AS mean_score,
+        avg(positive::INTEGER) AS share
+    FROM judged
+    GROUP BY bin
+),
+
+calibrated AS (
+    SELECT
+        sum(rows * abs(mean_score - share)) / sum(rows) AS calibration_error,
+        list({
+            'low': bin / 10, 'high': (bin + 1) / 10, 'rows': rows, 'mean_score': mean_score, 'share': share
+        } ORDER BY bin) AS calibration
+    FROM bins
+),
+
+totals AS (
+    SELECT
+        count(*) AS rows,
+        count(*) FILTER (positive) AS positives,
+        -avg(ln(greatest(of_label, 1e-15))) AS log_loss,
+        avg((score - positive::INTEGER) ** 2) AS brier,
+        avg(score) AS mean_score,
+        avg(positive::INTEGER) AS base_rate
+    FROM judged
+)
+
+SELECT
+    $class::VARCHAR AS class,
+    totals.rows AS rows,
+    totals.positives AS positives,
+    (SELECT sum(pairs) FROM ranked) / nullif(totals.positives * (totals.rows - totals.positives), 0) AS auc,
+    totals.log_loss AS log_loss,
+    totals.brier AS brier,
+    totals.mean_score AS mean_score,
+    totals.base_rate AS base_rate,
+    calibrated.calibration_error AS calibration_error,
+    calibrated.calibration AS calibration
+FROM totals CROSS JOIN calibrated

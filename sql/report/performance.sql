@@ -1,0 +1,7 @@
+-- How the predictions of days agree with their labels; of several classes, of the last one.
+-- Grain: one row per run.
+-- Views: performance
+SELECT run_id, class, rows, auc, mean_score, base_rate
+FROM performance
+QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY class DESC) = 1
+ORDER BY run_id

@@ -1,0 +1,59 @@
+"""The examples in docs/queries.md are what the commands print; every named query has one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from pipeline import queries
+from pipeline.cli import query as commands
+from tests import documented
+
+QUERIES = {name: shown for name, shown in documented.examples("queries.md").items() if "lakescore query" in name}
+NAMED = {command: match[1] for command in QUERIES if (match := re.match(r"lakescore query (\w+)", command))}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documented") / "lake"
+    documented.example_lake(folder)
+    return folder
+
+
+@pytest.fixture
+def cli(root: Path) -> Any:
+    app = typer.Typer()
+    commands.add_to(app)
+
+    def call(*arguments: str) -> str:
+        done = CliRunner().invoke(app, [*arguments[1:], "--lake", str(root)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return call
+
+
+@pytest.mark.parametrize("command", [command for command in QUERIES if "--list" not in command])
+def test_example_is_what_the_query_prints(cli: Any, command: str) -> None:
+    documented.check("queries.md", command, cli)
+
+
+def test_every_named_query_has_an_example() -> None:
+    elsewhere = (documented.DOCS / "drift.md").read_text("utf-8") if (documented.DOCS / "drift.md").exists() else ""
+    missing = [name for name in queries.named() if name not in NAMED.values() and name not in elsewhere]
+    assert not missing, f"docs/queries.md has no example of {', '.join(missing)}"
+
+
+def test_headings_name_the_parameters_of_the_queries() -> None:
+    from pipeline.query import parameters
+
+    text = (documented.DOCS / "queries.md").read_text("utf-8")
+    for name in NAMED.values():
+        its = parameters(queries.find(name))
+        shown = " ".join(each if its[each].default is None else f"[{each}]" for each in its)
+        assert f"### {name} `{shown}`" in text

@@ -80,7 +80,7 @@ def preview(ctx: Context, selected: Selection) -> Counter[str]:
         counts["withdrawn"] = ledger.withdrawn(selected)
         signature = ctx.registry.resolve(ctx.job.model.name, selected.partition.version).signature
         selected.stored_view("staged", [])
-        with _reader(selected, "select/to_score") as reader:
+        with _reader(selected, "select/to_score", signature.width) as reader:
             for batch in reader:
                 matrix = to_matrix(batch, signature.features, signature.inputs)
                 prints = row_fingerprints(batch, matrix, signature.features, signature.inputs)
@@ -89,8 +89,9 @@ def preview(ctx: Context, selected: Selection) -> Counter[str]:
     return counts
 
 
-def _reader(selected: Selection, query: str) -> pa.RecordBatchReader:
-    rows = max(8192, min(BATCH_ROWS, BATCH_VALUES // len(selected.plan.features)))
+def _reader(selected: Selection, query: str, columns: int) -> pa.RecordBatchReader:
+    """Reads in batches that fit the memory as a matrix of so many columns."""
+    rows = max(8192, min(BATCH_ROWS, BATCH_VALUES // columns))
     return selected.con.sql(queries.load(query)).to_arrow_reader(rows)
 
 
@@ -181,7 +182,7 @@ class _Staging:
         if (query := self.selected.unselected) is not None:
             sink = _Sink(self, 0)
             try:
-                with self._explained(), _reader(self.selected, query) as reader:
+                with self._explained(), _reader(self.selected, query, self.manifest.signature.width) as reader:
                     for batch in reader:
                         matrix = to_matrix(batch, signature.features, signature.inputs)
                         known, policy = batch.column("reasons"), self.ctx.job.policy
@@ -199,7 +200,7 @@ class _Staging:
 
         With `tallied` the rows are all there are, and what was counted of them is kept for the profile.
         """
-        with self._explained(), _reader(self.selected, query) as reader:
+        with self._explained(), _reader(self.selected, query, self.manifest.signature.width) as reader:
             source = _Source(reader, self.ctx, self.record.plan.candidates.rows)
             with ThreadPoolExecutor(self.workers, thread_name_prefix="score") as pool:
                 sinks = [_Sink(self, index, tallied=tallied) for index in range(self.workers)]

@@ -23,6 +23,7 @@ from tests.workspace import DAY, Workspace
 
 ROWS, ITEMS, TOP = 2000, 10_000, 10
 LABELS = ["sport", "news", "arts"]
+CLASS = ("prediction", "prediction_proba")
 
 
 class Quantiles(nn.Module):
@@ -88,23 +89,44 @@ class Case:
     """From what the module gives, (rows, outputs), to what is stored."""
     named: str
     """A query that follows the task."""
+    counted: set[str]
+    """The columns of its profile, beside the features."""
     signature: dict[str, Any] = field(default_factory=dict)
 
 
 TASKS = {
-    "binary": Case(lambda: network(2), save_state, of_classes, "class_distribution"),
-    "multi-class": Case(lambda: network(5), save_weights, of_classes, "class_distribution"),
+    "binary": Case(lambda: network(2), save_state, of_classes, "class_distribution", {"prob_class_1", *CLASS}),
+    "multi-class": Case(
+        lambda: network(5),
+        save_weights,
+        of_classes,
+        "class_distribution",
+        {*CLASS, *(f"prob_class_{index}" for index in range(5))},
+    ),
     "regression": Case(
         Quantiles,
         save_program,
         of_quantiles,
         "value_distribution",
+        {"value", "value_q10", "value_q50", "value_q90"},
         {"task": "regression", "quantiles": [0.1, 0.5, 0.9]},
     ),
     "multi-label": Case(
-        lambda: network(3), save_program, of_labels, "label_distribution", {"task": "multilabel", "classes": LABELS}
+        lambda: network(3),
+        save_program,
+        of_labels,
+        "label_distribution",
+        {"prob_class_0", "prob_class_1", "prob_class_2"},
+        {"task": "multilabel", "classes": LABELS},
     ),
-    "top-k": Case(lambda: network(ITEMS), save_state, of_items, "item_distribution", {"task": "ranking", "top": TOP}),
+    "top-k": Case(
+        lambda: network(ITEMS),
+        save_state,
+        of_items,
+        "item_distribution",
+        {"top_scores"},
+        {"task": "ranking", "top": TOP},
+    ),
 }
 
 
@@ -112,6 +134,54 @@ def ask(*arguments: str) -> Any:
     done = CliRunner().invoke(app, [*arguments, "--json"])
     assert (done.exit_code, done.exception) == (0, None), done.output
     return json.loads(done.stdout)
+
+
+Rows = list[dict[str, Any]]
+
+
+def check_stored(stored: Rows, expected: dict[str, Any]) -> None:
+    ours = {"id", "b", "scored_at", "run_id", "reason", "fingerprint", "revision", "job", "ds", "model_version"}
+    assert set(stored[0]) - ours == set(expected)
+    for name, values in expected.items():
+        found = [row[name] for row in stored]
+        if isinstance(values, list):
+            assert found == values, name
+        else:
+            np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def check_asked(case: Case, stored: Rows) -> None:
+    assert ask("verify") == []
+    assert ask("query", case.named), "the query that follows the task has no rows"
+    (history,) = ask("query", "prediction_history", "--param", "key=7")
+    assert (history["revision"], history["is_current"]) == (0, True)
+    assert ask("query", "daily_summary")[0]["rows"] == ROWS
+    if case.named == "item_distribution":
+        found = ask("query", "rankings", "--param", "key=7")
+        assert [(row["rank"], int(row["item"])) for row in found] == list(enumerate(stored[7]["top_items"], start=1))
+
+
+def check_profile(case: Case, stored: Rows) -> None:
+    profile = ask("query", "SELECT * FROM profiles")
+    assert {row["column_name"] for row in profile} == {"a", "b", *case.counted}
+    assert {row["rows"] for row in profile} == {ROWS}
+    first = next(iter(case.counted - set(CLASS)))
+    low = next(row["low"] for row in profile if row["column_name"] == first)
+    values = [row[first][0] if first == "top_scores" else row[first] for row in stored]
+    assert low == pytest.approx(min(values), abs=1e-6)
+
+
+def check_explained(case: Case, outputs: set[str]) -> None:
+    (told,) = ask("explain", "7", "--job", "toy", "--replay")["predictions"]
+    assert set(told["outputs"]) == outputs
+    assert told["input"]["same"]
+    assert told["replay"]["difference"] <= told["replay"]["tolerance"]
+    assert (told["attribution"] is not None) == (case.named in ("class_distribution", "value_distribution"))
+    if told["attribution"]:
+        added = told["attribution"]["baseline_score"] + sum(told["attribution"]["shares"].values())
+        assert added == pytest.approx(told["attribution"]["score"], abs=1e-5)
+    shown = CliRunner().invoke(app, ["explain", "7", "--job", "toy", "--replay"])
+    assert (shown.exit_code, shown.exception) == (0, None)
 
 
 @pytest.mark.parametrize("case", TASKS.values(), ids=TASKS)
@@ -141,26 +211,17 @@ def test_task_from_the_file_to_the_answer(
     matrix = np.column_stack([rows["a"].to_numpy(), rows["b"].to_numpy()]).astype(np.float32)
     with torch.inference_mode():
         expected = case.expected(module(torch.from_numpy(matrix)).numpy())
-    ours = {"id", "b", "scored_at", "run_id", "reason", "fingerprint", "revision", "job", "ds", "model_version"}
-    assert set(stored[0]) - ours == set(expected)
-    for name, values in expected.items():
-        found = [row[name] for row in stored]
-        if isinstance(values, list):
-            assert found == values, name
-        else:
-            np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5, err_msg=name)
-
-    assert ask("verify") == []
-    assert ask("query", case.named), "the query that follows the task has no rows"
-    (history,) = ask("query", "prediction_history", "--param", "key=7")
-    assert (history["revision"], history["is_current"]) == (0, True)
-    assert ask("query", "daily_summary")[0]["rows"] == ROWS
-    if case.named == "item_distribution":
-        found = ask("query", "rankings", "--param", "key=7")
-        assert [(row["rank"], int(row["item"])) for row in found] == list(enumerate(stored[7]["top_items"], start=1))
+    check_stored(stored, expected)
+    check_asked(case, stored)
+    check_profile(case, stored)
+    check_explained(case, set(expected))
+    page = next((workspace.lake / "reports").rglob(f"{outcome['run_id']}.html")).read_text("utf-8")
+    assert ("values from" in page) == (case.named == "value_distribution")
 
     changed = rows.set_column(2, "b", pa.array(np.where(np.arange(ROWS) < 3, 9.0, rows["b"].to_numpy())))
     workspace.day(changed.slice(0, 1500), file="one.parquet")
-    assert workspace.complete().statistics.reasons == {"changed": 3}
+    record = workspace.complete()
+    assert record.statistics.reasons == {"changed": 3}
+    assert not [text for text in record.warnings if "profile" in text or "drift" in text], record.warnings
     assert ask("query", "SELECT count(*) AS n FROM predictions")[0]["n"] == ROWS
     assert workspace.run().up_to_date

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -70,7 +71,8 @@ def test_stage_drift_counts_what_has_moved_and_report_makes_pages(workspace: Wor
     moved = table(400)
     ds, names = "2026-01-13", iter((stages.CHECK, *run.STAGES))
     workspace.day(moved.set_column(1, "a", pa.array(moved.column("a").to_numpy() + 9)), ds)
-    ctx, found = workspace.context(), {}
+    ctx = workspace.context()
+    found: dict[str, Any] = {}
     while found.get("state") != "complete":
         found = stages.run_stage(ctx, next(names), ds, found.get("run_id"))
     page = workspace.lake / "reports" / "job=toy" / f"ds={ds}" / f"{found['run_id']}.html"

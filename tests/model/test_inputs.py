@@ -15,7 +15,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
+from typer.testing import CliRunner
 
+from pipeline.cli.app import app
 from pipeline.errors import LakescoreError, ModelRefused, QualityStop, SchemaMismatch
 from pipeline.features import fingerprints, row_fingerprints, to_matrix
 from pipeline.model.card import Card
@@ -362,3 +364,64 @@ def test_register_refuses_inputs_that_do_not_fit(
 ) -> None:
     with pytest.raises(LakescoreError, match=said):
         register(Workspace(tmp_path), program, signature)
+
+
+# What is told about a day
+
+
+def profile(workspace: Workspace, ds: str) -> dict[str, Any]:
+    (path,) = (workspace.lake / "profiles").rglob(f"ds={ds}/*/*.parquet")
+    return {row["column_name"]: row for row in pq.read_table(path, partitioning=None).to_pylist()}
+
+
+def test_profile_counts_numbers_as_they_come_and_categories_by_value(workspace: Workspace) -> None:
+    """On the first day it is read afterwards, on the second the stream counts."""
+    day = rows().to_pylist()
+    day[0]["colour"], day[1]["colour"] = "blue", None
+    table = pa.Table.from_pylist(day, rows().schema)
+    ages = [row["age"] for row in day if row["age"] is not None]
+    colours = [row["colour"] for row in day]
+    assert len(ages) < len(day)
+    for ds in ("2026-01-01", "2026-01-02"):
+        workspace.day(table, ds)
+        assert not [text for text in workspace.complete(ds).warnings if "profile" in text or "drift" in text]
+        found = profile(workspace, ds)
+        assert {name for name, row in found.items() if row["kind"] == "feature"} == {"age", "colour", "spend"}
+        assert (found["age"]["rows"], found["age"]["nulls"]) == (len(day), len(day) - len(ages))
+        assert found["age"]["mean"] == pytest.approx(np.mean(ages), abs=1e-4)
+        counted = dict(zip(found["colour"]["labels"], found["colour"]["counts"], strict=True))
+        assert counted == {"red": colours.count("red"), "green": colours.count("green")}
+        assert found["colour"]["nulls"] == 1
+
+
+def test_baseline_of_a_model_with_declared_inputs_is_what_drift_compares_with(tmp_path: Path, program: Path) -> None:
+    workspace = Workspace(tmp_path)
+    job = workspace.job() / "job.toml"
+    job.write_text(job.read_text().replace('features = ["a", "b"]', ""))
+    many = pa.concat_tables([rows()] * 20)
+    day = many.set_column(0, "id", pa.array([f"u{number}" for number in range(many.num_rows)]))
+    pq.write_table(day, tmp_path / "training.parquet")
+    register(workspace, program, training=tmp_path / "training.parquet")
+    turned = pa.array(["red"] * day.num_rows)
+    workspace.day(day.set_column(day.schema.get_field_index("colour"), "colour", turned))
+    workspace.complete()
+    (path,) = (workspace.lake / "drift").rglob("*.parquet")
+    found = pq.read_table(path, partitioning=None).to_pylist()
+    outcomes = {row["column_name"]: row["outcome"] for row in found if row["reference"] == "training"}
+    assert outcomes["colour"] == "critical"
+    assert outcomes["age"] == outcomes["spend"] == "ok"
+
+
+def test_explain_finds_the_row_and_reproduces_its_score(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.day(rows())
+    workspace.complete()
+    monkeypatch.chdir(workspace.root)
+    done = CliRunner().invoke(app, ["explain", "u2", "--job", "toy", "--replay", "--json"])
+    assert (done.exit_code, done.exception) == (0, None), done.output
+    (told,) = json.loads(done.stdout)["predictions"]
+    assert told["input"]["same"]
+    assert told["input"]["features"]["colour"] == rows().to_pylist()[2]["colour"]
+    assert told["replay"]["difference"] <= told["replay"]["tolerance"]
+    assert told["attribution"] is None
+    shown = CliRunner().invoke(app, ["explain", "u2", "--job", "toy", "--replay"])
+    assert (shown.exit_code, shown.exception) == (0, None)

@@ -204,6 +204,8 @@ class StageReport(Frozen):
     wall_s: float
     cpu_s: float
     rows: int = 0
+    busy: dict[str, float] = {}
+    """Of a stage with workers: the shares of their time by what they did."""
 
     @property
     def rows_per_s(self) -> float:

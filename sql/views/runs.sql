@@ -38,6 +38,7 @@ SELECT
     list_sum(list_transform(stages, lambda stage: stage.cpu_s)) AS cpu_s,
     list_filter(stages, lambda stage: stage.stage = 'score')[-1].rows
     / nullif(list_filter(stages, lambda stage: stage.stage = 'score')[-1].wall_s, 0) AS rows_per_s,
+    list_filter(stages, lambda stage: stage.stage = 'score')[-1].busy AS busy,
     peak_memory_bytes,
     len(committed) AS files,
     list_sum(list_transform(committed, lambda file: file.size))::BIGINT AS bytes,

@@ -29,8 +29,7 @@ from duckdb import ConstantExpression, StarExpression
 
 from pipeline import database, queries
 from pipeline.errors import LakeDamaged
-from pipeline.job import Job
-from pipeline.job_tables import RESERVED
+from pipeline.job import RESERVED, Job
 from pipeline.lake import Lake, Partition
 from pipeline.relations import aligned, union, with_day, with_key_text
 

@@ -18,7 +18,7 @@ from pipeline import database, queries, selection
 from pipeline.context import Context
 from pipeline.errors import InputMissing, ModelMismatch
 from pipeline.features import to_matrix
-from pipeline.job_tables import RESERVED
+from pipeline.job import RESERVED
 from pipeline.keys import feature_type
 from pipeline.model.fit import check_fit
 from pipeline.relations import with_key_text

@@ -15,7 +15,7 @@ from pipeline.context import Context
 from pipeline.drift import store
 from pipeline.explain import lookup
 from pipeline.explain.inputs import InputRow
-from pipeline.job_tables import OF_A_MODEL
+from pipeline.job import OF_A_MODEL
 from pipeline.lake import Lake, Partition
 from pipeline.predictions import OURS
 from pipeline.quality.verdict import described, failed

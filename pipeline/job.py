@@ -239,6 +239,11 @@ class Drift(Frozen):
         return self
 
 
+class Report(Frozen):
+    enabled: bool = True
+    """Whether each run makes its page, and the index anew; `lakescore report` makes them at any time."""
+
+
 class Engine(Frozen):
     """Overridden by LAKESCORE_DEVICE, LAKESCORE_MEMORY_LIMIT and LAKESCORE_THREADS."""
 
@@ -264,6 +269,7 @@ class Job(Frozen):
     notify: Notify = Notify()
     quality: Quality = Quality()
     drift: Drift = Drift()
+    report: Report = Report()
 
     @model_validator(mode="after")
     def _slices_are_carried(self) -> Job:

@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 def report(ctx: Context, record: RunRecord) -> RunRecord:
     """Writes the page of a run. If it cannot be made, the run's record gets a warning."""
+    if not ctx.job.report.enabled:
+        return record
     from pipeline.report import pages
 
     try:
@@ -24,6 +26,8 @@ def report(ctx: Context, record: RunRecord) -> RunRecord:
 
 def index(ctx: Context) -> None:
     """Writes the index of the lake, or logs why not: the next run makes it anew."""
+    if not ctx.job.report.enabled:
+        return
     from pipeline.report import pages
 
     try:

@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import daily, drift, explain, quality, selection
+from tests.benchmarks import against, daily, drift, explain, quality, selection
 
 BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
+    "against": against.run,
     "daily": daily.run,
     "drift": drift.run,
     "explain": explain.run,

@@ -270,6 +270,16 @@ def test_run_makes_page_and_index_but_nothing_if_all_is_up_to_date(workspace: Wo
     assert index.stat().st_mtime_ns == before
 
 
+def test_job_without_report_makes_pages_when_asked_alone(workspace: Workspace, cli: Any) -> None:
+    with (workspace.job() / "job.toml").open("a") as file:
+        file.write("[report]\nenabled = false\n")
+    workspace.day(20)
+    run.run(workspace.context(), DAY)
+    assert not (workspace.lake / "reports").exists()
+    cli()
+    assert len(list((workspace.lake / "reports").rglob("*.html"))) == 2
+
+
 def test_backfill_makes_the_index_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     monkeypatch.setattr(stage, "index", made.append)

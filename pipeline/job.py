@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import tomllib
 from datetime import date, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -15,16 +14,10 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from pipeline.errors import JobError, nearest
 from pipeline.queries import resources
 from pipeline.records import NAME, Frozen, Name, check_name
+from pipeline.reserved import is_reserved
 from pipeline.settings import Settings
 
 DEFAULT_JOB = "batch_inference"
-RESERVED = (
-    {"job", "ds", "model_version", "prediction", "prediction_proba", "value", "rank", "item", "score"}
-    | {"scored_at", "quarantined_at", "run_id", "reason", "reasons", "fingerprint", "revision", "key_text"}
-)  # fmt: skip
-"""Columns of what we store that are ours: no key or carried column has such a name, in capitals or not."""
-OF_A_MODEL = re.compile(r"prob_class_\d+|value_variance|value_q\d+(_\d+)?|top_items|top_scores")
-"""Further columns of a prediction, as its task gives them."""
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 DURATION = r"^[1-9]\d{0,5}[smhd]$"
 SIZE = r"^\d+(\.\d+)? ?[KMGT]i?B$"
@@ -42,11 +35,6 @@ WORDS = {
     "string_too_short": "some text",
 }
 """What is expected, for people: by the pattern, or by pydantic's type of error."""
-
-
-def is_reserved(column: str) -> bool:
-    folded = column.casefold()
-    return folded in RESERVED or bool(OF_A_MODEL.fullmatch(folded)) or folded.startswith(("prob_class_", "__"))
 
 
 def _known_zone(name: str) -> str:

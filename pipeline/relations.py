@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, StarExpression
 
 from pipeline import database
-from pipeline.job import OF_A_MODEL
+from pipeline.reserved import OF_A_MODEL
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation

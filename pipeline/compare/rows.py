@@ -18,10 +18,10 @@ from pipeline import database, queries, selection
 from pipeline.context import Context
 from pipeline.errors import InputMissing, ModelMismatch
 from pipeline.features import to_matrix
-from pipeline.job import RESERVED
 from pipeline.keys import feature_type
 from pipeline.model.fit import check_fit
 from pipeline.relations import with_key_text
+from pipeline.reserved import RESERVED
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection

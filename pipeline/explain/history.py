@@ -15,11 +15,11 @@ from pipeline.context import Context
 from pipeline.drift import store
 from pipeline.explain import lookup
 from pipeline.explain.inputs import InputRow
-from pipeline.job import OF_A_MODEL
 from pipeline.lake import Lake, Partition
 from pipeline.predictions import OURS
 from pipeline.quality.verdict import described, failed
 from pipeline.records import RunRecord, State
+from pipeline.reserved import OF_A_MODEL
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection

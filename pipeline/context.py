@@ -47,6 +47,7 @@ class Clock:
 
     stage: str
     rows: int = 0
+    busy: dict[str, float] = field(default_factory=dict)
     report: StageReport = field(init=False)
     """Set when the stage has ended."""
 
@@ -59,7 +60,11 @@ def timed(stage: str) -> Iterator[Clock]:
         yield clock
     finally:
         clock.report = StageReport(
-            stage=stage, wall_s=time.perf_counter() - wall, cpu_s=time.process_time() - cpu, rows=clock.rows
+            stage=stage,
+            wall_s=time.perf_counter() - wall,
+            cpu_s=time.process_time() - cpu,
+            rows=clock.rows,
+            busy=clock.busy,
         )
 
 

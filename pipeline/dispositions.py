@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,26 +77,40 @@ def only(judged: Judged, mask: NDArray[np.bool_]) -> Judged:
     return Judged(to_score, None, judged.reasons[kept], judged.revisions[kept], 0)
 
 
-def reasons_for(matrix: NDArray[np.float32], features: Sequence[str], policy: Policy) -> list[list[str]]:
-    """Returns, for each rejected row, why: `null:<feature>` or `infinite:<feature>`. `matrix` holds these rows only."""
+def reasons_for(
+    matrix: NDArray[np.float32], features: Sequence[str], policy: Policy, categories: Collection[str] = ()
+) -> list[list[str]]:
+    """Returns, for each rejected row, why: `null:<feature>`, `infinite:<feature>`; of a category `unknown:<feature>`.
+
+    `matrix` holds these rows only; `features` names the feature of each of its columns.
+    """
     marks = [("infinite", np.isinf(matrix))]
     if policy.null_features != "score":
         marks.append(("null", np.isnan(matrix)))
     found: list[list[str]] = [[] for _ in matrix]
     for kind, mask in marks:
         for row, column in zip(*np.nonzero(mask), strict=True):
-            found[row].append(f"{kind}:{features[column]}")
+            name = features[column]
+            reason = f"unknown:{name}" if kind == "infinite" and name in categories else f"{kind}:{name}"
+            if reason not in found[row]:
+                found[row].append(reason)
     return found
 
 
-def with_reasons(known: pa.Array, matrix: NDArray[np.float32], features: Sequence[str], policy: Policy) -> pa.Array:
+def with_reasons(
+    known: pa.Array,
+    matrix: NDArray[np.float32],
+    features: Sequence[str],
+    policy: Policy,
+    categories: Collection[str] = (),
+) -> pa.Array:
     """Adds to the reasons of rejected rows, (rows,) lists of text, those of their features.
 
     Raises QualityStop where the policy says `fail`.
     """
     if _rejected(matrix, policy) is None:
         return known
-    own = reasons_for(matrix, features, policy)
+    own = reasons_for(matrix, features, policy, categories)
     joined = [[*reasons, *others] for reasons, others in zip(known.to_pylist(), own, strict=True)]
     import pyarrow as pa
 

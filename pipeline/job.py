@@ -14,18 +14,16 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from pipeline.errors import JobError, nearest
 from pipeline.queries import resources
 from pipeline.records import NAME, Frozen, Name, check_name
+from pipeline.reserved import is_reserved
 from pipeline.settings import Settings
 
 DEFAULT_JOB = "batch_inference"
-RESERVED = (
-    {"job", "ds", "model_version", "prediction", "prediction_proba", "value", "rank", "item", "score"}
-    | {"scored_at", "quarantined_at", "run_id", "reason", "reasons", "fingerprint", "revision", "key_text"}
-)  # fmt: skip
-"""Columns of what we store that are ours: no key or carried column has such a name, in capitals or not."""
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 DURATION = r"^[1-9]\d{0,5}[smhd]$"
 SIZE = r"^\d+(\.\d+)? ?[KMGT]i?B$"
+SHA256 = r"^[0-9a-f]{64}$"
 WORDS = {
+    SHA256: "64 hexadecimal digits",
     DEVICE: "auto, cpu, cuda, or one card such as cuda:0",
     SIZE: "a size such as 400MB or 2GiB",
     DURATION: "a duration such as 30s, 5m, 6h or 1d",
@@ -37,11 +35,6 @@ WORDS = {
     "string_too_short": "some text",
 }
 """What is expected, for people: by the pattern, or by pydantic's type of error."""
-
-
-def is_reserved(column: str) -> bool:
-    folded = column.casefold()
-    return folded in RESERVED or folded.startswith(("prob_class_", "__"))
 
 
 def _known_zone(name: str) -> str:
@@ -76,6 +69,21 @@ class Model(Frozen):
     name: Name
     version: Name = "production"
     """A version, or an alias such as `production`."""
+    digest: Annotated[str, Field(pattern=SHA256)] | None = None
+    """Of the registered model, if no other is to score whatever the alias says."""
+    trust_code: bool = Field(default=False, strict=True)
+    """Whether code in the model's file may be run; only with a digest."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Model:
+        if self.trust_code and self.digest is None:
+            raise ValueError("`trust_code` needs the model's `digest` beside it; lakescore models show NAME prints it")
+        return self
+
+    @property
+    def trusted(self) -> str | None:
+        """The digest of the model whose code may be run."""
+        return self.digest if self.trust_code else None
 
 
 class Input(Frozen):

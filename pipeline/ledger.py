@@ -9,15 +9,19 @@ counted is compared with it too, but is no part of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from pipeline import database
 from pipeline.errors import LedgerImbalance
 from pipeline.records import Ledger, RunRecord, Statistics, Term
 
 if TYPE_CHECKING:
     from pipeline.selection import Selection
+
+OUTPUTS = ("prediction", "prediction_proba", "value", "top_items", "top_scores", "reason")
+"""What the statistics are about; each task has some of them."""
 
 
 def before_commit(selected: Selection, record: RunRecord, staged: Sequence[str], rejected: Sequence[str]) -> Ledger:
@@ -48,8 +52,8 @@ def after_commit(
 
     Expects the views of `before_commit`. Raises LedgerImbalance if it does not add up.
     """
-    columns = ["prediction", "prediction_proba", "reason"]
-    selected.stored_view("scored", published, columns if published else [])
+    columns = [name for name in OUTPUTS if name in _columns(selected, published)]
+    selected.stored_view("scored", published, columns)
     scored = selected.term("ledger/scored")
     unchanged, terms = ledger.unchanged, {False: Term(), True: Term()}
     if others:
@@ -69,14 +73,40 @@ def statistics(selected: Selection, published: Sequence[str]) -> Statistics:
     """Returns what the run predicted, from the view `scored` of `after_commit`."""
     if not published:
         return Statistics()
-    rows = selected.count("ledger/statistics")
-    classes: dict[str, int] = {}
-    reasons: dict[str, int] = {}
-    for row in rows:
-        classes[str(row["prediction"])] = classes.get(str(row["prediction"]), 0) + row["rows"]
-        reasons[str(row["reason"])] = reasons.get(str(row["reason"]), 0) + row["rows"]
+    columns = database.schema(selected.con.view("scored"))
+    if "value" in columns:
+        return _of_values(selected.count("ledger/statistics_values"))
+    if "top_scores" in columns:
+        return _of_ranks(selected)
+    labels = columns["prediction"].endswith("[]")
+    rows = selected.count("ledger/statistics_labels" if labels else "ledger/statistics")
+    classes, reasons = _totals(rows, "prediction"), _totals(rows, "reason")
+    if labels:
+        return Statistics(classes=classes, reasons=_totals(selected.count("ledger/statistics_reasons"), "reason"))
     confidence = sum(row["sum_confidence"] for row in rows) / sum(row["rows"] for row in rows)
     return Statistics(classes=classes, reasons=reasons, mean_confidence=confidence)
+
+
+def _of_values(rows: list[dict[str, Any]]) -> Statistics:
+    mean = sum(row["total"] for row in rows) / sum(row["rows"] for row in rows)
+    values = {"mean": mean, "low": min(row["low"] for row in rows), "high": max(row["high"] for row in rows)}
+    return Statistics(reasons=_totals(rows, "reason"), values=values)
+
+
+def _of_ranks(selected: Selection) -> Statistics:
+    (items,) = selected.count("ledger/statistics_items")
+    return _of_values(selected.count("ledger/statistics_ranks")).model_copy(update={"items": items["items"]})
+
+
+def _totals(rows: list[dict[str, Any]], column: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rows:
+        found[str(row[column])] = found.get(str(row[column]), 0) + row["rows"]
+    return found
+
+
+def _columns(selected: Selection, published: Sequence[str]) -> list[str]:
+    return list(database.schema(database.parquet(selected.con, published))) if published else []
 
 
 def withdrawn(selected: Selection) -> int:

@@ -204,6 +204,8 @@ class StageReport(Frozen):
     wall_s: float
     cpu_s: float
     rows: int = 0
+    busy: dict[str, float] = {}
+    """Of a stage with workers: the shares of their time by what they did."""
 
     @property
     def rows_per_s(self) -> float:
@@ -220,6 +222,24 @@ class Statistics(Frozen):
     classes: dict[str, int] = {}
     reasons: dict[str, int] = {}
     mean_confidence: float | None = None
+    values: dict[str, float] | None = None
+    """Of a regression: `mean`, `low` and `high`; of a ranking those of the best scores."""
+    items: int | None = None
+    """Of a ranking: how many different ones stand in its lists."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the rows, by class; of multi-label a row counts for each of its labels, and without any for `no label`."""
+        total = sum(self.reasons.values()) or sum(self.classes.values())
+        return {name or "no label": count / total for name, count in self.classes.items()}
+
+    @property
+    def range(self) -> str | None:
+        """Says where the values, or best scores, lie."""
+        if self.values is None:
+            return None
+        what = "values" if self.items is None else f"{self.items:,} items, the best with scores"
+        return f"{what} from {self.values['low']:g} to {self.values['high']:g}, mean {self.values['mean']:g}"
 
 
 class RunRecord(Frozen):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, StarExpression
 
 from pipeline import database
+from pipeline.reserved import OF_A_MODEL
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
@@ -55,7 +56,7 @@ def with_key_text(relation: Relation, key: Sequence[str], ours: Collection[str])
     A key that no run record tells is taken to be all columns that are not ours.
     """
     names = [name for name in key if name in relation.columns]
-    names = names or [name for name in relation.columns if name not in ours and not name.startswith("prob_class_")]
+    names = names or [name for name in relation.columns if name not in ours and not OF_A_MODEL.fullmatch(name)]
     texts = [ColumnExpression(name).cast("VARCHAR") for name in names]
     if len(texts) > 1:
         texts = [FunctionExpression("concat_ws", ConstantExpression(","), *map(_escaped, texts))]

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 122_880
 KINDS = {".csv": "csv", ".parquet": "parquet"}
+TYPES = {
+    "number": pa.float64(),
+    "category": pa.string(),
+    "timestamp": pa.timestamp("us"),
+    "list": pa.list_(pa.float32()),
+}
+"""What a DataFrame's columns are taken to be until they are converted, and checked as what they are."""
 Table = TypeVar("Table", pa.Table, "pd.DataFrame")
 
 
@@ -44,12 +51,21 @@ class Scorer:
 
     @classmethod
     def load(
-        cls, name: str, version: str = "production", *, models: str | Path = "models", device: str = "auto"
+        cls,
+        name: str,
+        version: str = "production",
+        *,
+        models: str | Path = "models",
+        device: str = "auto",
+        trusted: str | None = None,
     ) -> Scorer:
-        """Raises ModelNotFound, or ModelMismatch if the files are not those that were registered."""
+        """`trusted` is the digest of a model whose file may hold code.
+
+        Raises ModelNotFound, or ModelMismatch if the files are not those that were registered.
+        """
         registry = open_registry(str(models))
         manifest = registry.resolve(name, version)
-        return cls(manifest, registry.load(manifest, device))
+        return cls(manifest, registry.load(manifest, device, trusted))
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -70,12 +86,13 @@ class Scorer:
             self._check([(field.name, field.type) for field in data.schema])
             batches = [self.score_batch(batch) for batch in data.select(list(self.features)).to_batches(BATCH_ROWS)]
             return pa.Table.from_batches(batches, self.schema)
-        self._check([(str(name), pa.float64()) for name in data.columns])
+        kinds = {name: TYPES[how.kind] for name, how in self.manifest.signature.inputs.items()}
+        self._check([(str(name), kinds.get(str(name), pa.float64())) for name in data.columns])
         return self.score(self._features_of(data)).to_pandas().set_index(data.index)
 
     def score_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Returns the predictions of a batch, row by row. Expects the features' columns."""
-        matrix = to_matrix(batch, self.features)
+        matrix = to_matrix(batch, self.features, self.manifest.signature.inputs)
         valid = np.isfinite(matrix).all(axis=1)
         complete = bool(valid.all())
         scored = self.predictor.predict_arrow(matrix if complete else matrix[valid], self.batch_rows)
@@ -154,8 +171,9 @@ def check_files(source: Path, target: Path, *, replace: bool) -> None:
 def _duckdb_name(kind: pa.DataType) -> str:
     """Returns a name that `check_fit` knows for what `to_matrix` takes: DuckDB has no name for all kinds of Arrow."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
-    return "DOUBLE" if any(check(value) for check in checks) else str(kind)
+    if pa.types.is_boolean(value) or pa.types.is_integer(value):
+        return "BIGINT"
+    return "DOUBLE" if pa.types.is_floating(value) or pa.types.is_decimal(value) else str(value)
 
 
 def _kind(path: Path) -> str:

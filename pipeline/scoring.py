@@ -1,40 +1,34 @@
 """The streaming pass: Arrow batches in, staged predictions out.
 
-Equal workers, one a core, take the next batch of one shared reader in turn; each runs the forward pass in its own
-thread and writes its own files. Against a reader, a forward and a writer thread with queues between them this is
-faster, since no stage waits for another, and there is nothing to tune. See docs/performance.md.
+Equal workers (`streaming.py`), one a core, take the next batch of one shared reader in turn. Against a reader, a
+forward and a writer thread with queues between them this is faster, since no stage waits for another, and there is
+nothing to tune. See docs/performance.md.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from pipeline import database, ledger, queries, selection, staging
 from pipeline.context import Context, timed
-from pipeline.dispositions import judge, only, reasons_for, with_reasons
+from pipeline.dispositions import judge, with_reasons
 from pipeline.drift.tally import Tallies
 from pipeline.errors import QualityStop, UnreadableFile
-from pipeline.features import fingerprints, to_matrix
+from pipeline.features import row_fingerprints, to_matrix
 from pipeline.lake import Partition
 from pipeline.model.outputs import output_schema
-from pipeline.predictions import FEW_VALUES, rejected_batch, rejected_schema, stored_batch, stored_schema
+from pipeline.predictions import rejected_schema, stored_schema
 from pipeline.quality import guards
-from pipeline.records import CheckResult, RunRecord, StageReport, State, now
+from pipeline.records import CheckResult, RunRecord, StageReport, State
+from pipeline.streaming import ADOPTED, PARTS, Adopted, Outputs, Predicted, Sink, Source, Worker, work_all
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    import pyarrow as pa
 
     from pipeline.model.predictor import Predictor
     from pipeline.selection import Selection
@@ -44,10 +38,6 @@ log = logging.getLogger(__name__)
 BATCH_VALUES = 1_500_000
 """Feature values in one batch: 122,880 rows of up to 12 features, fewer rows of wider ones."""
 BATCH_ROWS = 122_880
-ADOPTED = "__adopted_"
-
-Outputs = Callable[[pa.RecordBatch, "NDArray[np.float32]"], pa.RecordBatch]
-"""Gives the output columns of the rows to score, from those rows and their matrix (rows, features)."""
 
 
 def score(ctx: Context, record: RunRecord) -> RunRecord:
@@ -61,7 +51,7 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
         with timed("score") as clock, selection.select(ctx, record.plan, partition) as selected:
             staged = _Staging(ctx, record, selected)
             counts = staged.run()
-            clock.rows = counts["scored"]
+            clock.rows, clock.busy = counts["scored"], staged.busy
     except UnreadableFile:
         selection.check_input_unchanged(ctx, record.plan, record.ds)
         raise
@@ -78,17 +68,20 @@ def preview(ctx: Context, selected: Selection) -> Counter[str]:
         unselected = selected.con.sql(query).aggregate("count(*)").fetchall()[0][0]
         counts = Counter(quarantined=int(unselected), duplicates=selected.term("ledger/duplicates").rows)
         counts["withdrawn"] = ledger.withdrawn(selected)
+        signature = ctx.registry.resolve(ctx.job.model.name, selected.partition.version).signature
         selected.stored_view("staged", [])
-        with _reader(selected, "select/to_score") as reader:
+        with _reader(selected, "select/to_score", signature.width) as reader:
             for batch in reader:
-                matrix = to_matrix(batch, selected.plan.features)
-                counts += judge(batch, matrix, fingerprints(matrix), ctx.job.policy).counts()
+                matrix = to_matrix(batch, signature.features, signature.inputs)
+                prints = row_fingerprints(batch, matrix, signature.features, signature.inputs)
+                counts += judge(batch, matrix, prints, ctx.job.policy).counts()
                 ctx.progress("plan", counts["scored"] + counts["unchanged"], selected.plan.candidates.rows)
     return counts
 
 
-def _reader(selected: Selection, query: str) -> pa.RecordBatchReader:
-    rows = max(8192, min(BATCH_ROWS, BATCH_VALUES // len(selected.plan.features)))
+def _reader(selected: Selection, query: str, columns: int) -> pa.RecordBatchReader:
+    """Reads in batches that fit the memory as a matrix of so many columns."""
+    rows = max(8192, min(BATCH_ROWS, BATCH_VALUES // columns))
     return selected.con.sql(queries.load(query)).to_arrow_reader(rows)
 
 
@@ -111,16 +104,28 @@ class _Staging:
         self.ctx, self.record, self.selected = ctx, record, selected
         self.folder = ctx.lake.workspace.path(staging.folder_of(record))
         self.manifest = ctx.registry.resolve(record.model.name, record.model.version)
-        self.workers = ctx.job.engine.threads or os.cpu_count() or 1
+        self.threads = ctx.job.engine.threads or os.cpu_count() or 1
         plan = record.plan
         self.stored = stored_schema(selected.schema, plan.key, plan.carry, output_schema(self.manifest.signature))
         self.rejected = rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
-        self.loading = StageReport(stage="load", wall_s=0, cpu_s=0)
-        """What it took to import torch and load the model, while the workers waited."""
+        self.tallies = Tallies(ctx, record, self.manifest)
+        self.predicted = Predicted(self._load, ctx.job.engine.batch_rows)
+        self.workers: list[Worker] = []
         self.checks: tuple[CheckResult, ...] = ()
         """Of the loaded model."""
-        self.tallies = Tallies(ctx, record, self.manifest)
-        self._lock = threading.Lock()
+
+    @property
+    def loading(self) -> StageReport:
+        """Importing torch and loading the model: the wall seconds that all workers waited, and its own thread's CPU."""
+        waited = min((worker.seconds["wait"] for worker in self.workers), default=0.0)
+        return StageReport(stage="load", wall_s=waited, cpu_s=self.predicted.cpu_s)
+
+    @property
+    def busy(self) -> dict[str, float]:
+        """The shares of the workers' time by what they did, apart from waiting for the model."""
+        seconds = {part: sum(worker.seconds[part] for worker in self.workers) for part in PARTS if part != "wait"}
+        total = sum(seconds.values())
+        return {part: spent / total for part, spent in seconds.items()} if total else {}
 
     def run(self) -> Counter[str]:
         for path in staging.files(self.ctx, self.record, "rejected"):
@@ -130,30 +135,22 @@ class _Staging:
         counts += self._stage_unselected()
         for paths in staging.left_behind(self.ctx, self.record):
             if self._show_left_behind(paths):
-                counts["adopted"] += self._stream("select/adoptable", _adopted)["scored"]
+                counts["adopted"] += self._stream("select/adoptable", Adopted())["scored"]
                 self._show_staged()
         if counts["adopted"]:
             log.info("%s rows were staged by a run that did not finish: taken up", f"{counts['adopted']:,}")
             counts["scored"] += counts["adopted"]
-        counts += self._stream("select/to_score", self._predicted, tallied=not (seen_before or counts["adopted"]))
+        counts += self._stream("select/to_score", self.predicted, tallied=not (seen_before or counts["adopted"]))
         return counts
 
-    @cached_property
-    def _predictor(self) -> Predictor:
-        with timed("load") as clock:
-            import torch
+    def _load(self) -> Predictor:
+        import torch
 
-            if self.workers > 1:
-                torch.set_num_threads(1)  # each worker is a thread of its own
-            predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device)
-            self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
-        self.loading = clock.report
+        if self.threads > 1:
+            torch.set_num_threads(1)  # each worker is a thread of its own
+        predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device, self.ctx.job.model.trusted)
+        self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
         return predictor
-
-    def _predicted(self, _rows: pa.RecordBatch, matrix: NDArray[np.float32]) -> pa.RecordBatch:
-        with self._lock:
-            predictor = self._predictor
-        return predictor.predict_arrow(matrix, self.ctx.job.engine.batch_rows)
 
     def _show_staged(self) -> int:
         """Makes the view `staged` over what this run has staged so far, and returns the number of rows."""
@@ -175,14 +172,16 @@ class _Staging:
     def _stage_unselected(self) -> Counter[str]:
         """Stages for the quarantine the rows without a key, with a key whose rows differ, or that break a rule."""
         rows = 0
+        signature = self.manifest.signature
         if (query := self.selected.unselected) is not None:
-            sink = _Sink(self, 0)
+            sink = self._sink(0)
             try:
-                with self._explained(), _reader(self.selected, query) as reader:
+                with self._explained(), _reader(self.selected, query, self.manifest.signature.width) as reader:
                     for batch in reader:
-                        matrix = to_matrix(batch, self.record.plan.features)
-                        known = batch.column("reasons")
-                        sink.reject(batch, with_reasons(known, matrix, self.record.plan.features, self.ctx.job.policy))
+                        matrix = to_matrix(batch, signature.features, signature.inputs)
+                        known, policy = batch.column("reasons"), self.ctx.job.policy
+                        reasons = with_reasons(known, matrix, signature.columns, policy, signature.categories)
+                        sink.reject(batch, reasons)
                         rows += batch.num_rows
                 sink.close()
             except BaseException:
@@ -195,107 +194,18 @@ class _Staging:
 
         With `tallied` the rows are all there are, and what was counted of them is kept for the profile.
         """
-        with self._explained(), _reader(self.selected, query) as reader:
-            source = _Source(reader, self.ctx, self.record.plan.candidates.rows)
-            with ThreadPoolExecutor(self.workers, thread_name_prefix="score") as pool:
-                sinks = [_Sink(self, index, tallied=tallied) for index in range(self.workers)]
-                workers = [pool.submit(_work, source, sink, outputs) for sink in sinks]
-                try:
-                    counts = sum((worker.result() for worker in workers), Counter[str]())
-                except BaseException:
-                    source.stop()
-                    raise
+        with self._explained(), _reader(self.selected, query, self.manifest.signature.width) as reader:
+            source = Source(reader, self.ctx, self.record.plan.candidates.rows)
+            workers = [self._worker(index, outputs, tallied=tallied) for index in range(self.threads)]
+            counts = work_all(workers, source)
+        self.workers += workers
         self.tallies.keep()
         return counts
 
+    def _worker(self, index: int, outputs: Outputs, *, tallied: bool) -> Worker:
+        tally = self.tallies.one() if tallied else None
+        return Worker(self._sink(index), outputs, self.manifest.signature, self.ctx.job.policy, tally)
 
-class _Source:
-    """One reader, shared: each worker takes the next batch in turn."""
-
-    def __init__(self, reader: pa.RecordBatchReader, ctx: Context, total: int) -> None:
-        self._batches, self._ctx, self._total = iter(reader), ctx, total
-        self._lock = threading.Lock()
-        self._done = 0
-        self._stopped = False
-
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
-        while (batch := self._next()) is not None:
-            yield batch
-
-    def _next(self) -> pa.RecordBatch | None:
-        with self._lock:
-            batch = None if self._stopped else next(self._batches, None)
-            if batch is not None:
-                self._done += batch.num_rows
-                self._ctx.progress("score", self._done, self._total)
-            return batch
-
-    def stop(self) -> None:
-        self._stopped = True
-
-
-class _Sink:
-    """What one worker writes: predictions, and rejected rows."""
-
-    def __init__(self, staged: _Staging, worker: int, *, tallied: bool = False) -> None:
-        self._tally = staged.tallies.one() if tallied else None
-        self.staged, self.policy = staged, staged.ctx.job.policy
-        self.features = staged.record.plan.features
-        self.run_id = staged.record.run_id
-        metadata = staging.metadata(staged.record)
-        self._scored = staging.Writer(
-            staged.folder, "scored", worker, staged.stored, metadata, FEW_VALUES, staged.record.plan.key
-        )
-        self._rejected = staging.Writer(staged.folder, "rejected", worker, staged.rejected, metadata, ("run_id",))
-
-    def take(self, batch: pa.RecordBatch, outputs: Outputs) -> Counter[str]:
-        matrix = to_matrix(batch, self.features)
-        prints = fingerprints(matrix)
-        if self._tally is not None:
-            self._tally.see_features(batch, matrix)
-        judged = judge(batch, matrix, prints, self.policy)
-        if ADOPTED + "fingerprint" in batch.schema.names:
-            judged = only(judged, batch.column(ADOPTED + "fingerprint").to_numpy() == prints)
-        if judged.rejected is not None:
-            reasons = reasons_for(matrix[judged.rejected], self.features, self.policy)
-            self.reject(batch.filter(pa.array(judged.rejected)), pa.array(reasons, pa.list_(pa.string())))
-        if judged.to_score is not None:
-            batch = batch.filter(pa.array(judged.to_score))
-            matrix, prints = matrix[judged.to_score], prints[judged.to_score]
-        if batch.num_rows:
-            columns = outputs(batch, matrix)
-            if self._tally is not None:
-                self._tally.see_predictions(batch, columns)
-            self._scored.write(stored_batch(self.staged.stored, batch, columns, judged, prints, self.run_id, now()))
-        return judged.counts()
-
-    def reject(self, rows: pa.RecordBatch, reasons: pa.Array) -> None:
-        self._rejected.write(rejected_batch(self.staged.rejected, rows, reasons, self.run_id, now()))
-
-    def close(self) -> None:
-        self._scored.close()
-        self._rejected.close()
-
-    def abandon(self) -> None:
-        self._scored.abandon()
-        self._rejected.abandon()
-
-
-def _work(source: _Source, sink: _Sink, outputs: Outputs) -> Counter[str]:
-    """One worker. The first error of any stops them all; what is finished stays staged for the next run."""
-    counts: Counter[str] = Counter()
-    try:
-        for batch in source:
-            counts.update(sink.take(batch, outputs))
-        sink.close()
-    except BaseException:
-        source.stop()
-        sink.abandon()
-        raise
-    return counts
-
-
-def _adopted(rows: pa.RecordBatch, _matrix: NDArray[np.float32]) -> pa.RecordBatch:
-    """Returns the predictions that a crashed run had staged for these rows."""
-    names = [name for name in rows.schema.names if name.startswith(ADOPTED)]
-    return rows.select(names).rename_columns([name.removeprefix(ADOPTED) for name in names])
+    def _sink(self, worker: int) -> Sink:
+        metadata, plan = staging.metadata(self.record), self.record.plan
+        return Sink(self.folder, worker, self.stored, self.rejected, metadata, plan.key, self.record.run_id)

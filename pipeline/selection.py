@@ -25,6 +25,7 @@ from pipeline.errors import InputChanged, InputMissing, JobError, ModelMismatch,
 from pipeline.keys import KEY_TYPES, canonical, check_same_key, check_stored_key, feature_type, key_expression
 from pipeline.lake import Partition
 from pipeline.model.fit import check_fit
+from pipeline.model.registry import check_pinned, check_trusted
 from pipeline.quality import rowrules
 from pipeline.records import FileInfo, Plan, Term
 
@@ -131,8 +132,10 @@ def whole_input(ctx: Context, ds: str) -> Iterator[tuple[Connection, dict[str, i
 def check_input(ctx: Context, manifest: Manifest, ds: str) -> dict[str, tuple[FileInfo, ...]]:
     """Returns the day's input files, whose columns fit the job and the model. Reads footers only.
 
-    Raises InputMissing, SchemaMismatch, UnreadableFile or ModelMismatch.
+    Raises InputMissing, SchemaMismatch, UnreadableFile, ModelMismatch, or ModelRefused for code without trust.
     """
+    check_pinned(manifest, ctx.job.model.digest)
+    check_trusted(manifest, ctx.job.model.trusted)
     files = input_files(ctx, ds)
     with _connection(ctx) as con:
         _check_schema(con, ctx, manifest, files, ds)

@@ -29,9 +29,10 @@ from duckdb import ConstantExpression, StarExpression
 
 from pipeline import database, queries
 from pipeline.errors import LakeDamaged
-from pipeline.job import RESERVED, Job
+from pipeline.job import Job
 from pipeline.lake import Lake, Partition
 from pipeline.relations import aligned, union, with_day, with_key_text
+from pipeline.reserved import RESERVED
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -59,6 +60,9 @@ PREDICTIONS = {
     "prediction_proba": "FLOAT",
     "prob_class_0": "FLOAT",
     "prob_class_1": "FLOAT",
+    "value": "FLOAT",
+    "top_items": "VARCHAR[]",
+    "top_scores": "FLOAT[]",
     "scored_at": "TIMESTAMPTZ",
     "run_id": "VARCHAR",
     "reason": "VARCHAR",

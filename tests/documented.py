@@ -61,6 +61,32 @@ def example_lake(root: Path) -> Lake:
     return lake
 
 
+def example_lake_of_tasks(root: Path) -> Lake:
+    """A day of each task but classification: jobs `spend` (regression), `topics` (multi-label), `shelf` (ranking)."""
+    lake = lakes.open_lake(root)
+    keys = [f"user_{key:04d}" for key in range(40)]
+    own = np.arange(40)
+    spend = (100 + 40 * np.sin(own)).astype(np.float32)
+    topics = [[name for name, each in (("news", 2), ("sport", 3), ("arts", 5)) if key % each == 0] for key in own]
+    items = [[f"sku-{(key * step) % 7 + 7 * rank}" for rank, step in enumerate((1, 3, 5))] for key in own]
+    scores = [[float(value), float(value) - 1, float(value) - 2] for value in np.sin(own) + 3]
+    outputs = {
+        "spend": {"value": pa.array(spend)},
+        "topics": {"prediction": pa.array(topics, pa.list_(pa.string()))},
+        "shelf": {"top_items": pa.array(items), "top_scores": pa.array(scores, pa.list_(pa.float32()))},
+    }
+    for job, columns in outputs.items():
+        partition = Partition(job, DAYS[0], "v1")
+        rows = lakes.prediction_rows({"id": keys}, run=lakes.run_id(DAYS[0]), ds=DAYS[0])
+        rows = rows.drop_columns(["prediction", "prediction_proba", "prob_class_0", "prob_class_1"])
+        for name, values in columns.items():
+            rows = rows.append_column(name, values)
+        part = lakes.add_part(lake, partition, rows)
+        lakes.add_run(lake, partition, scored=len(keys), committed=[part], confidence=None)
+        lakes.mark(lake, partition)
+    return lake
+
+
 def _add_day(lake: Lake, ds: str, keys: list[str], number: int) -> None:
     partition = Partition("churn", ds, "v1")
     lakes.add_input(lake, ds, lakes.input_rows(keys))

@@ -22,7 +22,7 @@ LAYERS = {
     "doors": ("pipeline", "__main__", "cli", "cli.*"),
     "flow": ("demo", "run", "preview", "stages", "orchestration", "standalone"),
     "stages, and questions about what they stored": (
-        *("check", "selection", "scoring", "staging", "commit", "ledger"),
+        *("check", "selection", "scoring", "streaming", "staging", "commit", "ledger"),
         *("quality", "quality.*"),
         *(
             f"drift.{name}"
@@ -36,8 +36,8 @@ LAYERS = {
     "what every stage is given": ("context",),
     "rows, model, lake and machine": (
         *("drift", "drift.counting", "drift.measures", "drift.tables"),
-        *("dispositions", "features", "keys", "predictions", "scorer", "model", "model.*"),
-        *("lake", "storage", "storage.*", "database", "relations", "queries", "job", "settings"),
+        *("dispositions", "encoding", "features", "keys", "predictions", "scorer", "model", "model.*"),
+        *("lake", "storage", "storage.*", "database", "relations", "queries", "job", "reserved", "settings"),
     ),
     "words": ("records", "errors"),
 }

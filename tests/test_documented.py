@@ -25,13 +25,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def of_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks") / "lake"
+    documented.example_lake_of_tasks(folder)
+    return folder
+
+
+OTHER_TASKS = ("value_distribution", "label_distribution", "item_distribution", "rankings")
+"""Their examples are of a lake of its own."""
+
+
 @pytest.fixture
-def cli(root: Path) -> Any:
+def cli(root: Path, of_tasks: Path) -> Any:
     app = typer.Typer()
     commands.add_to(app)
 
     def call(*arguments: str) -> str:
-        done = CliRunner().invoke(app, [*arguments[1:], "--lake", str(root)], catch_exceptions=False)
+        lake = of_tasks if arguments[2] in OTHER_TASKS else root
+        done = CliRunner().invoke(app, [*arguments[1:], "--lake", str(lake)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return done.stdout
 

@@ -179,6 +179,7 @@ def test_views_read_what_the_flow_writes(workspace: Workspace) -> None:
     assert {name: run[name] for name in record.ledger.counts()} == record.ledger.counts()
     assert (run["run_id"], run["state"], run["balanced"]) == (record.run_id, "complete", True)
     assert run["rows_per_s"] > 0
+    assert sum(run["busy"].values()) == pytest.approx(1)
 
 
 # Jobs, keys and columns that differ

@@ -18,10 +18,11 @@ from duckdb import ColumnExpression, ConstantExpression
 from pipeline import database
 from pipeline.care.files import metadata_of, rewrite, scratch
 from pipeline.errors import LakeDamaged
-from pipeline.job import RESERVED, Job
+from pipeline.job import Job
 from pipeline.lake import PART, Lake
 from pipeline.records import new_run_id, now
 from pipeline.relations import with_key_text
+from pipeline.reserved import RESERVED
 from pipeline.storage import Storage
 
 

@@ -126,5 +126,5 @@ def _show_attribution(found: Attribution) -> None:
     table(("", "baseline", "adds"), [*rows, (found.target, None, found.score)])
 
 
-def _number(value: float | None) -> str:
-    return "NULL" if value is None else f"{value:.6g}"
+def _number(value: Any) -> str:
+    return "NULL" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)[:80]

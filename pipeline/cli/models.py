@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from json import loads
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +16,7 @@ from pipeline.cli import compare
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
 from pipeline.cli.output import console, emit_json, table
 from pipeline.errors import UsageError
+from pipeline.model.card import Card
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +35,10 @@ def add_to(app: typer.Typer) -> None:
 
 @models.command()
 def register(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file written by torch.save.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A model file, or models:/NAME@ALIAS or models:/NAME/VERSION of MLflow."),
+    ],
     name: Annotated[str, typer.Option("--name", help="The model's name.")],
     version: Annotated[str, typer.Option("--version", help="A new version of it, such as v1.")],
     features: Annotated[
@@ -52,20 +60,41 @@ def register(
         Path | None,
         typer.Option(help="Parquet or CSV: training rows. Their profile is kept, and drift is judged against it."),
     ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="classification, regression or multilabel.", show_default="classification")
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="Of bare weights: mlp:<activation>, such as mlp:tanh.", show_default="the file's")
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(help="JSON: inputs, task, quantiles, ... that belong to the model's signature.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, as the training code measured it; may be repeated.")
+    ] = None,
+    trust_code: Annotated[
+        str | None,
+        typer.Option(metavar="SHA256", help="Take a pickled module, whose code is run, if the file has this sha256."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Copy a checkpoint into the registry; the same content again changes nothing."""
+    """Copy a model file, or a model of MLflow, into the registry; the same content again changes nothing."""
     registry = _registry()
-    manifest = registry.register(
-        checkpoint,
-        name=name,
-        version=version,
-        features=_names(features),
-        classes=_labels(classes),
-        alias=alias,
-        examples=None if golden is None else _examples(golden),
-        training=baseline,
-    )
+    further = _signature(signature)
+    further |= {key: value for key, value in (("task", task), ("architecture", architecture)) if value is not None}
+    card = Card(signature=further, metrics=_metrics(metric or []), trusted=trust_code)
+    with _model_file(checkpoint, card) as (path, card):
+        manifest = registry.register(
+            path,
+            name=name,
+            version=version,
+            features=_names(features),
+            classes=_labels(classes),
+            alias=alias,
+            examples=None if golden is None else _examples(golden),
+            training=baseline,
+            card=card,
+        )
     if json:
         emit_json(_described(registry, manifest))
     else:
@@ -111,10 +140,15 @@ def show(
         "aliases": ", ".join(entry["aliases"]) or None,
         "task": signature.task,
         "features": ", ".join(signature.features),
-        "classes": ", ".join(map(str, signature.classes)),
+        "inputs": ", ".join(f"{name} a {how.kind}" for name, how in signature.inputs.items()) or None,
+        "classes": ", ".join(map(str, signature.classes)) or None,
+        "architecture": signature.architecture,
         "kind": manifest.kind,
         "version inside": manifest.recorded_version or "unknown",
         "registered": f"{manifest.registered_at:%Y-%m-%d %H:%M:%S %Z}",
+        "by": manifest.provenance.by if manifest.provenance else None,
+        "from": manifest.provenance.source if manifest.provenance else None,
+        "metrics": ", ".join(f"{metric} {value:g}" for metric, value in manifest.metrics.items()) or None,
         "digest": manifest.digest,
         "as registered": True,
         "folder": str(registry.root / name / manifest.version),
@@ -159,6 +193,43 @@ def promote(
         console().print(f"{alias} of {name} is {after}" + (f", was {before}" if before else ""), markup=False)
 
 
+@contextmanager
+def _model_file(text: str, card: Card) -> Iterator[tuple[Path, Card]]:
+    """Yields a path, and the card with what MLflow says if the model comes from there."""
+    if not text.startswith("models:/"):
+        yield Path(text), card
+        return
+    from pipeline.model import mlflow
+
+    with mlflow.fetched(text, allow_pickled=card.trusted is not None) as found:
+        yield found.path, found.joined(card)
+
+
+def _signature(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        document = loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError("the signature cannot be read", where=path, got=str(error)) from None
+    if not isinstance(document, dict):
+        raise UsageError("the signature is no JSON object", where=path, got=type(document).__name__)
+    return document
+
+
+def _metrics(pairs: list[str]) -> dict[str, float]:
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        try:
+            found[name] = float(text)
+        except ValueError:
+            equals = ""
+        if not equals or not name or not isfinite(found.get(name, inf)):
+            raise UsageError("a metric is NAME=VALUE with a finite number", expected="auc=0.93", got=pair)
+    return found
+
+
 def _examples(path: Path) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -196,7 +267,7 @@ def _row(entry: dict[str, Any]) -> list[Any]:
         entry["version"],
         ", ".join(entry["aliases"]) or None,
         len(entry["signature"]["features"]),
-        ", ".join(map(str, entry["signature"]["classes"])),
+        ", ".join(map(str, entry["signature"]["classes"])) or entry["signature"]["task"],
         entry["registered_at"][:10],
         entry["digest"][:12],
     ]

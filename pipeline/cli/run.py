@@ -193,10 +193,13 @@ def show_outcome(outcome: Outcome) -> None:
 
 def _show_statistics(record: RunRecord) -> None:
     out = console()
-    total = sum(record.statistics.classes.values())
-    shares = ", ".join(f"{name}: {count / total:.1%}" for name, count in record.statistics.classes.items())
+    shares = ", ".join(f"{name}: {share:.1%}" for name, share in record.statistics.shares.items())
     if shares and record.statistics.mean_confidence is not None:
         out.print(f"predictions {shares}; mean confidence {record.statistics.mean_confidence:.3f}")
+    elif shares:
+        out.print(f"labels {shares}")
+    if record.statistics.range:
+        out.print(record.statistics.range)
     times = ", ".join(
         f"{stage.stage} {stage.wall_s:.1f} s" + (f" ({stage.rows_per_s:,.0f} rows/s)" if stage.rows else "")
         for stage in record.stages

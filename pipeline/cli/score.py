@@ -30,13 +30,15 @@ def score(
     """Scores one file into another, with no lake: its columns, then the predictions."""
     machine = settings()
     engine = on_this_machine(Engine(), machine)
+    trusted = None
     if model is None:
         found = find_job(job, machine)
         model, version = found.model.name, found.model.version if version == "production" else version
+        trusted = found.model.trusted
     from pipeline.scorer import Scorer, check_files, score_file
 
     check_files(source, target, replace=replace)
-    scorer = Scorer.load(model, version, models=machine.models, device=engine.device)
+    scorer = Scorer.load(model, version, models=machine.models, device=engine.device, trusted=trusted)
     with progress(quiet=json) as show:
         rows, without = score_file(
             scorer,

@@ -14,6 +14,7 @@ from pipeline import database, queries
 from pipeline.compare import rows
 from pipeline.context import Context
 from pipeline.errors import InputMissing, QualityStop
+from pipeline.model.fit import NUMBER
 from pipeline.relations import union
 
 if TYPE_CHECKING:
@@ -147,9 +148,11 @@ def segmented(con: Connection, columns: Sequence[str]) -> Relation:
     """Returns each row once for each column that parts the rows: carried ones of few values, features by quarters."""
     source = con.view("compared")
     parts = {name.removeprefix(rows.CARRIED): _value(source, name) for name in columns if name.startswith(rows.CARRIED)}
-    parts |= {
-        name.removeprefix(rows.FEATURE): _quarter(source, name) for name in columns if name.startswith(rows.FEATURE)
-    }
+    types = database.schema(source)
+    for name in columns:
+        if name.startswith(rows.FEATURE):
+            part = _quarter if NUMBER.fullmatch(types[name]) else _value
+            parts[name.removeprefix(rows.FEATURE)] = part(source, name)
     flipped = ColumnExpression("prediction_a") != ColumnExpression("prediction_b")
     shift = ColumnExpression("score_b") - ColumnExpression("score_a")
     pieces = [
@@ -163,7 +166,7 @@ def segmented(con: Connection, columns: Sequence[str]) -> Relation:
 
 def _value(source: Relation, name: str) -> Expression | None:
     values = source.select(ColumnExpression(name)).distinct().limit(MOST_SEGMENTS + 1).fetchall()
-    return ColumnExpression(name) if len(values) <= MOST_SEGMENTS else None
+    return ColumnExpression(name).cast("VARCHAR") if len(values) <= MOST_SEGMENTS else None
 
 
 def _quarter(source: Relation, name: str) -> Expression:

@@ -18,17 +18,17 @@ from pipeline import database, queries, selection
 from pipeline.context import Context
 from pipeline.errors import InputMissing, ModelMismatch
 from pipeline.features import to_matrix
-from pipeline.job import RESERVED
 from pipeline.keys import feature_type
 from pipeline.model.fit import check_fit
 from pipeline.relations import with_key_text
+from pipeline.reserved import RESERVED
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
     from numpy.typing import NDArray
 
-    from pipeline.model.manifest import Manifest
+    from pipeline.model.manifest import Manifest, Signature
     from pipeline.model.predictor import Predictor
 
 BATCH_ROWS = 122_880
@@ -57,7 +57,10 @@ def compared(
 
     The sample is the same every time. Raises InputMissing if there is no row that both can score.
     """
-    models = [(manifest, ctx.registry.load(manifest, ctx.job.engine.device)) for manifest in (first, second)]
+    models = [
+        (manifest, ctx.registry.load(manifest, ctx.job.engine.device, ctx.job.model.trusted))
+        for manifest in (first, second)
+    ]
     engine = ctx.job.engine
     with (
         tempfile.TemporaryDirectory(prefix="lakescore-compare-") as folder,
@@ -128,7 +131,7 @@ def _scored(
     ctx: Context, batch: pa.RecordBatch, models: Sequence[tuple[Manifest, Predictor]], target: str, ds: str, number: int
 ) -> tuple[pa.Table, int]:
     """Adds what both models give; `number` is that of the first row."""
-    matrices = [to_matrix(batch, [FEATURE + name for name in manifest.signature.features]) for manifest, _ in models]
+    matrices = [_matrix(batch, manifest.signature) for manifest, _ in models]
     valid = np.logical_and(*(_scorable(ctx, matrix) for matrix in matrices))
     kept = batch.filter(pa.array(valid))
     rows = kept.num_rows
@@ -139,6 +142,11 @@ def _scored(
         columns[f"prediction_{name}"] = found.column("prediction").cast(pa.string())
         columns[f"score_{name}"] = found.column(f"prob_class_{classes.index(target)}")
     return pa.table({**columns, **{name: kept.column(name) for name in kept.schema.names}}), batch.num_rows - rows
+
+
+def _matrix(batch: pa.RecordBatch, signature: Signature) -> NDArray[np.float32]:
+    inputs = {FEATURE + name: how for name, how in signature.inputs.items()}
+    return to_matrix(batch, [FEATURE + name for name in signature.features], inputs)
 
 
 def _scorable(ctx: Context, matrix: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -164,6 +172,12 @@ def target_of(first: Manifest, second: Manifest, wanted: str | None) -> str:
 
     Raises ModelMismatch if the versions do not both have it.
     """
+    if others := [manifest for manifest in (first, second) if manifest.signature.task != "classification"]:
+        raise ModelMismatch(
+            "only classifications can be compared",
+            got=", ".join(f"{manifest.version} is a {manifest.signature.task}" for manifest in others),
+            next_step="run both over a day, and join predictions_by_version with itself",
+        )
     classes = [[str(label) for label in manifest.signature.classes] for manifest in (first, second)]
     target = wanted or classes[0][-1]
     if any(target not in each for each in classes):

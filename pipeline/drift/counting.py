@@ -28,7 +28,7 @@ WHOLE = ("", "")
 
 @dataclass(frozen=True)
 class Spec:
-    """A column to count: a number with edges, or the predicted class with its labels."""
+    """A column to count: a number with edges, or the predicted class, or a category, with its labels."""
 
     kind: Kind
     name: str
@@ -64,6 +64,8 @@ class Counts:
         """Counts (rows,) predicted classes."""
         self.rows += len(values)
         self.nulls += values.null_count
+        if hasattr(values, "dictionary_decode"):
+            values = values.dictionary_decode()
         for entry in values.value_counts().to_pylist():
             if (label := str(entry["values"])) in self.spec.labels:
                 self.bins[self.spec.labels.index(label)] += entry["counts"]
@@ -152,10 +154,17 @@ class Counting:
         self._of(WHOLE)
 
     def add_features(self, rows: pa.RecordBatch, matrix: NDArray[np.float32], features: Sequence[str]) -> None:
-        """Counts the features of a batch: `matrix` is float32 (rows, features), `rows` has the columns themselves."""
+        """Counts the features of a batch: `matrix` is float32 (rows, features), `rows` has the columns themselves.
+
+        `features` are those that are numbers; categories are counted by their values.
+        """
         columns = {name: index for index, name in enumerate(features)}
         for place, chosen in self._parts(rows):
-            counted = self._kinds(place, "feature")
+            counted = [counts for counts in self._kinds(place, "feature") if not counts.spec.labels]
+            for counts in self._kinds(place, "feature"):
+                if counts.spec.labels:
+                    labels = rows.column(counts.spec.name)
+                    counts.add_labels(labels if chosen is None else labels.filter(_mask(chosen)))
             chosen_columns = [columns[counts.spec.name] for counts in counted]
             of_part = (matrix if chosen is None else matrix[chosen])[:, chosen_columns]
             nulls = [_nulls(rows.column(counts.spec.name), chosen) for counts in counted]
@@ -167,7 +176,7 @@ class Counting:
             scores = self._kinds(place, "score", "confidence")
             names = [counts.spec.name for counts in scores]
             if names:
-                values = np.array([outputs.column(name).to_numpy(zero_copy_only=False) for name in names], np.float32)
+                values = np.array([as_numbers(outputs.column(name)) for name in names], np.float32)
                 add_columns(scores, values if chosen is None else values[:, chosen], [0] * len(names))
             for counts in self._kinds(place, "class"):
                 labels = outputs.column(counts.spec.name)
@@ -214,6 +223,17 @@ class Counting:
                 place = (column, str(value))
                 if place in self.counts or len(self.counts) <= MOST_SLICES:
                     yield place, codes == code
+
+
+def as_numbers(column: pa.Array) -> NDArray[np.float32]:
+    """Returns (rows,) numbers; of a column of lists the first of each."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_list(column.type):
+        column = pc.list_element(column, 0)
+    found: NDArray[np.float32] = column.to_numpy(zero_copy_only=False)
+    return found
 
 
 def edges_of(values: NDArray[np.float32]) -> tuple[float, ...]:

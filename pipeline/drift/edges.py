@@ -10,7 +10,7 @@ from pipeline.context import Context
 from pipeline.drift import store
 from pipeline.drift.counting import WHOLE, edges_of
 from pipeline.drift.tables import from_bytes, from_table, specs, specs_from_bytes, specs_to_bytes
-from pipeline.model.baseline import CONFIDENCE, scores, specs_of
+from pipeline.model.baseline import numbers, numeric_outputs, specs_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -48,17 +48,23 @@ def keep(ctx: Context, manifest: Manifest, found: Sequence[Spec]) -> bytes:
 
 def from_days(con: Connection, features: Relation, predictions: Relation, signature: Signature) -> tuple[Spec, ...]:
     """Finds edges in (a sample of) the rows of a first day. The relations have the columns by their names."""
-    of_model = _edges(con, predictions, (*scores(signature), CONFIDENCE))
-    edges = _edges(con, features, signature.features) | of_model
+    of_model = _edges(con, predictions, numeric_outputs(signature))
+    edges = _edges(con, features, numbers(signature)) | of_model
     return specs_of(signature, edges)
 
 
 def _edges(con: Connection, rows: Relation, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
     from duckdb import ColumnExpression
 
-    columns = [ColumnExpression(name).cast("FLOAT").alias(f"c{index}") for index, name in enumerate(names)]
+    from pipeline.quality.tasks import best
+
+    if not names:
+        return {}
+    types = database.schema(rows)
+    values = (best(name) if types[name].endswith("[]") else ColumnExpression(name) for name in names)
+    columns = [value.cast("FLOAT").alias(f"c{index}") for index, value in enumerate(values)]
     rows.select(*columns).create_view("profiled", replace=True)
     with database.explained("the rows of the first day"):
         sample = con.sql(queries.load("drift/sample")).to_arrow_table()
-    values = {name: sample.column(f"c{index}").drop_null().to_numpy() for index, name in enumerate(names)}
-    return {name: edges_of(found) for name, found in values.items()}
+    found = {name: sample.column(f"c{index}").drop_null().to_numpy() for index, name in enumerate(names)}
+    return {name: edges_of(each) for name, each in found.items()}

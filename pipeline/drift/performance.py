@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def measure(ctx: Context, record: RunRecord) -> int:
     """Stores the performance of a complete run's day; returns the number of predictions that have a label.
 
-    Does nothing while the day has no labels. Raises SchemaMismatch if the labels have another key.
+    Does nothing while the day has no labels, or of another task than classification. Raises SchemaMismatch if the
+    labels have another key.
     """
     files = [
         ctx.lake.storage.where(file.path) for file in ctx.lake.storage.files(store.labels_folder(record.job, record.ds))
@@ -32,6 +33,8 @@ def measure(ctx: Context, record: RunRecord) -> int:
     if not files or not record.parts:
         return 0
     signature = ctx.registry.resolve(record.model.name, record.model.version).signature
+    if signature.task != "classification":
+        return 0
     with (
         database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con,
         database.explained(record.ds, files),

@@ -24,6 +24,7 @@ from pipeline.drift.tables import from_bytes, from_table, to_bytes, to_table
 from pipeline.features import to_matrix
 from pipeline.keys import key_expression
 from pipeline.lake import Partition
+from pipeline.model.baseline import numbers
 from pipeline.records import FileInfo, RunRecord, now
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def profile(ctx: Context, record: RunRecord) -> RunRecord:
 def make(ctx: Context, record: RunRecord, staged: Sequence[Path], base: Sequence[FileInfo]) -> int:
     """Writes the profile of what is staged over a base of stored files; returns the number of rows."""
     counting = _counted_by_the_stream(ctx, record) or Counting((), ctx.job.drift.slices)
-    if not {"feature", "class"} <= counting.kinds:
+    if not {"feature", "score"} <= counting.kinds:
         _read(ctx, record, counting, staged, base)
     table = to_table(counting, record.run_id, now(), ctx.job.drift.max_slices)
     store.write(ctx, "profiles", record, table)
@@ -73,7 +74,7 @@ def _read(
         specs = edges.load(ctx, _manifest(ctx, record)) or _first(ctx, record, selected, features, predictions)
         if "feature" not in counting.kinds:
             counting.join(_features(ctx, record, features, specs))
-        if "class" not in counting.kinds:
+        if "score" not in counting.kinds:
             counting.join(_scores(ctx, predictions, specs))
 
 
@@ -134,8 +135,11 @@ def _predictions(ctx: Context, selected: Selection, staged: Sequence[Path], base
 
 def _features(ctx: Context, record: RunRecord, rows: Relation, specs: Sequence[Spec]) -> Counting:
     counting = Counting((spec for spec in specs if spec.kind == "feature"), ctx.job.drift.slices)
-    names = list(record.plan.features)
-    with _columns(rows, [*names, *ctx.job.drift.slices]).to_arrow_reader(BATCH_ROWS) as batches:
+    if not counting.specs:
+        return counting
+    names = numbers(_manifest(ctx, record).signature)
+    columns = _columns(rows, [*(spec.name for spec in counting.specs), *ctx.job.drift.slices])
+    with columns.to_arrow_reader(BATCH_ROWS) as batches:
         for batch in batches:
             counting.add_features(batch, to_matrix(batch, names), names)
     return counting

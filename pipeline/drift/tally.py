@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pipeline.context import Context
 from pipeline.drift import edges, profiling
 from pipeline.drift.counting import Counting
+from pipeline.features import to_matrix
+from pipeline.model.baseline import numbers
 from pipeline.records import RunRecord
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.drift.counting import Spec
-    from pipeline.model.manifest import Manifest
+    from pipeline.model.manifest import Manifest, Signature
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +26,23 @@ log = logging.getLogger(__name__)
 class Tally:
     """One worker's counts. What goes wrong here ends the counting, not the run: the profile is read afterwards then."""
 
-    def __init__(self, specs: tuple[Spec, ...], slices: tuple[str, ...], features: tuple[str, ...]) -> None:
+    def __init__(self, specs: tuple[Spec, ...], slices: tuple[str, ...], signature: Signature) -> None:
         self.counting = Counting(specs, slices)
-        self.features = features
+        self.features = numbers(signature)
+        self.as_they_come = not signature.inputs
+        """Whether the matrix has one column a feature, the value itself."""
         self.broken = not specs
 
     def see_features(self, rows: pa.RecordBatch, matrix: NDArray[np.float32]) -> None:
         if not self.broken:
             try:
-                self.counting.add_features(rows, matrix, self.features)
+                raw = matrix if self.as_they_come else to_matrix(rows, self.features)
+                self.counting.add_features(rows, raw, self.features)
             except Exception as error:  # noqa: BLE001 - as the class says
                 self._break(error)
 
     def see_predictions(self, rows: pa.RecordBatch, outputs: pa.RecordBatch) -> None:
-        if not self.broken and "class" in self.counting.kinds:
+        if not self.broken and "score" in self.counting.kinds:
             try:
                 self.counting.add_predictions(rows, outputs)
             except Exception as error:  # noqa: BLE001 - as the class says
@@ -52,7 +57,7 @@ class Tallies:
     """The counts of one run's stream: nothing on the first day of all, when there are no edges yet."""
 
     def __init__(self, ctx: Context, record: RunRecord, manifest: Manifest) -> None:
-        self.ctx, self.record = ctx, record
+        self.ctx, self.record, self.manifest = ctx, record, manifest
         self._made: list[Tally] = []
         self._specs: tuple[Spec, ...] = ()
         profiling.forget_staged(ctx, record)  # an earlier attempt's, which saw other rows
@@ -65,7 +70,7 @@ class Tallies:
             self._specs = tuple(spec for spec in self._specs if spec.kind == "feature")
 
     def one(self) -> Tally:
-        made = Tally(self._specs, self.ctx.job.drift.slices, self.record.plan.features)
+        made = Tally(self._specs, self.ctx.job.drift.slices, self.manifest.signature)
         self._made.append(made)
         return made
 

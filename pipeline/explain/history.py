@@ -19,6 +19,7 @@ from pipeline.lake import Lake, Partition
 from pipeline.predictions import OURS
 from pipeline.quality.verdict import described, failed
 from pipeline.records import RunRecord, State
+from pipeline.reserved import OF_A_MODEL
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 FILE = "__file"
 HIVE = ("job", "ds", "model_version")
+OUTPUTS = ("prediction", "prediction_proba", "value")
 OUTCOMES = ("none", "ok", "warning", "critical")
 """Of drift, from nothing to compare with to worst."""
 THREADS = 8
@@ -70,7 +72,10 @@ class Explained:
     def as_dict(self) -> dict[str, Any]:
         parts = {name: getattr(self, name) for name in ("input", "replay", "attribution")}
         own = {name: value for name, value in vars(self).items() if name not in (*parts, "record")}
-        return own | {name: None if part is None else asdict(part) for name, part in parts.items()}
+        found = {name: None if part is None else asdict(part) for name, part in parts.items()}
+        if found["input"] is not None:
+            del found["input"]["batch"]
+        return own | found
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def _parquet(con: Connection, paths: Sequence[str]) -> Relation:
 
 def _explained(lake: Lake, row: Mapping[str, Any], key: Sequence[str]) -> Explained:
     ours = {*OURS.names, *HIVE, FILE, *key}
-    is_output = {name: name.startswith("prob_class_") or name in ("prediction", "prediction_proba") for name in row}
+    is_output = {name: bool(OF_A_MODEL.fullmatch(name)) or name in OUTPUTS for name in row}
     return Explained(
         ds=row["ds"],
         model_version=row["model_version"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -11,14 +11,18 @@ from duckdb import ColumnExpression, StarExpression
 
 from pipeline import database, selection
 from pipeline.context import Context
-from pipeline.errors import InputError, SchemaMismatch
+from pipeline.errors import InputError, ModelError, SchemaMismatch
 from pipeline.explain import lookup
 from pipeline.keys import feature_type
 from pipeline.records import FileInfo, RunRecord
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
+
+    from pipeline.model.inputs import Input
+    from pipeline.model.manifest import Signature
 
 FILE, NUMBER = "__file", "file_row_number"
 
@@ -36,11 +40,13 @@ class InputRow:
     """Its number in the file, from 0."""
     rows: int = 0
     """Of the key in that day's input as it is now."""
-    features: dict[str, float | None] | None = None
-    """As the model sees them, float32; None if there is no row."""
+    features: dict[str, Any] | None = None
+    """Numbers as the model sees them, float32, and of other inputs the value itself; None if there is no row."""
     same: bool | None = None
     """Whether they have the fingerprint of the prediction: then this is what was scored."""
     note: str | None = None
+    batch: pa.RecordBatch | None = field(default=None, repr=False, compare=False)
+    """The row, for the model."""
 
 
 def find(ctx: Context, con: Connection, text: str, record: RunRecord, fingerprint: int) -> InputRow:
@@ -105,27 +111,46 @@ def _chosen(
     fingerprint: int,
 ) -> InputRow:
     """Returns the row that has the prediction's fingerprint, or else the first."""
-    from pipeline.features import fingerprints, to_matrix
+    from pipeline.features import row_fingerprints, to_matrix
 
+    signature = _signature(ctx, record)
+    names, inputs = record.plan.features, {} if signature is None else signature.inputs
     best = None
     for each in rows:
         batch = each["batch"].slice(each["row"], 1)
-        matrix = to_matrix(batch, record.plan.features)
-        same = int(fingerprints(matrix)[0]) == fingerprint
+        matrix = to_matrix(batch, names, inputs)
+        same = int(row_fingerprints(batch, matrix, names, inputs)[0]) == fingerprint
         if best is None or same:
-            best = (batch, matrix, same)
+            best = (batch, same)
         if same:
             break
     assert best is not None
-    batch, matrix, same = best
-    values = dict(zip(record.plan.features, (None if x != x else float(x) for x in matrix[0]), strict=True))  # noqa: PLR0124 - NaN
+    batch, same = best
+    values = {name: _value(batch, name, inputs) for name in names}
     file = group = number = None
     if FILE in batch.schema.names:
         place, number = batch.column(FILE)[0].as_py(), batch.column(NUMBER)[0].as_py()
         file = next(path for path in files if ctx.lake.storage.where(path) == place)
         group = _row_group(ctx, file, number)
     note = None if file else "the job's SELECT makes the rows: they stand in no one file"
-    return InputRow(files, changed, file, group, number, len(rows), values, same, note)
+    return InputRow(files, changed, file, group, number, len(rows), values, same, note, batch)
+
+
+def _signature(ctx: Context, record: RunRecord) -> Signature | None:
+    """Returns that of the model; None if it is gone, and then features are taken to be numbers."""
+    try:
+        return ctx.registry.resolve(record.model.name, record.model.version).signature
+    except ModelError:
+        return None
+
+
+def _value(batch: pa.RecordBatch, name: str, inputs: Mapping[str, Input]) -> Any:
+    if name in inputs and inputs[name].kind != "number":
+        return batch.column(name)[0].as_py()
+    from pipeline.features import to_matrix
+
+    value = float(to_matrix(batch, [name])[0, 0])
+    return None if value != value else value  # noqa: PLR0124 - NaN
 
 
 def _row_group(ctx: Context, path: str, row: int) -> int:

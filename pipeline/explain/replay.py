@@ -13,6 +13,7 @@ from pipeline.context import Context
 from pipeline.drift import store
 from pipeline.explain import shapley
 from pipeline.explain.inputs import InputRow
+from pipeline.features import to_matrix
 from pipeline.model import golden
 from pipeline.model.manifest import Manifest
 from pipeline.records import RunRecord
@@ -30,7 +31,7 @@ class Replay:
     outputs: dict[str, Any]
     """What the model gives now for the input row as it is now."""
     difference: float
-    """The largest, of any probability."""
+    """The largest, of any number; infinite if a label or an item is another one."""
     tolerance: float
     same_input: bool
     """Whether the row is the one that was scored; if not, a difference is no wonder."""
@@ -67,8 +68,8 @@ class Models:
         """Raises ModelNotFound or ModelMismatch."""
         ref = (record.model.name, record.model.version)
         if ref not in self._loaded:
-            manifest = self.ctx.registry.resolve(*ref)
-            self._loaded[ref] = manifest, self.ctx.registry.load(manifest, self.ctx.job.engine.device)
+            job, manifest = self.ctx.job, self.ctx.registry.resolve(*ref)
+            self._loaded[ref] = manifest, self.ctx.registry.load(manifest, job.engine.device, job.model.trusted)
         return self._loaded[ref]
 
 
@@ -78,30 +79,49 @@ def replay(models: Models, each: Explained) -> Replay | None:
         return None
     manifest, predictor = models.of(each.record)
     found = predictor.predict(_row(each.input, manifest)[None, :], 1)
-    outputs = {name: values[0].item() if hasattr(values[0], "item") else values[0] for name, values in found.items()}
-    stored = {name: value for name, value in each.outputs.items() if name != "prediction"}
-    difference = max(abs(outputs[name] - value) if name in outputs else np.inf for name, value in stored.items())
+    outputs = {name: _plain(values[0]) for name, values in found.items()}
     return Replay(
         outputs=outputs,
-        difference=float(difference) if outputs["prediction"] == each.outputs["prediction"] else float("inf"),
+        difference=_difference(outputs, each.outputs),
         tolerance=golden.tolerance(predictor),
         same_input=bool(each.input.same),
         same_model=manifest.digest == each.model_digest,
     )
 
 
-def attribution(models: Models, each: Explained) -> Attribution | None:
-    """Returns what each feature adds to the probability of the predicted class, against an average row.
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
 
-    That is the mean of the training data if the model was registered with its profile, else that of the day's rows.
+
+def _difference(found: dict[str, Any], stored: dict[str, Any]) -> float:
+    """Returns the largest difference of what are numbers; infinite if anything else differs, or is not there."""
+    worst = 0.0
+    for name, value in stored.items():
+        if name in ("prediction", "top_items"):
+            worst = max(worst, 0.0 if found.get(name) == value else np.inf)
+        elif name not in found or np.shape(found[name]) != np.shape(value):
+            worst = np.inf
+        else:
+            worst = max(worst, float(np.max(np.abs(np.subtract(found[name], value)))))
+    return worst
+
+
+def attribution(models: Models, each: Explained) -> Attribution | None:
+    """Returns what each feature adds to the probability of the predicted class, or to the value.
+
+    It is compared with an average row: the mean of the training data if the model was registered with its profile, else
+    that of the day's rows. None for the other tasks, and for inputs that are no plain numbers: these have no average.
     """
     if each.record is None or each.input is None or each.input.features is None:
         return None
     manifest, predictor = models.of(each.record)
     names = manifest.signature.features
+    if manifest.signature.inputs or manifest.signature.task not in ("classification", "regression"):
+        return None
     baseline, which = _baseline(models, manifest, each.record)
-    index = manifest.signature.classes.index(each.outputs["prediction"])
-    target = f"prob_class_{index}"
+    target = "value"
+    if manifest.signature.task == "classification":
+        target = f"prob_class_{manifest.signature.classes.index(each.outputs['prediction'])}"
 
     def score(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(predictor.predict(matrix, 8192)[target], np.float64)
@@ -123,10 +143,10 @@ def attribution(models: Models, each: Explained) -> Attribution | None:
 
 
 def _row(found: InputRow, manifest: Manifest) -> NDArray[np.float32]:
-    """Returns the features in the model's order: (features,)."""
-    assert found.features is not None
-    values = [found.features[name] for name in manifest.signature.features]
-    return np.array([np.nan if value is None else value for value in values], np.float32)
+    """Returns what the model sees of the row: (columns,)."""
+    assert found.batch is not None
+    row: NDArray[np.float32] = to_matrix(found.batch, manifest.signature.features, manifest.signature.inputs)[0]
+    return row
 
 
 def _baseline(models: Models, manifest: Manifest, record: RunRecord) -> tuple[dict[str, float], str]:

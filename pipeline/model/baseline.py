@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from pipeline import database, queries
 from pipeline.errors import InputMissing, SchemaMismatch, UsageError
 from pipeline.records import now
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
     from torch import nn
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FILE = "baseline.parquet"
 BATCH_ROWS = 122_880
 CLASS, CONFIDENCE = "prediction", "prediction_proba"
+MOST_VALUES = 1000
+"""Of a vocabulary that is counted."""
 
 
 def make(module: nn.Module, signature: Signature, training: Path) -> bytes:
@@ -35,15 +37,13 @@ def make(module: nn.Module, signature: Signature, training: Path) -> bytes:
     from pipeline.model.predictor import Predictor
 
     predictor = Predictor(module, signature, "cpu")
-    names = list(signature.features)
     with database.connection(threads=1) as con, database.explained(training):
-        rows = _features(con, training, names)
+        rows = _features(con, training, signature)
         counting = Counting(_specs(con, rows, predictor, training))
         with rows.to_arrow_reader(BATCH_ROWS) as batches:
             for batch in batches:
-                matrix = to_matrix(batch, names)
-                counting.add_features(batch, matrix, names)
-                counting.add_predictions(batch, predictor.predict_arrow(matrix, 8192))
+                counting.add_features(batch, to_matrix(batch, numbers(signature)), numbers(signature))
+                counting.add_predictions(*_predicted(predictor, batch))
     return to_bytes(to_table(counting, "training", now(), 0))
 
 
@@ -52,23 +52,74 @@ def scored_classes(signature: Signature) -> range:
     return range(1 if len(signature.classes) == 2 else 0, len(signature.classes))
 
 
+def numbers(signature: Signature) -> list[str]:
+    """Returns the features that are counted as numbers, as they come: before anything stands for NULL."""
+    return [name for name in signature.features if _kind(signature, name) == "number"]
+
+
 def scores(signature: Signature) -> list[str]:
-    return [f"prob_class_{index}" for index in scored_classes(signature)]
+    """Returns the columns of a prediction that are counted as numbers; of a list its first element, the best."""
+    from pipeline.model.outputs import output_schema, probabilities
+
+    match signature.task:
+        case "classification":
+            return [f"prob_class_{index}" for index in scored_classes(signature)]
+        case "multilabel":
+            return probabilities(signature)
+        case "regression":
+            return list(output_schema(signature).names)
+        case "ranking":
+            return ["top_scores"]
+        case _:
+            assert_never(signature.task)
+
+
+def numeric_outputs(signature: Signature) -> list[str]:
+    """Returns the scores, and of a classification the confidence."""
+    return [*scores(signature), *([CONFIDENCE] if signature.task == "classification" else [])]
 
 
 def specs_of(signature: Signature, edges: dict[str, tuple[float, ...]]) -> tuple[Spec, ...]:
-    """Returns what is counted of a model's inputs and outputs; `edges` names all columns but the class."""
+    """Returns what is counted of a model's inputs and outputs; `edges` names all columns of numbers.
+
+    Numbers, and categories by their vocabulary; timestamps and lists are not counted.
+    """
     from pipeline.drift.counting import Spec
 
-    found = [Spec("feature", name, edges[name]) for name in signature.features]
+    found = [Spec("feature", name, edges[name]) for name in numbers(signature)]
+    for name, how in signature.inputs.items():
+        if how.kind == "category" and len(how.vocabulary) <= MOST_VALUES:
+            found.append(Spec("feature", name, labels=tuple(map(str, how.vocabulary))))
     found += [Spec("score", name, edges[name]) for name in scores(signature)]
-    found.append(Spec("confidence", CONFIDENCE, edges[CONFIDENCE]))
-    return (*found, Spec("class", CLASS, labels=tuple(map(str, signature.classes))))
+    if signature.task == "classification":
+        found.append(Spec("confidence", CONFIDENCE, edges[CONFIDENCE]))
+        found.append(Spec("class", CLASS, labels=tuple(map(str, signature.classes))))
+    return tuple(found)
 
 
-def _features(con: Connection, path: Path, names: Sequence[str]) -> Relation:
+def _kind(signature: Signature, name: str) -> str:
+    return signature.inputs[name].kind if name in signature.inputs else "number"
+
+
+def _predicted(predictor: Predictor, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Returns the rows, and what the model gives for them; with declared inputs without those that it cannot take."""
+    import numpy as np
+    import pyarrow as pa
+
+    from pipeline.features import to_matrix
+
+    signature = predictor.signature
+    matrix = to_matrix(batch, signature.features, signature.inputs)
+    if signature.inputs:
+        valid = np.isfinite(matrix).all(axis=1)
+        batch, matrix = batch.filter(pa.array(valid)), matrix[valid]
+    return batch, predictor.predict_arrow(matrix, 8192)
+
+
+def _features(con: Connection, path: Path, signature: Signature) -> Relation:
     from duckdb import ColumnExpression
 
+    names = signature.features
     if not path.is_file():
         raise InputMissing("there are no training data", where=path)
     match path.suffix.lower():
@@ -82,21 +133,24 @@ def _features(con: Connection, path: Path, names: Sequence[str]) -> Relation:
         raise SchemaMismatch(
             f"the training data lack {', '.join(missing)}", where=path, expected=", ".join(names), got=rows.columns
         )
-    return rows.select(*(ColumnExpression(name).cast("FLOAT").alias(name) for name in names))
+    plain = {name: ColumnExpression(name) for name in names}
+    plain |= {name: plain[name].cast("FLOAT").alias(name) for name in numbers(signature)}
+    return rows.select(*plain.values())
 
 
 def _specs(con: Connection, rows: Relation, predictor: Predictor, training: Path) -> tuple[Spec, ...]:
-    from pipeline.drift.counting import edges_of
+    from pipeline.drift.counting import as_numbers, edges_of
     from pipeline.features import to_matrix
 
-    names = predictor.signature.features
+    signature = predictor.signature
+    names = numbers(signature)
     rows.create_view("profiled")
     sample = con.sql(queries.load("drift/sample")).to_arrow_table().combine_chunks()
     if sample.num_rows == 0:
         raise SchemaMismatch("the training data have no rows", where=training)
-    matrix = to_matrix(sample.to_batches()[0], names)
+    batch = sample.to_batches()[0]
+    matrix = to_matrix(batch, names)
     edges = {name: edges_of(matrix[:, index]) for index, name in enumerate(names)}
-    outputs = predictor.predict_arrow(matrix, 8192)
-    for name in (*scores(predictor.signature), CONFIDENCE):
-        edges[name] = edges_of(outputs.column(name).to_numpy(zero_copy_only=False))
-    return specs_of(predictor.signature, edges)
+    _, outputs = _predicted(predictor, batch)
+    edges |= {name: edges_of(as_numbers(outputs.column(name))) for name in numeric_outputs(signature)}
+    return specs_of(signature, edges)

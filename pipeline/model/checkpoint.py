@@ -1,4 +1,4 @@
-"""Checkpoints: a state dict saved with `torch.save`, rebuilt as linear layers with ReLU between.
+"""Checkpoints: a state dict saved with `torch.save`, rebuilt as linear layers with an activation between.
 
 A state dict holds no structure, so it is read off the shapes: each two-dimensional `weight` is a linear layer, in the
 order of the state dict. What is anything else is refused, for a guess would give scores that look right and are not.
@@ -10,8 +10,9 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,21 @@ from pipeline.errors import ModelRefused
 
 WRAPPERS = ("model_state_dict", "state_dict")
 DIMENSIONS = ("input_dim", "hidden_dim", "output_dim")
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
+    "leaky_relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+    "identity": nn.Identity,
+}
+"""What may stand between linear layers, with torch's default parameters."""
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 HOW_TO_SAVE = 'save it with torch.save({"model_state_dict": model.state_dict()}, path)'
 HOW_TO_REPLACE = (
@@ -67,14 +83,14 @@ def read(path: Path) -> Checkpoint:
     return parse(path.read_bytes(), path)
 
 
-def parse(content: bytes, where: object) -> Checkpoint:
+def parse(content: bytes, where: object, activation: str = "relu") -> Checkpoint:
     """Reads a checkpoint without running code from it.
 
-    Raises ModelRefused if it is not one, carries code, is not a stack of linear layers with ReLU, contradicts its
-    own `input_dim`, `hidden_dim` or `output_dim`, or has weights that are not finite.
+    Raises ModelRefused if it is not one, carries code, is not a stack of linear layers, contradicts the activation or
+    its own `input_dim`, `hidden_dim` or `output_dim`, or has weights that are not finite.
     """
     document = _load(content, where)
-    layers = _layers(_state_dict(document, where), where)
+    layers = layers_of(_state_dict(document, where), where)
     checkpoint = Checkpoint(
         layers=layers,
         declared=_declared(document, where),
@@ -83,20 +99,25 @@ def parse(content: bytes, where: object) -> Checkpoint:
         version=_version(document),
     )
     _check_declared(checkpoint, where)
-    _check_activation(document, where)
+    _check_activation(document, activation, where)
     return checkpoint
 
 
-def build(checkpoint: Checkpoint) -> nn.Sequential:
-    """Returns the layers as a module that gives logits, ready to score: (rows, inputs) to (rows, outputs)."""
+def build(checkpoint: Checkpoint, activation: str = "relu") -> nn.Sequential:
+    """Returns the module that gives the model's outputs, ready to score: (rows, inputs) to (rows, outputs)."""
+    return stack(checkpoint.layers, activation)
+
+
+def stack(layers: Sequence[Layer], activation: str) -> nn.Sequential:
+    """Returns linear layers as a module, with an activation between."""
     modules: list[nn.Module] = []
-    for weight, bias in checkpoint.layers:
+    for weight, bias in layers:
         outputs, inputs = weight.shape
         linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")  # no memory, no random numbers
         linear.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
             linear.bias = nn.Parameter(bias, requires_grad=False)
-        modules += [linear, nn.ReLU(inplace=True)]
+        modules += [linear, ACTIVATIONS[activation]()]
     return nn.Sequential(*modules[:-1]).eval()
 
 
@@ -163,8 +184,8 @@ def _no_state_dict(got: str, where: object) -> ModelRefused:
     )
 
 
-def _layers(state: Mapping[str, torch.Tensor], where: object) -> tuple[Layer, ...]:
-    """Returns the linear layers in the order of the state dict."""
+def layers_of(state: Mapping[str, torch.Tensor], where: object) -> tuple[Layer, ...]:
+    """Returns the linear layers in the order of the state dict. Raises ModelRefused for any other layer."""
     groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in state.items():
         leaf = name.rpartition(".")[2]
@@ -233,16 +254,17 @@ def _declared(document: Mapping[str, object], where: object) -> dict[str, int]:
     return declared
 
 
-def _check_activation(document: Mapping[str, object], where: object) -> None:
-    """Raises ModelRefused if the file names another activation than ReLU; most name none."""
+def _check_activation(document: Mapping[str, object], expected: str, where: object) -> None:
+    """Raises ModelRefused if the file names another activation; most name none."""
     activation = document.get("activation")
-    if isinstance(activation, str) and activation.rpartition(".")[2].lower() != "relu":
+    if isinstance(activation, str) and activation.rpartition(".")[2].lower() != expected:
         raise ModelRefused(
-            "the checkpoint's layers have another activation than ReLU between them",
+            "the checkpoint names another activation between its layers",
             where=where,
-            expected="relu",
+            expected=expected,
             got=activation,
-            next_step="train it with ReLU: a state dict holds no activations, and no other can be rebuilt",
+            next_step=f"pass --architecture mlp:{activation.rpartition('.')[2].lower()}, if it is one of "
+            + ", ".join(ACTIVATIONS),
         )
 
 

@@ -11,12 +11,25 @@ from pipeline.model.manifest import Manifest
 NUMBER = re.compile(r"BOOLEAN|U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL\(\d+, ?\d+\)")
 """The DuckDB types that become float32: not, for example, `DOUBLE[]`."""
 
+TYPES = {
+    "number": NUMBER,
+    "category": re.compile(
+        r"VARCHAR|ENUM\(.*\)|U?(TINYINT|SMALLINT|INTEGER|BIGINT)|(large_)?string(_view)?", re.DOTALL
+    ),
+    "timestamp": re.compile(r"DATE|TIMESTAMP.*|timestamp\[.*\]|date(32|64)\[.*\]"),
+    "list": re.compile(
+        r"(FLOAT|DOUBLE|U?(TINYINT|SMALLINT|INTEGER|BIGINT))\[\d*\]"
+        r"|(large_|fixed_size_)?list<\w+: (float|double|u?int\d+)( not null)?>(\[\d+\])?"
+    ),
+}
+"""The types of each kind of input, as DuckDB names them or, of a table without a lake, Arrow."""
+
 
 def check_fit(manifest: Manifest, features: Sequence[str] | None, columns: Mapping[str, str], where: object) -> None:
     """Checks a model against a job's `features` (None: the job takes the model's) and the input's columns.
 
     `columns` maps names to DuckDB types; `where` is the input, for the message. Raises ModelMismatch if the job names
-    other features than the model takes, SchemaMismatch if a column is absent or not a number.
+    other features than the model takes, SchemaMismatch if a column is absent or of another kind.
     """
     needed = manifest.signature.features
     model = f"model {manifest.name} {manifest.version}"
@@ -30,13 +43,16 @@ def check_fit(manifest: Manifest, features: Sequence[str] | None, columns: Mappi
             got=f"columns {_listed(columns)}",
             next_step="write these columns, or rename them in the job's SELECT",
         )
-    if wrong := [f"{name} {columns[name]}" for name in needed if not NUMBER.fullmatch(columns[name])]:
+    kinds = {name: how.kind for name, how in manifest.signature.inputs.items()}
+    wrong = [name for name in needed if not TYPES[kinds.get(name, "number")].fullmatch(columns[name])]
+    if wrong:
+        others = [f"{name} a {kinds[name]}" for name in wrong if kinds.get(name, "number") != "number"]
         raise SchemaMismatch(
-            "a feature must be a number or a boolean",
+            "a feature must be " + ("what the model's signature says" if others else "a number or a boolean"),
             where=where,
-            expected=f"numbers for the features of {model}",
-            got=_listed(wrong),
-            next_step="write numbers, or cast the columns in the job's SELECT",
+            expected=_listed(others) if others else f"numbers for the features of {model}",
+            got=_listed(f"{name} {columns[name]}" for name in wrong),
+            next_step="write " + ("such values" if others else "numbers") + ", or cast the columns in the job's SELECT",
         )
 
 

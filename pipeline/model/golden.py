@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from pipeline.model.manifest import Signature
     from pipeline.model.predictor import Predictor
 
+    Outputs = dict[str, NDArray[np.float64]]
+
 FILE = "golden.parquet"
 ROWS = 256
 MOST_ROWS = 10_000
+APART = 16
+"""Rows that are scored one by one too."""
 OUTPUT = "__"
 """Before the name of an output's column: a feature may have the same name."""
 TOLERANCES = {"cpu": 1e-4, "cuda": 1e-3}
@@ -48,19 +52,30 @@ class Difference:
 
 
 def make(module: nn.Module, signature: Signature, examples: pa.Table | None, where: object) -> bytes:
-    """Returns the content of `golden.parquet`. Raises ModelRefused if the model does not give the examples' outputs."""
+    """Returns the content of `golden.parquet`.
+
+    Raises ModelRefused if the model does not give the examples' outputs, or others for a row alone than among rows.
+    """
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from pipeline.features import to_matrix
+    from pipeline.model import drawing
     from pipeline.model.predictor import Predictor
 
-    matrix = _drawn(len(signature.features)) if examples is None else _matrix(examples, signature, where)
+    batch = drawing.draw(signature, ROWS) if examples is None else _batch(examples, signature, where)
+    matrix = to_matrix(batch, signature.features, signature.inputs)
+    if not np.isfinite(matrix).all():
+        raise ModelRefused("the examples have features that are NULL, infinite or not in the vocabulary", where=where)
     predictor = Predictor(module, signature, "cpu")
     outputs = _outputs(predictor, matrix)
     if examples is not None:
         _check_outputs(examples, outputs, where)
-    columns = {name: matrix[:, index] for index, name in enumerate(signature.features)}
-    table = pa.table({**columns, **{OUTPUT + name: values for name, values in outputs.items()}})
+    _check_rows_apart(predictor, matrix, outputs, where)
+    table = pa.table({name: batch.column(name) for name in signature.features})
+    for name, values in outputs.items():
+        table = table.append_column(OUTPUT + name, pa.array(values if values.ndim == 1 else list(values)))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
@@ -68,18 +83,35 @@ def make(module: nn.Module, signature: Signature, examples: pa.Table | None, whe
 
 def compare(predictor: Predictor, content: bytes) -> Difference:
     """Runs the model over the golden batch, features by name, and returns how far off its outputs are."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(content))
-    names = predictor.signature.features
-    matrix = np.column_stack([table.column(name).to_numpy().astype(np.float32) for name in names])
-    largest = 0.0
-    for name, values in _outputs(predictor, matrix).items():
-        expected = table.column(OUTPUT + name).to_numpy()
-        largest = max(largest, float(np.max(np.abs(values - expected) / np.maximum(1, np.abs(expected)))))
-    return Difference(largest, tolerance(predictor), table.num_rows)
+    from pipeline.features import to_matrix
+
+    table = pq.read_table(pa.BufferReader(content)).combine_chunks()
+    signature = predictor.signature
+    matrix = to_matrix(table.to_batches()[0], signature.features, signature.inputs)
+    found = _outputs(predictor, matrix)
+    expected = {name: _numbers(table.column(OUTPUT + name)) for name in found}
+    return Difference(_furthest(found, expected), tolerance(predictor), table.num_rows)
+
+
+def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Returns float64 (rows,), or of lists of equal length (rows, length)."""
+    import numpy as np
+    import pyarrow as pa
+
+    values = column.to_numpy(zero_copy_only=False)
+    found: NDArray[np.float64] = np.stack(values) if pa.types.is_list(column.type) else values
+    return found.astype(np.float64)
+
+
+def _furthest(found: Outputs, expected: Outputs) -> float:
+    """Returns the largest difference of any output, as a share of it where it is larger than one; NaN if one is NaN."""
+    import numpy as np
+
+    parts = [np.max(np.abs(found[name] - expected[name]) / np.maximum(1, np.abs(expected[name]))) for name in expected]
+    return float(np.max(parts))
 
 
 def tolerance(predictor: Predictor) -> float:
@@ -92,20 +124,7 @@ def tolerance(predictor: Predictor) -> float:
     return TOLERANCES[predictor.device.partition(":")[0]]
 
 
-def _drawn(features: int) -> NDArray[np.float32]:
-    """Returns (ROWS, features): zeros, then standard normal numbers times 0.01 to 100, the same every time."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    sizes = 10.0 ** rng.uniform(-2, 2, (ROWS, 1))
-    rows = rng.normal(size=(ROWS, features)) * sizes
-    rows[0] = 0
-    return rows.astype(np.float32)
-
-
-def _matrix(examples: pa.Table, signature: Signature, where: object) -> NDArray[np.float32]:
-    import numpy as np
-
+def _batch(examples: pa.Table, signature: Signature, where: object) -> pa.RecordBatch:
     missing = [name for name in signature.features if name not in examples.column_names]
     if missing or not 0 < examples.num_rows <= MOST_ROWS:
         raise ModelRefused(
@@ -114,34 +133,46 @@ def _matrix(examples: pa.Table, signature: Signature, where: object) -> NDArray[
             expected=f"1 to {MOST_ROWS:,} rows with the columns {', '.join(signature.features)}",
             got=f"{examples.num_rows:,} rows" + (f", without {', '.join(missing)}" if missing else ""),
         )
-    columns = [examples.column(name).to_numpy(zero_copy_only=False) for name in signature.features]
-    matrix = np.column_stack(columns).astype(np.float32)
-    if not np.isfinite(matrix).all():
-        raise ModelRefused("the examples have features that are NULL or infinite", where=where)
-    return matrix
+    batch: pa.RecordBatch = examples.select(list(signature.features)).combine_chunks().to_batches()[0]
+    return batch
 
 
-def _outputs(predictor: Predictor, matrix: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+def _check_rows_apart(predictor: Predictor, matrix: NDArray[np.float32], outputs: Outputs, where: object) -> None:
+    """Raises ModelRefused if a row's output depends on the rows beside it: then it would on the size of a batch."""
+    few = matrix[:APART]
+    alone = _outputs(predictor, few, 1)
+    off = _furthest(alone, {name: values[:APART] for name, values in outputs.items()})
+    if not off <= tolerance(predictor):
+        raise ModelRefused(
+            "the model gives another output for a row alone than for the same row among others",
+            where=where,
+            expected=f"the same, within {tolerance(predictor):g}",
+            got=f"a difference of {off:.3g}",
+            next_step="call model.eval() before saving; a layer that mixes rows cannot be used",
+        )
+
+
+def _outputs(predictor: Predictor, matrix: NDArray[np.float32], batch_rows: int = 8192) -> Outputs:
     """Returns the outputs that are floating-point numbers, by name; labels follow from them."""
     import numpy as np
 
-    found = predictor.predict(matrix, 8192)
+    found = predictor.predict(matrix, batch_rows)
     return {name: values.astype(np.float64) for name, values in found.items() if values.dtype.kind == "f"}
 
 
-def _check_outputs(examples: pa.Table, outputs: dict[str, NDArray[np.float64]], where: object) -> None:
+def _check_outputs(examples: pa.Table, outputs: Outputs, where: object) -> None:
     import numpy as np
 
     for name, values in outputs.items():
         if name not in examples.column_names:
             continue
-        given = examples.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
-        worst = float(np.max(np.abs(values - given)))
+        given = _numbers(examples.column(name))
+        worst = float(np.max(np.abs(values - given))) if given.shape == values.shape else np.inf
         if not worst <= AGREEMENT:
             raise ModelRefused(
                 f"the model does not give the examples' {name}",
                 where=where,
                 expected=f"the training code's outputs, within {AGREEMENT:g}",
                 got=f"a difference of {worst:.3g}",
-                next_step="check the order of --features, and that the network has ReLU between its layers",
+                next_step="check the order of --features, and the activation between the layers (--architecture)",
             )

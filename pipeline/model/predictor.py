@@ -12,58 +12,49 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.errors import ModelError, ModelMismatch, UsageError
+from pipeline.model.heads import Results, head_of
 from pipeline.model.manifest import Signature
 from pipeline.model.outputs import output_schema
-
-Columns = dict[str, NDArray[np.float32]]
 
 
 class Predictor:
     """May be called from several threads at once: it sets nothing global, and each call has its own result."""
 
     def __init__(self, module: nn.Module, signature: Signature, device: str = "auto") -> None:
-        """`module` gives logits: (rows, features) to (rows, classes), or to (rows, 1), the logit of the second of two.
+        """`module` takes float32 (rows, columns) and gives (rows, outputs), of two classes perhaps only the second.
 
+        A classifier and a multi-label model give logits, a regression values, a ranking scores of all items.
         Raises UsageError if the device is not there.
         """
         self.signature = signature
         self.device = choose_device(device)
         self.module = module.eval().requires_grad_(requires_grad=False).to(self.device)
         self._schema = output_schema(signature)
-        self._labels = pa.array(signature.classes, self._schema.field("prediction").type)
-        self._identity = signature.classes == tuple(range(len(signature.classes)))
-        self._most_rows = sys.maxsize  # in one forward pass; lowered when the device runs out of memory
+        self._head = head_of(signature)
+        limit: int = getattr(module, "most_rows", sys.maxsize)
+        self._most_rows = min(limit, self._head.most_rows)  # at a time; lowered when memory runs out
 
     def output_schema(self) -> pa.Schema:
         return self._schema
 
     def predict(self, matrix: NDArray[np.float32], batch_rows: int) -> dict[str, NDArray[Any]]:
-        """Returns the columns of `output_schema`, each (rows,); labels of text as an object array.
+        """Returns the columns of `output_schema`, each (rows,), of a ranking (rows, top); text as objects.
 
-        `matrix` is float32 (rows, features) in the signature's order; `batch_rows` go through the model at a time, or
-        fewer where memory is short. Raises ModelMismatch for another matrix, ModelError if not even one row fits.
+        `matrix` is float32 (rows, columns) as `features.to_matrix` makes it; `batch_rows` go through the model at a
+        time, or fewer where memory is short. Raises ModelMismatch for another matrix, ModelError if no single row fits.
         """
-        index, columns = self._score(matrix, batch_rows)
-        labels = index if self._identity else self._labels.to_numpy(zero_copy_only=False)[index]
-        return {"prediction": labels, **columns}
+        return dict(zip(self._schema.names, self._head.numpy(self._score(matrix, batch_rows)), strict=True))
 
     def predict_arrow(self, matrix: NDArray[np.float32], batch_rows: int) -> pa.RecordBatch:
         """Returns what `predict` does, as one batch of `output_schema`: for labels of text ten times as fast."""
-        index, columns = self._score(matrix, batch_rows)
-        labels = pa.array(index) if self._identity else self._labels.take(pa.array(index))
-        return pa.record_batch([labels, *columns.values()], schema=self._schema)
+        return pa.record_batch(self._head.arrow(self._score(matrix, batch_rows)), schema=self._schema)
 
-    def _score(self, matrix: NDArray[np.float32], batch_rows: int) -> tuple[NDArray[np.int64], Columns]:
-        """Returns the index of the likeliest class, (rows,), and the columns of probabilities by name."""
+    def _score(self, matrix: NDArray[np.float32], batch_rows: int) -> Results:
         self._check(matrix, batch_rows)
-        rows = len(matrix)
-        probabilities = np.empty((len(self.signature.classes), rows), np.float32)
-        confidence = np.empty(rows, np.float32)
-        index = np.empty(rows, np.int64)
-        results = [torch.from_numpy(result) for result in (probabilities, confidence, index)]
-        self._fill(results, torch.from_numpy(np.require(matrix, requirements=["W"])), batch_rows)  # or torch warns
-        names = self._schema.names[1:]
-        return index, dict(zip(names, (confidence, *probabilities), strict=True))
+        results = self._head.empty(len(matrix))
+        tensors = [torch.from_numpy(result) for result in results]
+        self._fill(tensors, torch.from_numpy(np.require(matrix, requirements=["W"])), batch_rows)  # or torch warns
+        return results
 
     def _fill(self, results: list[torch.Tensor], matrix: torch.Tensor, batch_rows: int) -> None:
         """Scores slice by slice into the results; a slice too large for the memory is halved and tried again."""
@@ -79,12 +70,13 @@ class Predictor:
                     result[..., start : start + len(part)] = values
                 start += len(part)
 
-    def _try(self, part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """Returns probabilities (classes, rows), the highest of each row and its index; None if memory ran out."""
+    def _try(self, part: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+        """Returns what the head makes of a part, the rows as last axis; None if memory ran out."""
         try:
-            own = part.to(self.device, copy=True)  # (rows, features); a module may write into what it is given
-            probabilities = _probabilities(self.module(own))  # (classes, rows)
-            return probabilities, *probabilities.max(dim=0)
+            own = part.to(self.device, copy=True)  # (rows, columns); a module may write into what it is given
+            raw = self.module(own)
+            self._check_outputs(raw, len(part))
+            return self._head.compute(raw)
         except torch.cuda.OutOfMemoryError as error:
             if len(part) == 1:
                 raise ModelError(
@@ -98,12 +90,21 @@ class Predictor:
     def _check(self, matrix: NDArray[np.float32], batch_rows: int) -> None:
         if batch_rows < 1:
             raise ValueError(f"batch_rows must be 1 or more, not {batch_rows}")
-        features = len(self.signature.features)
-        if matrix.ndim != 2 or matrix.shape[1] != features or matrix.dtype != np.float32:
+        columns = self.signature.width
+        if matrix.ndim != 2 or matrix.shape[1] != columns or matrix.dtype != np.float32:
             raise ModelMismatch(
                 "the matrix is not one that the model takes",
-                expected=f"float32 (rows, {features})",
+                expected=f"float32 (rows, {columns})",
                 got=f"{matrix.dtype} {matrix.shape}",
+            )
+
+    def _check_outputs(self, raw: torch.Tensor, rows: int) -> None:
+        binary = self.signature.task == "classification" and self.signature.outputs == 2
+        if raw.ndim != 2 or len(raw) != rows or raw.shape[1] not in {self.signature.outputs, 1 if binary else -1}:
+            raise ModelMismatch(
+                "the model does not give what its signature says",
+                expected=f"({rows}, {self.signature.outputs})",
+                got=str(tuple(raw.shape)),
             )
 
 
@@ -121,15 +122,3 @@ def choose_device(name: str) -> str:
             next_step="set LAKESCORE_DEVICE, or device in job.toml, to one of these",
         )
     return name
-
-
-def _probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Returns (classes, rows) of (rows, classes), or of the single logit (rows, 1) of the second class.
-
-    Over the last axis of (8192, 2), softmax takes 400 us, a third of what a 6-64-64-2 network takes; over the first
-    axis of (2, 8192), 16 us. Stacking the columns takes 13 us, and `t().contiguous()` 44 us.
-    """
-    columns = torch.stack(logits.unbind(dim=1))
-    if len(columns) == 1:
-        return torch.sigmoid(torch.cat([-columns, columns]))
-    return torch.softmax(columns, dim=0)

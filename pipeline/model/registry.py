@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import ModelError, ModelMismatch, ModelNotFound, ModelRefused, UsageError, nearest
 from pipeline.model import baseline, golden, kinds
+from pipeline.model.card import Card
 from pipeline.model.manifest import Manifest, digest, parse, problem
 from pipeline.records import NAME, Name, check_name, now
 from pipeline.storage import LocalStorage, explained, make_folder, sync_folder
@@ -94,12 +95,17 @@ class Registry:
             )
         return content
 
-    def load(self, manifest: Manifest, device: str = "auto") -> Predictor:
-        """Returns the model, ready to score. Raises ModelMismatch as `content` does, UsageError for no such device."""
+    def load(self, manifest: Manifest, device: str = "auto", trusted: str | None = None) -> Predictor:
+        """Returns the model, ready to score. `trusted` is the digest of a model whose file's code may be run.
+
+        Raises ModelMismatch as `content` does, ModelRefused for code without trust, UsageError for no such device.
+        """
         from pipeline.model.predictor import Predictor
 
+        check_trusted(manifest, trusted)
         content = self.content(manifest)
-        module = kinds.module(manifest.kind, content, self.root / manifest.name / manifest.version / manifest.file)
+        where = self.root / manifest.name / manifest.version / manifest.file
+        module = kinds.module(manifest.kind, content, where, manifest.signature)
         return Predictor(module, manifest.signature, device)
 
     def golden(self, manifest: Manifest) -> bytes | None:
@@ -134,7 +140,7 @@ class Registry:
 
     # Writing
 
-    def register(
+    def register(  # noqa: PLR0913 -- what a model may come with
         self,
         checkpoint: Path,
         *,
@@ -145,21 +151,23 @@ class Registry:
         alias: str | None = None,
         examples: pa.Table | None = None,
         training: Path | None = None,
+        card: Card = Card(),  # noqa: B008 -- frozen
     ) -> Manifest:
         """Copies a model into the registry; the same content again changes nothing and succeeds.
 
         `features` are in the order of the model's training; None takes those that the file lists. `classes` likewise,
         and are 0, 1, ... if the file lists none. `examples` are rows for the golden batch: the features and, if the
         training code gave them, its `prob_class_<i>`, which the model must reproduce. `training` is a Parquet or CSV
-        file of training rows, whose profile is kept. Nothing is written if anything is wrong: raises ModelRefused for
-        the file, or for a version that names other content; UsageError for a name or an absent file.
+        file of training rows, whose profile is kept. `card` holds the rest. Nothing is written if anything is wrong:
+        raises ModelRefused for the file, or for a version that names other content; UsageError for a name or an absent
+        file.
         """
         self._check_names(name, version, alias)
         content = kinds.read_file(checkpoint)
-        found = kinds.inspect(content, checkpoint)
-        signature = found.signature(features, classes, checkpoint)
+        found = kinds.inspect(content, checkpoint, card.signature.get("architecture"), trusted=card.trusted)
+        signature = found.signature(features, classes, checkpoint, card.signature)
         file = kinds.FILES[found.kind]
-        module = kinds.module(found.kind, content, checkpoint)
+        module = kinds.module(found.kind, content, checkpoint, signature)
         batch = golden.make(module, signature, examples, checkpoint)
         profile = None if training is None else baseline.make(module, signature, training)
         manifest = Manifest(
@@ -172,6 +180,8 @@ class Registry:
             recorded_version=found.version,
             golden=hashlib.sha256(batch).hexdigest(),
             baseline=None if profile is None else hashlib.sha256(profile).hexdigest(),
+            metrics=dict(card.metrics),
+            provenance=card.provenance(checkpoint, found.written_by),
             registered_at=now(),
         )
         with self._writing(name):
@@ -321,6 +331,28 @@ class Registry:
             where=self.root,
             expected=_listed(names),
             next_step=f"lakescore models register CHECKPOINT --name {name} --version v1 --features ...",
+        )
+
+
+def check_trusted(manifest: Manifest, trusted: str | None) -> None:
+    """Raises ModelRefused if the model's file holds code and `trusted` is not the model's digest."""
+    if manifest.kind == "pickled" and trusted != manifest.digest:
+        raise ModelRefused(
+            f"the file of model {manifest.name} {manifest.version} holds code, which is run only if the job trusts it",
+            expected='trust_code = true and digest = "..." under [model] in job.toml',
+            got=f"the model's digest is {manifest.digest}" + (f", the job's {trusted}" if trusted else ""),
+            next_step="name this digest there if you trust whoever made it, or export the model with torch.export",
+        )
+
+
+def check_pinned(manifest: Manifest, pinned: str | None) -> None:
+    """Raises ModelMismatch if a job pins another digest."""
+    if pinned is not None and pinned != manifest.digest:
+        raise ModelMismatch(
+            f"model {manifest.name} {manifest.version} is not the one that the job pins",
+            expected=pinned,
+            got=manifest.digest,
+            next_step="correct `digest` under [model] in job.toml, or promote the model that it names",
         )
 
 

@@ -72,12 +72,12 @@ def report_of(lake: Lake, record: RunRecord | None) -> str | None:
 def unusual(job: Job, record: RunRecord) -> list[str]:
     """Returns what a person should look at, although the run is complete."""
     found, statistics = list(record.warnings), record.statistics
-    confidence, total = statistics.mean_confidence, sum(statistics.classes.values())
+    confidence = statistics.mean_confidence
     if confidence is not None and confidence < job.notify.confidence_below:
         found.append(f"mean confidence {confidence:.3f}, under {job.notify.confidence_below}")
-    for name, count in statistics.classes.items():
-        if count > job.notify.share_above * total:
-            found.append(f"{count / total:.1%} of the predictions are {name}")
+    for name, share in statistics.shares.items() if confidence is not None else ():
+        if share > job.notify.share_above:
+            found.append(f"{share:.1%} of the predictions are {name}")
     found += [f"{check.suite}: {described(check)}" for check in record.checks if check.outcome == "noted"]
     if record.ledger is not None:
         ledger = record.ledger
@@ -92,9 +92,10 @@ def _about(record: RunRecord) -> list[str]:
     lines = [f"Model: {record.model.name} {record.model.version}", f"Run: {record.run_id}, {record.state}"]
     if record.ledger is not None:
         lines.append("Rows: " + ", ".join(f"{count:,} {name}" for name, count in record.ledger.counts().items()))
-    if total := sum(record.statistics.classes.values()):
-        shares = ", ".join(f"{name}: {count / total:.1%}" for name, count in record.statistics.classes.items())
+    if shares := ", ".join(f"{name}: {share:.1%}" for name, share in record.statistics.shares.items()):
         lines.append(f"Predictions: {shares}")
+    if record.statistics.range:
+        lines.append(f"Predictions: {record.statistics.range}")
     if record.statistics.mean_confidence is not None:
         lines.append(f"Mean confidence: {record.statistics.mean_confidence:.3f}")
     return lines

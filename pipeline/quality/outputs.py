@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 from duckdb import (
@@ -23,7 +23,7 @@ from duckdb import (
 from pipeline import database, queries, staging
 from pipeline.keys import key_expression
 from pipeline.quality import examine as inputs
-from pipeline.quality import suite
+from pipeline.quality import suite, tasks
 from pipeline.quality.builtin import FEWEST_ROWS
 from pipeline.quality.examine import Examined
 from pipeline.quality.kinds import is_row_rule
@@ -39,11 +39,10 @@ if TYPE_CHECKING:
     from duckdb import Expression
 
     from pipeline.context import Context
+    from pipeline.model.manifest import Signature
     from pipeline.quality.gx_engine import Finding
 
 STAGED, PARTITION = "__staged", "__partition"
-TOLERANCE = 1e-4
-"""Of a row's sum of float32 probabilities."""
 NEARLY_CONSTANT = 1e-5
 """A range of scores over a whole partition that no working model gives."""
 COLLAPSED = 1e-3
@@ -59,11 +58,11 @@ def examine(ctx: Context, record: RunRecord) -> Examined:
     if not staged:
         stored = bool(record.plan.base)
         return Examined((_noted(ctx, "no_predictions", success=stored, observed="nothing to store"),))
-    classes = ctx.registry.resolve(record.model.name, record.model.version).signature.classes
+    signature = ctx.registry.resolve(record.model.name, record.model.version).signature
     with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con, database.explained(staged[0]):
         ctx.lake.storage.attach(con)
         _create_views(con, ctx, record, staged)
-        checks = [*_about_rows(ctx, con, record, classes), *_about_partition(ctx, con)]
+        checks = [*_about_rows(ctx, con, record, signature), *_about_partition(ctx, con, signature)]
         findings = _suite(ctx, con, whole=not record.plan.base)
     checks += [of_finding("output", finding) for finding in findings]
     return Examined(tuple(checks), findings=tuple(findings))
@@ -95,31 +94,23 @@ def _create_views(con: Connection, ctx: Context, record: RunRecord, staged: Sequ
     con.sql(queries.load("quality/partition")).create_view(PARTITION)
 
 
-def _about_rows(
-    ctx: Context, con: Connection, record: RunRecord, classes: Sequence[str | int]
-) -> Iterator[CheckResult]:
+def _about_rows(ctx: Context, con: Connection, record: RunRecord, signature: Signature) -> Iterator[CheckResult]:
     """The checks of each staged row, in one pass."""
     rows = con.view(STAGED)
     rows = rows.select(StarExpression(), key_expression(record.plan.key, database.schema(rows)).alias("__key"))
     terms = {"rows": FunctionExpression("count_star"), "hash_sum": SQLExpression("sum(hash(__key))")}
-    columns = _probabilities(rows.columns)
-    if columns:
-        finite = _all(FunctionExpression("isfinite", column) for column in columns)
-        inside = _all((column >= ConstantExpression(0)) & (column <= ConstantExpression(1)) for column in columns)
-        total = reduce(lambda left, right: left + right, (column.cast("DOUBLE") for column in columns))
-        off = FunctionExpression("abs", total - ConstantExpression(1)) > ConstantExpression(TOLERANCE)
-        known = ColumnExpression("prediction").isin(*map(ConstantExpression, classes))
-        terms |= {
-            "probabilities_finite": FunctionExpression("count_if", ~finite),
-            "probabilities_in_range": FunctionExpression("count_if", ~inside),
-            "probabilities_sum": FunctionExpression("count_if", off),
-            "prediction_known": FunctionExpression("count_if", ~known),
-        }
+    bad_rows = tasks.bad_rows(signature, rows.columns)
+    terms |= {name: FunctionExpression("count_if", condition) for name, condition in bad_rows.items()}
     (values,) = rows.aggregate([term.alias(name) for name, term in terms.items()]).fetchall()
     found = dict(zip(terms, values, strict=True))
     count, hash_sum = found.pop("rows"), found.pop("hash_sum")
     expected = record.dispositions.get("scored", 0)
     yield built_in(ctx.job, "output", "rows_scored", success=count == expected, observed=f"{count:,} of {expected:,}")
+    if signature.task == "ranking":
+        values_of = {"items": [str(item) for item in signature.classes]}
+        ((unknown,),) = con.sql(queries.load("quality/unknown_items"), params=values_of).fetchall()
+        observed = f"{unknown:,} that the model does not know"
+        yield built_in(ctx.job, "output", "items_known", success=unknown == 0, observed=observed)
     doubled = _doubled(rows, record.plan, Term(rows=count, hash_sum=hash_sum))
     found = {"keys_once": doubled, **{name: bad or 0 for name, bad in found.items()}}
     for name, bad in found.items():
@@ -137,25 +128,23 @@ def _doubled(rows: Relation, plan: Plan, staged: Term) -> int:
     return int(staged.rows - distinct)
 
 
-def _about_partition(ctx: Context, con: Connection) -> Iterator[CheckResult]:
+def _about_partition(ctx: Context, con: Connection, signature: Signature) -> Iterator[CheckResult]:
     """The checks of the partition as it would be, in two passes."""
     rows = con.view(_partition(con))
-    columns = _probabilities(rows.columns)
-    if not columns:
-        return
-    terms = [FunctionExpression("count_star"), FunctionExpression("avg", ColumnExpression("prediction_proba"))]
-    terms.append(FunctionExpression("avg", _entropy(columns)))
+    columns = tasks.scores(rows.columns)
+    low, high = (FunctionExpression(name, *columns[:1]).cast("DOUBLE") for name in ("min", "max"))
+    terms = [FunctionExpression("count_star"), low, high]
     terms += [FunctionExpression("max", column) - FunctionExpression("min", column) for column in columns]
     (values,) = rows.aggregate([term.alias(f"t{number}") for number, term in enumerate(terms)]).fetchall()
-    count, confidence, entropy, *ranges = values
+    count, lowest, highest, *ranges = values
     enough = count >= FEWEST_ROWS
-    yield _noted(ctx, "mean_confidence", success=confidence >= LEAST_CONFIDENCE, observed=f"{confidence:.4f}")
-    grouped = rows.aggregate([ColumnExpression("prediction"), FunctionExpression("count_star").alias("n")])
-    label, most = grouped.order("n DESC").limit(1).fetchall()[0]
-    share = most / count
-    observed = f"{share:.1%} are {label}"
-    yield _noted(ctx, "class_share", success=not enough or share <= MOST, observed=observed)
-    widest = max(ranges)
+    if signature.task == "classification":
+        yield from _about_classes(ctx, rows, columns, enough=enough)
+    if signature.task == "ranking":
+        share, observed = _most_frequent(rows, tasks.best("top_items"))
+        yield _noted(ctx, "first_item_share", success=not enough or share <= MOST, observed=observed + " first")
+    size = max(1.0, abs(lowest), abs(highest)) if signature.task in ("regression", "ranking") else 1.0
+    widest = max(ranges) / size
     yield built_in(
         ctx.job,
         "output",
@@ -164,6 +153,17 @@ def _about_partition(ctx: Context, con: Connection) -> Iterator[CheckResult]:
         observed=f"scores range over {widest:.3g}",
         guard=True,
     )
+
+
+def _about_classes(
+    ctx: Context, rows: Relation, columns: Sequence[Expression], *, enough: bool
+) -> Iterator[CheckResult]:
+    terms = [FunctionExpression("avg", ColumnExpression("prediction_proba")).alias("confidence")]
+    terms.append(FunctionExpression("avg", _entropy(columns)).alias("entropy"))
+    ((confidence, entropy),) = rows.aggregate(terms).fetchall()
+    yield _noted(ctx, "mean_confidence", success=confidence >= LEAST_CONFIDENCE, observed=f"{confidence:.4f}")
+    share, observed = _most_frequent(rows, ColumnExpression("prediction"))
+    yield _noted(ctx, "class_share", success=not enough or share <= MOST, observed=observed)
     relative = entropy / math.log(len(columns))
     yield _noted(
         ctx,
@@ -172,6 +172,15 @@ def _about_partition(ctx: Context, con: Connection) -> Iterator[CheckResult]:
         observed=f"{relative:.3g} of the most",
         guard=True,
     )
+
+
+def _most_frequent(rows: Relation, value: Expression) -> tuple[float, str]:
+    """Returns the largest share of one value, and says it."""
+    grouped = rows.aggregate([value.alias("value"), FunctionExpression("count_star").alias("n")])
+    counts = grouped.order("n DESC").fetchall()
+    label, most = counts[0]
+    share = most / sum(number for _, number in counts)
+    return share, f"{share:.1%} are {label}"
 
 
 def _suite(ctx: Context, con: Connection, *, whole: bool) -> list[Finding]:
@@ -199,15 +208,6 @@ def _partition(con: Connection) -> str:
 
 def _noted(ctx: Context, name: str, *, success: bool, observed: str, guard: bool = False) -> CheckResult:
     return built_in(ctx.job, "output", name, success=success, severity=Severity.warning, observed=observed, guard=guard)
-
-
-def _probabilities(columns: Sequence[str]) -> list[Expression]:
-    return [ColumnExpression(name) for name in columns if name.startswith("prob_class_")]
-
-
-def _all(conditions: Any) -> Expression:
-    joined: Expression = reduce(lambda left, right: left & right, conditions)
-    return joined
 
 
 def _entropy(columns: Sequence[Expression]) -> Expression:

@@ -138,7 +138,7 @@ def _day(lake: Lake, job: str, ds: str) -> Day:
     chosen = max(complete, key=lambda record: record.finished_at or record.started_at, default=records[0])
     day = Day(ds, chosen.state.value, chosen, len(records))
     same = [record for record in complete if record.model == chosen.model]
-    largest = max(same, key=lambda record: sum(record.statistics.classes.values()), default=chosen)
+    largest = max(same, key=lambda record: sum(record.statistics.reasons.values()), default=chosen)
     day.classes, day.confidence = dict(largest.statistics.classes), largest.statistics.mean_confidence
     return day
 

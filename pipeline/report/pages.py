@@ -7,7 +7,7 @@ reports/job=<job>/ds=<ds>/<run_id>.html     one run
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from itertools import islice
@@ -101,7 +101,7 @@ def run_page(lake: Lake, record: RunRecord) -> str:
         drift=sorted(_rows(lake, store.key("drift", record)), key=lambda row: (row["reference"], -(row["psi"] or 0))),
         profile=[_profiled(row) for row in profile if row["kind"] != "class"],
         stages=[
-            (each.stage, round(each.wall_s, 3), round(each.cpu_s, 3), each.rows, each.rows_per_s)
+            (each.stage, round(each.wall_s, 3), round(each.cpu_s, 3), each.rows, each.rows_per_s, shares(each.busy))
             for each in record.stages
         ],
         files=[("read", file.path, file.size) for given in record.plan.input.values() for file in given]
@@ -200,6 +200,11 @@ def shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:%Y-%m-%d %H:%M:%S}"
+
+
+def shares(busy: Mapping[str, float]) -> str | None:
+    """Returns where the time of a stage's workers went."""
+    return ", ".join(f"{part} {share:.0%}" for part, share in busy.items()) or None
 
 
 def percent(share: float) -> str:

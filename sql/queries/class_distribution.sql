@@ -1,4 +1,4 @@
--- How the current predictions of each day fall on the classes.
+-- How the current predictions of each day fall on the classes; of multi-label, on the lists of labels.
 -- Grain: one row per job, ds and predicted class.
 -- Views: predictions
 -- $job VARCHAR: one job, default NULL for all
@@ -13,6 +13,6 @@ SELECT
     avg(prediction_proba) AS mean_confidence,
     min(prediction_proba) AS min_confidence
 FROM predictions
-WHERE ($job IS NULL OR job = $job) AND ($ds IS NULL OR ds = $ds::VARCHAR)
+WHERE prediction IS NOT NULL AND ($job IS NULL OR job = $job) AND ($ds IS NULL OR ds = $ds::VARCHAR)
 GROUP BY job, ds, model_version, prediction
 ORDER BY job, ds, prediction

@@ -11,6 +11,7 @@ SELECT
     h.revision AS revision,
     h.prediction AS prediction,
     h.prediction_proba AS proba,
+    h.value AS value,
     h.reason AS reason,
     h.scored_at AS scored_at,
     p.run_id IS NOT NULL AS is_current

@@ -19,8 +19,14 @@ SELECT unnest(from_json(content, '{
         "duplicates": {"rows": "BIGINT", "hash_sum": "HUGEINT"},
         "overtaken": {"rows": "BIGINT", "hash_sum": "HUGEINT"}
     },
-    "statistics": {"classes": "JSON", "reasons": "JSON", "mean_confidence": "DOUBLE"},
-    "stages": [{"stage": "VARCHAR", "wall_s": "DOUBLE", "cpu_s": "DOUBLE", "rows": "BIGINT"}],
+    "statistics": {"classes": "JSON", "reasons": "JSON", "mean_confidence": "DOUBLE", "values": "JSON", "items": "BIGINT"},
+    "stages": [{
+        "stage": "VARCHAR",
+        "wall_s": "DOUBLE",
+        "cpu_s": "DOUBLE",
+        "rows": "BIGINT",
+        "busy": {"read": "DOUBLE", "judge": "DOUBLE", "forward": "DOUBLE", "write": "DOUBLE"}
+    }],
     "peak_memory_bytes": "BIGINT",
     "host": "VARCHAR",
     "warnings": ["VARCHAR"],

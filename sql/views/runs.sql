@@ -32,10 +32,13 @@ SELECT
     statistics.mean_confidence AS mean_confidence,
     statistics.classes AS classes,
     statistics.reasons AS reasons,
+    statistics.values AS value_range,
+    statistics.items AS items,
     list_sum(list_transform(stages, lambda stage: stage.wall_s)) AS wall_s,
     list_sum(list_transform(stages, lambda stage: stage.cpu_s)) AS cpu_s,
     list_filter(stages, lambda stage: stage.stage = 'score')[-1].rows
     / nullif(list_filter(stages, lambda stage: stage.stage = 'score')[-1].wall_s, 0) AS rows_per_s,
+    list_filter(stages, lambda stage: stage.stage = 'score')[-1].busy AS busy,
     peak_memory_bytes,
     len(committed) AS files,
     list_sum(list_transform(committed, lambda file: file.size))::BIGINT AS bytes,

@@ -85,7 +85,7 @@ def select(ctx: Context) -> int:
     )
     with selection.select(ctx, plan, partition) as selected:
         selected.stored_view("staged", [])
-        with scoring._reader(selected, "select/to_score") as reader:
+        with scoring._reader(selected, "select/to_score", 2) as reader:
             return sum(batch.column("__fingerprint").null_count for batch in reader)
 
 

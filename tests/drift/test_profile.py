@@ -18,6 +18,7 @@ from pipeline.care.rollback import rollback
 from pipeline.drift import profiling, stage, store
 from pipeline.drift.tally import Tally
 from pipeline.lake import Lake
+from pipeline.model.manifest import Signature
 from pipeline.model.registry import Registry
 from pipeline.storage import LocalStorage
 from tests.workspace import DAY, Workspace, changed, table
@@ -290,7 +291,7 @@ def test_drift_of_a_day_reads_two_windows_of_profiles_and_no_more(
 
 
 def test_tally_that_broke_is_not_kept(workspace: Workspace) -> None:
-    tally = Tally((), (), ("a",))
+    tally = Tally((), (), Signature(features=("a",), classes=(0, 1)))
     assert tally.broken
     tally.see_features(pa.record_batch({"a": [1.0]}), np.ones((1, 1), np.float32))
     assert tally.counting.counts["", ""] == {}

@@ -15,6 +15,7 @@ from pipeline.model.manifest import Manifest, Signature
 from pipeline.model.outputs import output_schema
 from pipeline.records import now
 
+OPTIONAL = ("format", "recorded_version", "golden", "baseline", "metrics", "provenance")
 SIGNATURE = Signature(features=("a", "b"), classes=(0, 1))
 
 
@@ -86,9 +87,7 @@ def test_parse_wrong_field_names_file_and_field(change: dict[str, Any], said: li
     assert [words for words in said if words not in text] == []
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in Manifest.model_fields if name not in ("format", "recorded_version", "golden", "baseline")]
-)
+@pytest.mark.parametrize("name", [name for name in Manifest.model_fields if name not in OPTIONAL])
 def test_parse_missing_field_is_named(name: str) -> None:
     document = valid()
     del document[name]

@@ -43,7 +43,7 @@ def main(data: Path) -> dict[str, Any]:
         begun = time.monotonic()
         cli(by_hand, "backfill", "--from", FIRST, "--to", LAST, "--job", "retail")
         hand_s = time.monotonic() - begun
-        with postgres(root / "postgres") as address:
+        with postgres() as address:
             by_airflow.extra["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"postgresql+psycopg2://{address}"
             airflow_s, tasks = through_airflow(by_airflow)
         rows = [predictions(place) for place in (by_airflow, by_hand)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,16 +24,20 @@ def _program(name: str) -> str:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """Yields `user@host:port/database`. The server refuses to run as root; it runs as the user postgres then."""
+def postgres() -> Iterator[str]:
+    """Yields `user@host:port/database`. The server refuses to run as root; it runs as the user postgres then.
+
+    In a folder of its own: another pytest that starts closes pytest's to all but its owner.
+    """
+    with tempfile.TemporaryDirectory(prefix="lakescore-postgres-") as folder:
+        yield from _serve(Path(folder))
+
+
+def _serve(folder: Path) -> Iterator[str]:
     root = os.geteuid() == 0
     user = "postgres" if root else None
     port = free_port()
-    folder.mkdir()
     if root:
-        for path in (folder, *folder.parents):  # a temporary folder is its owner's alone
-            if path.stat().st_mode & 0o005 != 0o005:
-                path.chmod(0o755)
         shutil.chown(folder, "postgres")
 
     def call(*command: str) -> None:

@@ -68,12 +68,12 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[dict[str, str]]:
+def database() -> Iterator[dict[str, str]]:
     """Airflow's settings for its database: SQLite, or with LAKESCORE_TEST_POSTGRES a PostgreSQL of our own."""
     if not ON_POSTGRES:
         yield {}
         return
-    with postgres(tmp_path / "postgres") as address:
+    with postgres() as address:
         yield {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{address}"}
 
 

@@ -163,8 +163,8 @@ def test_run_model_that_no_longer_gives_its_golden_batch_scores_nothing(
 
     build = checkpoint.build
 
-    def other(found: checkpoint.Checkpoint) -> torch.nn.Sequential:
-        return torch.nn.Sequential(build(found), torch.nn.ReLU())  # as if a library computed otherwise
+    def other(found: checkpoint.Checkpoint, activation: str) -> torch.nn.Sequential:
+        return torch.nn.Sequential(build(found, activation), torch.nn.ReLU())  # as if a library computed otherwise
 
     monkeypatch.setattr(checkpoint, "build", other)
     write(customers, DAYS[0])

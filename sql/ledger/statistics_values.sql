@@ -1,0 +1,12 @@
+-- What a regression's run predicted, and why.
+-- Grain: one row per reason.
+-- Views: scored
+SELECT
+    reason,
+    count(*) AS rows,
+    sum(value::DOUBLE) AS total,
+    min(value)::DOUBLE AS low,
+    max(value)::DOUBLE AS high
+FROM scored
+GROUP BY ALL
+ORDER BY ALL

@@ -1,0 +1,77 @@
+"""The workers: what they do while the model is loaded, and when something goes wrong there."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pipeline import run, scoring
+from pipeline.errors import ModelError
+from pipeline.model.registry import Registry
+from pipeline.streaming import AHEAD
+from tests.workspace import DAY, Workspace
+
+BATCH = 8192
+ROWS = 12 * BATCH
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "BATCH_ROWS", BATCH)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_rows_are_read_ahead_while_the_model_is_loaded_but_not_without_end(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.day(ROWS)
+    load, enough, seen = Registry.load, threading.Event(), [0]
+    ahead: list[int] = []
+
+    def slow(self: Registry, *arguments: Any) -> Any:
+        assert enough.wait(60), "nobody reads while the model is loaded"
+        time.sleep(0.2)  # time enough to read on
+        ahead.append(seen[-1])
+        return load(self, *arguments)
+
+    def progress(stage: str, done: int, _total: int) -> None:
+        if stage == "score":
+            seen.append(done)
+            if done >= AHEAD * BATCH:
+                enough.set()
+
+    monkeypatch.setattr(Registry, "load", slow)
+    ctx = dataclasses.replace(workspace.context(threads=1), progress=progress)
+    record = run.run_day(ctx, DAY).record
+    assert record is not None
+    assert record.ledger is not None
+    assert record.ledger.scored.rows == ROWS
+    assert record.ledger.balanced
+    assert ahead[0] <= (AHEAD + 1) * BATCH < ROWS
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.day(ROWS)
+
+    def broken(*_: Any) -> Any:
+        raise ModelError("the model cannot be loaded")
+
+    monkeypatch.setattr(Registry, "load", broken)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        workspace.run()
+    assert not list(workspace.lake.rglob("scored-*"))
+
+
+def test_score_says_where_the_time_of_its_workers_went(workspace: Workspace) -> None:
+    workspace.day(1000)
+    stages = {stage.stage: stage for stage in workspace.complete().stages}
+    assert set(stages["score"].busy) == {"read", "judge", "forward", "write"}
+    assert sum(stages["score"].busy.values()) == pytest.approx(1)
+    assert stages["load"].cpu_s > 0

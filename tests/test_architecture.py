@@ -51,7 +51,7 @@ LIGHT = (
     "pipeline.model.registry",
     "pipeline.orchestration",
 )
-HEAVY = {"great_expectations", "numpy", "pandas", "pyarrow", "torch"}
+HEAVY = {"duckdb", "great_expectations", "numpy", "pandas", "pyarrow", "torch"}
 MAX_LINES = 400
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from pipeline import database, queries
+from pipeline import queries
 from pipeline.errors import InputMissing, SchemaMismatch, UsageError
 from pipeline.records import now
 
@@ -31,6 +31,7 @@ def make(module: nn.Module, signature: Signature, training: Path) -> bytes:
 
     Raises InputMissing, UsageError for a file of another kind, SchemaMismatch for an absent feature or no rows.
     """
+    from pipeline import database
     from pipeline.drift.counting import Counting
     from pipeline.drift.tables import to_bytes, to_table
     from pipeline.features import to_matrix

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import against, daily, drift, explain, quality, selection
+from tests.benchmarks import against, daily, drift, explain, quality, selection, shapes
 
 BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "against": against.run,
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "explain": explain.run,
     "quality": quality.run,
     "selection": selection.run,
+    "shapes": shapes.run,
 }
 
 

@@ -22,7 +22,7 @@ RIVALS = {
     "pyspark": "Spark, local",
 }
 """By the package that each needs: `pip install -e '.[bench]'`."""
-OURS = "Lakescore"
+OURS = "Lakescore, without suites, profile, drift and report"
 FULL = "Lakescore, with suites, profile, drift and report"
 JOBS = {OURS: "core", FULL: "batch_inference"}
 CORE = """
@@ -32,7 +32,7 @@ enabled = false
 [report]
 enabled = false
 """
-"""Select, uniqueness, score, ledger and commit, as the default job does them, and nothing else."""
+"""Select, uniqueness, the built-in checks, score, ledger and commit, as the default job does them."""
 NO_HALF = {"ray"}
 """Those whose documentation gives no way to leave out what is stored that fits into this memory."""
 

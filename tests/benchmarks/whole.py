@@ -1,4 +1,4 @@
-"""A run with its imports done before: `python -m tests.benchmarks.whole WORKSPACE` prints the stages as JSON."""
+"""A run with its imports done before: `python -m tests.benchmarks.whole WORKSPACE [JOB]` prints the stages as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline import Context, Settings, find_job, run_day
 from tests.benchmarks.parts import DAY
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, job: str = "batch_inference") -> None:
     settings = Settings(lake=str(folder / "lake"), jobs=folder / "dags" / "jobs", models=str(folder / "models"))
-    record = run_day(Context.open(find_job("batch_inference", settings), settings), DAY).record
+    record = run_day(Context.open(find_job(job, settings), settings), DAY).record
     assert record is not None
     stages = {stage.stage: stage.wall_s for stage in record.stages}
     print(json.dumps({"stages": stages, "peak_memory_bytes": record.peak_memory_bytes}))  # noqa: T201
 
 
-main(Path(sys.argv[1]))
+main(Path(sys.argv[1]), *sys.argv[2:])

@@ -64,6 +64,7 @@ def test_ranking_of_the_readme_is_registered() -> None:
     assert printed.startswith("shelf v1 is registered")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="the extra mlflow is not installed")
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, about itself
 def test_model_of_mlflow_of_the_readme_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

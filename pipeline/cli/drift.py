@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings, what_to_do_with_days
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.progress import progress
 from pipeline.context import Context
@@ -63,15 +63,10 @@ def import_(
     """Brings labels in, by the job's key, and measures the predictions of their days."""
     from pipeline.drift.labels import import_labels
     from pipeline.ingest import sources
-    from pipeline.ingest.publishing import Existing
 
-    if (ds is None) == (partition_by is None):
-        raise UsageError("an import needs to know the day", expected="either --date D, or --partition-by COLUMN")
-    if append and replace:
-        raise UsageError("--append and --replace contradict each other")
+    existing = what_to_do_with_days(ds, partition_by, append=append, replace=replace)
     machine = settings(lake)
     ctx = Context.open(find_job(job, machine), machine)
-    existing = Existing.append if append else Existing.replace if replace else Existing.refuse
     with progress(quiet=json) as report:
         days = import_labels(
             ctx,

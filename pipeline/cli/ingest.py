@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings, what_to_do_with_days
 from pipeline.cli.output import bytes_text, console, emit_json
 from pipeline.cli.progress import progress
-from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.ingest.publishing import PublishedDay
@@ -62,17 +61,12 @@ def import_(
     """Brings files into the lake, to where the job reads its input: all of a day at once, or nothing."""
     from pipeline.ingest import sources
     from pipeline.ingest.importing import import_files
-    from pipeline.ingest.publishing import Existing
     from pipeline.job import find_job
     from pipeline.lake import Lake
 
-    if (ds is None) == (partition_by is None):
-        raise UsageError("an import needs to know the day", expected="either --date D, or --partition-by COLUMN")
-    if append and replace:
-        raise UsageError("--append and --replace contradict each other")
+    existing = what_to_do_with_days(ds, partition_by, append=append, replace=replace)
     machine = settings(lake)
     found = Lake.open(machine.lake)
-    existing = Existing.append if append else Existing.replace if replace else Existing.refuse
     with progress(quiet=json) as report:
         days = import_files(
             found,

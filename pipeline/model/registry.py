@@ -112,26 +112,20 @@ class Registry:
         """Returns `golden.parquet`, or None if there is none. Raises ModelMismatch if it was changed."""
         if manifest.golden is None:
             return None
-        file = self._golden_file(manifest)
-        content = self._read(f"{manifest.name}/{manifest.version}/{file}")
-        if content is None or hashlib.sha256(content).hexdigest() != manifest.golden:
-            raise ModelMismatch(
-                f"the golden batch of {manifest.name} {manifest.version} is not what was registered",
-                where=self.root / manifest.name / manifest.version / file,
-                got="another file" if content else "no file",
-                next_step=RESTORE,
-            )
-        return content
+        return self._unchanged(manifest, self._golden_file(manifest), manifest.golden, "golden batch")
 
     def baseline(self, manifest: Manifest) -> bytes | None:
         """Returns `baseline.parquet`, or None if there is none. Raises ModelMismatch if it was changed."""
         if manifest.baseline is None:
             return None
-        file = self._baseline_file(manifest)
+        return self._unchanged(manifest, self._baseline_file(manifest), manifest.baseline, "baseline")
+
+    def _unchanged(self, manifest: Manifest, file: str, digest: str, what: str) -> bytes:
+        """Returns the content of a model's file. Raises ModelMismatch if it has not the digest of its registration."""
         content = self._read(f"{manifest.name}/{manifest.version}/{file}")
-        if content is None or hashlib.sha256(content).hexdigest() != manifest.baseline:
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
             raise ModelMismatch(
-                f"the baseline of {manifest.name} {manifest.version} is not what was registered",
+                f"the {what} of {manifest.name} {manifest.version} is not what was registered",
                 where=self.root / manifest.name / manifest.version / file,
                 got="another file" if content else "no file",
                 next_step=RESTORE,

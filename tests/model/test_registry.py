@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -400,3 +402,22 @@ def test_resolve_misspelt_key_in_model_json_names_file_and_key(registry: Registr
     with pytest.raises(ModelError, match="`kind`") as caught:
         registry.resolve("churn", "v1")
     assert caught.value.where == str(path)
+
+
+# What comes with a model
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes() + b"x"), Path.unlink])
+@pytest.mark.parametrize("kind", ["golden", "baseline"])
+def test_file_of_a_model_that_is_not_what_was_registered_is_refused(
+    registry: Registry, model: Path, tmp_path: Path, kind: str, damage: Callable[[Path], object]
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    pq.write_table(pa.table(dict(zip(FEATURES, rows.T, strict=True))), tmp_path / "training.parquet")
+    training = tmp_path / "training.parquet"
+    found = registry.register(model, name="churn", version="v1", features=FEATURES, training=training)
+    path = registry.root / "churn" / "v1" / f"{kind}.parquet"
+    assert getattr(registry, kind)(found) == path.read_bytes()
+    damage(path)
+    with pytest.raises(ModelMismatch, match="of churn v1 is not what was registered"):
+        getattr(registry, kind)(found)

@@ -23,7 +23,7 @@ from pipeline.context import Context
 from pipeline.dispositions import Judged, judge, only, reasons_for
 from pipeline.drift.tally import Tally
 from pipeline.features import row_fingerprints, to_matrix
-from pipeline.job import Policy
+from pipeline.job_tables import Policy
 from pipeline.model.manifest import Signature
 from pipeline.predictions import FEW_VALUES, rejected_batch, stored_batch
 from pipeline.records import now

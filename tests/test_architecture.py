@@ -37,7 +37,8 @@ LAYERS = {
     "rows, model, lake and machine": (
         *("drift", "drift.counting", "drift.measures", "drift.tables"),
         *("dispositions", "encoding", "features", "keys", "predictions", "scorer", "model", "model.*"),
-        *("lake", "storage", "storage.*", "database", "relations", "queries", "job", "reserved", "settings"),
+        *("lake", "storage", "storage.*", "database", "relations", "queries"),
+        *("job", "job_tables", "reserved", "settings"),
     ),
     "words": ("records", "errors"),
 }

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import JobError, UsageError
-from pipeline.job import Engine, Job, digest, find_job, job_names, read_job
+from pipeline.job import Job, digest, find_job, job_names, read_job
+from pipeline.job_tables import Engine
 from pipeline.queries import resources
 from pipeline.settings import Settings
 

@@ -176,6 +176,8 @@ class Notify(Frozen):
 class Quality(Frozen):
     """What is checked beyond the suites `input.json` and `output.json`; see docs/quality.md."""
 
+    enabled: bool = True
+    """Whether a run validates its input and its predictions; `lakescore validate` does at any time."""
     off: tuple[Column, ...] = ()
     """Names of built-in checks and guards that are not to run; the report shows them as off."""
     samples: bool = False

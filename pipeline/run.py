@@ -6,7 +6,6 @@ stage can run in a process of its own. A stage fills in the record; here it is w
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import socket
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline import check
+from pipeline import check, process
 from pipeline.context import Context, peak_memory_bytes, timed
 from pipeline.errors import CommitConflict, InputChanged, InputMissing, LakescoreError, QualityStop, TransientError
 from pipeline.lake import Partition
@@ -110,7 +109,7 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -
 
     with timed("plan") as clock:
         files = selection.check_input(ctx, manifest, ds)
-        _import_meanwhile(ctx, scores=not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)))
+        process.import_meanwhile(ctx, scores=not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)))
         planned = selection.make_plan(ctx, manifest, ds, files)
         clock.rows = planned.candidates.rows
     record = RunRecord(
@@ -226,18 +225,3 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
         except LakescoreError as second:
             log.warning("the failure of run %s could not be recorded: %s", record.run_id, second.what)
         raise
-
-
-def _import_meanwhile(ctx: Context, *, scores: bool) -> None:
-    """Imports what takes seconds while the plan is made. If it fails, the stage that needs it meets the error itself.
-
-    Great Expectations takes four to five seconds, for a job with a suite of its own; torch takes two.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    has_suite = any((ctx.job.folder / f"{side}.json").is_file() for side in ("input", "output"))
-    modules = [*(["pipeline.quality.gx_engine"] if has_suite else []), *(["torch"] if scores else [])]
-    pool = ThreadPoolExecutor(1, thread_name_prefix="import")
-    for module in modules:
-        pool.submit(importlib.import_module, module)
-    pool.shutdown(wait=False)

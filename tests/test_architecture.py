@@ -33,7 +33,7 @@ LAYERS = {
         *("ingest", "ingest.*", "care", "care.*"),
         *("notify", "notify.*"),
     ),
-    "what every stage is given": ("context",),
+    "what every stage is given": ("context", "process"),
     "rows, model, lake and machine": (
         *("drift", "drift.counting", "drift.measures", "drift.tables"),
         *("dispositions", "encoding", "features", "keys", "predictions", "scorer", "model", "model.*"),

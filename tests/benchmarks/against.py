@@ -22,17 +22,20 @@ RIVALS = {
     "pyspark": "Spark, local",
 }
 """By the package that each needs: `pip install -e '.[bench]'`."""
-OURS = "Lakescore, without suites, profile, drift and report"
-FULL = "Lakescore, with suites, profile, drift and report"
+OURS = "Lakescore, without validation, profile, drift and report"
+FULL = "Lakescore, with validation, profile, drift and report"
 JOBS = {OURS: "core", FULL: "batch_inference"}
 CORE = """
+[quality]
+enabled = false
+
 [drift]
 enabled = false
 
 [report]
 enabled = false
 """
-"""Select, uniqueness, the built-in checks, score, ledger and commit, as the default job does them."""
+"""Select, uniqueness, score, ledger and commit, as the default job does them."""
 NO_HALF = {"ray"}
 """Those whose documentation gives no way to leave out what is stored that fits into this memory."""
 

@@ -89,6 +89,13 @@ def parquet(con: Connection, paths: Sequence[Path | str], *, filename: bool = Fa
     return con.sql(query, params={"paths": [str(path) for path in paths], "filename": filename})
 
 
+def rows(con: Connection, paths: Sequence[Path | str]) -> int:
+    """Returns the number of rows, as the footers tell it. `paths` must not be empty."""
+    query = "SELECT sum(num_rows)::BIGINT FROM parquet_file_metadata($paths)"
+    (found,) = con.sql(query, params={"paths": [str(path) for path in paths]}).fetchall()[0]
+    return int(found)
+
+
 def columns_by_file(con: Connection, paths: Sequence[Path | str]) -> dict[str, dict[str, str]]:
     """Returns the DuckDB type of each column, file by file, from the footers.
 

@@ -109,7 +109,7 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -
 
     with timed("plan") as clock:
         files = selection.check_input(ctx, manifest, ds)
-        process.import_meanwhile(ctx, scores=not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)))
+        process.import_meanwhile(ctx, scores=selection.has_more_rows(ctx, files, ds, manifest.version))
         planned = selection.make_plan(ctx, manifest, ds, files)
         clock.rows = planned.candidates.rows
     record = RunRecord(

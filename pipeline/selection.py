@@ -142,6 +142,15 @@ def check_input(ctx: Context, manifest: Manifest, ds: str) -> dict[str, tuple[Fi
     return files
 
 
+def has_more_rows(ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, version: str) -> bool:
+    """Tells from footers whether the input has more rows than are stored, so that some are likely to be new."""
+    base = ctx.lake.parts(Partition(ctx.job.name, ds, version))
+    if not base:
+        return True
+    with _connection(ctx) as con, database.explained(_where(files)):
+        return database.rows(con, _paths(ctx, files)) > database.rows(con, _where_all(ctx, base))
+
+
 def make_plan(ctx: Context, manifest: Manifest, ds: str, files: dict[str, tuple[FileInfo, ...]]) -> Plan:
     """Looks at checked input and at what is stored, and freezes what a run of this day is about. Writes nothing.
 

@@ -219,6 +219,6 @@ class Engine(Frozen):
     device: str = Field(default="auto", pattern=DEVICE)
     memory_limit: str = Field(default="400MB", pattern=SIZE)
     threads: int | None = Field(default=None, gt=0, le=1024, strict=True)
-    """By default, all cores."""
-    batch_rows: int = Field(default=8192, gt=0, strict=True)
-    """Rows in one forward pass."""
+    """By default, all cores that the process may use; see `tuning.py`."""
+    batch_rows: int | None = Field(default=None, gt=0, strict=True)
+    """Rows in one forward pass; by default measured, see `tuning.py`."""

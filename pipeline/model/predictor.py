@@ -16,6 +16,9 @@ from pipeline.model.heads import Results, head_of
 from pipeline.model.manifest import Signature
 from pipeline.model.outputs import output_schema
 
+SLICE_ROWS = 8192
+"""Rows that go through a model at a time where nobody says, or has measured, otherwise."""
+
 
 class Predictor:
     """May be called from several threads at once: it sets nothing global, and each call has its own result."""
@@ -28,6 +31,7 @@ class Predictor:
         """
         self.signature = signature
         self.device = choose_device(device)
+        self.precision, self.compiled = "float32", False
         self.module = module.eval().requires_grad_(requires_grad=False).to(self.device)
         self._schema = output_schema(signature)
         self._head = head_of(signature)
@@ -36,6 +40,11 @@ class Predictor:
 
     def output_schema(self) -> pa.Schema:
         return self._schema
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows go through the model at a time at most, as the task and the model's file say."""
+        return self._most_rows
 
     def predict(self, matrix: NDArray[np.float32], batch_rows: int) -> dict[str, NDArray[Any]]:
         """Returns the columns of `output_schema`, each (rows,), of a ranking (rows, top); text as objects.

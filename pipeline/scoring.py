@@ -151,7 +151,10 @@ class _Staging:
         import torch
 
         torch.set_num_threads(1)  # each worker is a thread of its own
-        predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device, self.ctx.job.model.trusted)
+        engine, trusted = self.ctx.job.engine, self.ctx.job.model.trusted
+        predictor = self.ctx.registry.load(
+            self.manifest, engine.device, trusted, precision=engine.precision, compiled=engine.compile
+        )
         self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
         rows, at_once = self.record.plan.candidates.rows, _batch_rows(self.manifest.signature.width)
         self.engine = tuning.choose(self.ctx, self.manifest, predictor, rows, at_once)

@@ -57,11 +57,11 @@ def compared(
 
     The sample is the same every time. Raises InputMissing if there is no row that both can score.
     """
+    engine = ctx.job.engine
     models = [
-        (manifest, ctx.registry.load(manifest, ctx.job.engine.device, ctx.job.model.trusted))
+        (manifest, ctx.registry.load(manifest, engine.device, ctx.job.model.trusted, precision=engine.precision))
         for manifest in (first, second)
     ]
-    engine = ctx.job.engine
     with (
         tempfile.TemporaryDirectory(prefix="lakescore-compare-") as folder,
         database.connection(engine.memory_limit, engine.threads) as con,

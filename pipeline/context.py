@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.job import Job
 from pipeline.lake import Lake
-from pipeline.records import StageReport
+from pipeline.records import EngineUsed, StageReport
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Clock:
     stage: str
     rows: int = 0
     busy: dict[str, float] = field(default_factory=dict)
+    engine: EngineUsed | None = None
     report: StageReport = field(init=False)
     """Set when the stage has ended."""
 
@@ -65,6 +66,7 @@ def timed(stage: str) -> Iterator[Clock]:
             cpu_s=time.process_time() - cpu,
             rows=clock.rows,
             busy=clock.busy,
+            engine=clock.engine,
         )
 
 

@@ -39,6 +39,7 @@ def _one_day_pattern(pattern: str) -> str:
 Column = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]+$")]
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_one_day_pattern)]
 Duration = Annotated[str, Field(pattern=DURATION)]
+Precision = Literal["float32", "bfloat16"]
 
 
 def seconds(duration: str) -> int:
@@ -221,6 +222,10 @@ class Engine(Frozen):
     device: str = Field(default="auto", pattern=DEVICE)
     memory_limit: str = Field(default="400MB", pattern=SIZE)
     threads: int | None = Field(default=None, gt=0, le=1024, strict=True)
-    """By default, all cores."""
-    batch_rows: int = Field(default=8192, gt=0, strict=True)
-    """Rows in one forward pass."""
+    """By default, all cores that the process may use; see `tuning.py`."""
+    batch_rows: int | None = Field(default=None, gt=0, strict=True)
+    """Rows in one forward pass; by default measured, see `tuning.py`."""
+    precision: Precision = "float32"
+    """Of the forward pass; what is stored is float32 in any case."""
+    compile: bool = Field(default=False, strict=True)
+    """Whether torch.compile makes code of the model first, which takes seconds and needs a C++ compiler."""

@@ -8,13 +8,12 @@ nothing to tune. See docs/performance.md.
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import database, ledger, queries, selection, staging
+from pipeline import database, ledger, machine, queries, selection, staging, tuning
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, with_reasons
 from pipeline.drift.tally import Tallies
@@ -24,7 +23,7 @@ from pipeline.lake import Partition
 from pipeline.model.outputs import output_schema
 from pipeline.predictions import rejected_schema, stored_schema
 from pipeline.quality import guards
-from pipeline.records import CheckResult, RunRecord, StageReport, State
+from pipeline.records import CheckResult, EngineUsed, RunRecord, StageReport, State
 from pipeline.streaming import ADOPTED, PARTS, Adopted, Outputs, Predicted, Sink, Source, Worker, work_all
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
         with timed("score") as clock, selection.select(ctx, record.plan, partition) as selected:
             staged = _Staging(ctx, record, selected)
             counts = staged.run()
-            clock.rows, clock.busy = counts["scored"], staged.busy
+            clock.rows, clock.busy, clock.engine = counts["scored"], staged.busy, staged.engine
     except UnreadableFile:
         selection.check_input_unchanged(ctx, record.plan, record.ds)
         raise
@@ -81,8 +80,11 @@ def preview(ctx: Context, selected: Selection) -> Counter[str]:
 
 def _reader(selected: Selection, query: str, columns: int) -> pa.RecordBatchReader:
     """Reads in batches that fit the memory as a matrix of so many columns."""
-    rows = max(8192, min(BATCH_ROWS, BATCH_VALUES // columns))
-    return selected.con.sql(queries.load(query)).to_arrow_reader(rows)
+    return selected.con.sql(queries.load(query)).to_arrow_reader(_batch_rows(columns))
+
+
+def _batch_rows(columns: int) -> int:
+    return max(8192, min(BATCH_ROWS, BATCH_VALUES // columns))
 
 
 def _stop_if_too_many(ctx: Context, record: RunRecord, quarantined: int) -> None:
@@ -104,15 +106,17 @@ class _Staging:
         self.ctx, self.record, self.selected = ctx, record, selected
         self.folder = ctx.lake.workspace.path(staging.folder_of(record))
         self.manifest = ctx.registry.resolve(record.model.name, record.model.version)
-        self.threads = ctx.job.engine.threads or os.cpu_count() or 1
+        self.threads = ctx.job.engine.threads or machine.usable_cores()
         plan = record.plan
         self.stored = stored_schema(selected.schema, plan.key, plan.carry, output_schema(self.manifest.signature))
         self.rejected = rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
         self.tallies = Tallies(ctx, record, self.manifest)
-        self.predicted = Predicted(self._load, ctx.job.engine.batch_rows)
+        self.predicted = Predicted(self._load)
         self.workers: list[Worker] = []
         self.checks: tuple[CheckResult, ...] = ()
         """Of the loaded model."""
+        self.engine: EngineUsed | None = None
+        """How it is run, once it is loaded."""
 
     @property
     def loading(self) -> StageReport:
@@ -143,14 +147,20 @@ class _Staging:
         counts += self._stream("select/to_score", self.predicted, tallied=not (seen_before or counts["adopted"]))
         return counts
 
-    def _load(self) -> Predictor:
+    def _load(self) -> tuple[Predictor, int]:
         import torch
 
-        if self.threads > 1:
-            torch.set_num_threads(1)  # each worker is a thread of its own
-        predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device, self.ctx.job.model.trusted)
+        torch.set_num_threads(1)  # each worker is a thread of its own
+        engine, trusted = self.ctx.job.engine, self.ctx.job.model.trusted
+        predictor = self.ctx.registry.load(
+            self.manifest, engine.device, trusted, precision=engine.precision, compiled=engine.compile
+        )
         self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
-        return predictor
+        rows, at_once = self.record.plan.candidates.rows, _batch_rows(self.manifest.signature.width)
+        self.engine = tuning.choose(self.ctx, self.manifest, predictor, rows, at_once)
+        for worker in self.workers[-self.threads :][self.engine.workers :]:
+            worker.surplus = True
+        return predictor, self.engine.batch_rows
 
     def _show_staged(self) -> int:
         """Makes the view `staged` over what this run has staged so far, and returns the number of rows."""
@@ -197,8 +207,8 @@ class _Staging:
         with self._explained(), _reader(self.selected, query, self.manifest.signature.width) as reader:
             source = Source(reader, self.ctx, self.record.plan.candidates.rows)
             workers = [self._worker(index, outputs, tallied=tallied) for index in range(self.threads)]
+            self.workers += workers
             counts = work_all(workers, source)
-        self.workers += workers
         self.tallies.keep()
         return counts
 

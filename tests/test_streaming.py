@@ -32,11 +32,11 @@ def test_rows_are_read_ahead_while_the_model_is_loaded_but_not_without_end(
     load, enough, seen = Registry.load, threading.Event(), [0]
     ahead: list[int] = []
 
-    def slow(self: Registry, *arguments: Any) -> Any:
+    def slow(self: Registry, *arguments: Any, **options: Any) -> Any:
         assert enough.wait(60), "nobody reads while the model is loaded"
         time.sleep(0.2)  # time enough to read on
         ahead.append(seen[-1])
-        return load(self, *arguments)
+        return load(self, *arguments, **options)
 
     def progress(stage: str, done: int, _total: int) -> None:
         if stage == "score":
@@ -60,7 +60,7 @@ def test_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(
 ) -> None:
     workspace.day(ROWS)
 
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **_options: Any) -> Any:
         raise ModelError("the model cannot be loaded")
 
     monkeypatch.setattr(Registry, "load", broken)

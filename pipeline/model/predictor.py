@@ -12,23 +12,39 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.errors import ModelError, ModelMismatch, UsageError
+from pipeline.job_tables import Precision
 from pipeline.model.heads import Results, head_of
 from pipeline.model.manifest import Signature
+from pipeline.model.modes import prepared
 from pipeline.model.outputs import output_schema
+
+SLICE_ROWS = 8192
+"""Rows that go through a model at a time where nobody says, or has measured, otherwise."""
 
 
 class Predictor:
     """May be called from several threads at once: it sets nothing global, and each call has its own result."""
 
-    def __init__(self, module: nn.Module, signature: Signature, device: str = "auto") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        signature: Signature,
+        device: str = "auto",
+        *,
+        precision: Precision = "float32",
+        compiled: bool = False,
+    ) -> None:
         """`module` takes float32 (rows, columns) and gives (rows, outputs), of two classes perhaps only the second.
 
         A classifier and a multi-label model give logits, a regression values, a ranking scores of all items.
-        Raises UsageError if the device is not there.
+        Raises UsageError if the device is not there, ModelError if the model cannot be run in this precision, or not
+        compiled.
         """
         self.signature = signature
         self.device = choose_device(device)
-        self.module = module.eval().requires_grad_(requires_grad=False).to(self.device)
+        self.precision, self.compiled = precision, compiled
+        self._as_it_is = module.eval().requires_grad_(requires_grad=False).to(self.device)
+        self.module = prepared(self._as_it_is, signature.width, self.device, precision, compiled=compiled)
         self._schema = output_schema(signature)
         self._head = head_of(signature)
         limit: int = getattr(module, "most_rows", sys.maxsize)
@@ -36,6 +52,15 @@ class Predictor:
 
     def output_schema(self) -> pa.Schema:
         return self._schema
+
+    def in_float32(self) -> Predictor:
+        """Returns the same model as it is, of which the precision and compiling are nothing but a faster form."""
+        return Predictor(self._as_it_is, self.signature, self.device)
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows go through the model at a time at most, as the task and the model's file say."""
+        return self._most_rows
 
     def predict(self, matrix: NDArray[np.float32], batch_rows: int) -> dict[str, NDArray[Any]]:
         """Returns the columns of `output_schema`, each (rows,), of a ranking (rows, top); text as objects.

@@ -25,7 +25,7 @@ from pipeline.drift.tally import Tally
 from pipeline.features import row_fingerprints, to_matrix
 from pipeline.job_tables import Policy
 from pipeline.model.manifest import Signature
-from pipeline.predictions import FEW_VALUES, rejected_batch, stored_batch
+from pipeline.predictions import FEW_VALUES, rejected_batch, stored_batch, written_schema
 from pipeline.records import now
 
 if TYPE_CHECKING:
@@ -139,11 +139,12 @@ class Sink:
         run_id: str,
     ) -> None:
         self.stored, self.rejected, self.run_id = stored, rejected, run_id
-        self._scored = staging.Writer(folder, "scored", worker, stored, dict(metadata), FEW_VALUES, key)
+        self._written = written_schema(stored)
+        self._scored = staging.Writer(folder, "scored", worker, self._written, dict(metadata), FEW_VALUES, key)
         self._rejected = staging.Writer(folder, "rejected", worker, rejected, dict(metadata), ("run_id",))
 
     def score(self, rows: pa.RecordBatch, columns: pa.RecordBatch, judged: Judged, prints: NDArray[np.int64]) -> None:
-        self._scored.write(stored_batch(self.stored, rows, columns, judged, prints, self.run_id, now()))
+        self._scored.write(stored_batch(self._written, rows, columns, judged, prints, self.run_id, now()))
 
     def reject(self, rows: pa.RecordBatch, reasons: pa.Array) -> None:
         self._rejected.write(rejected_batch(self.rejected, rows, reasons, self.run_id, now()))

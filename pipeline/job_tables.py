@@ -220,7 +220,7 @@ class Engine(Frozen):
     """Overridden by LAKESCORE_DEVICE, LAKESCORE_MEMORY_LIMIT and LAKESCORE_THREADS."""
 
     device: str = Field(default="auto", pattern=DEVICE)
-    memory_limit: str = Field(default="400MB", pattern=SIZE)
+    memory_limit: str = Field(default="350MB", pattern=SIZE)
     threads: int | None = Field(default=None, gt=0, le=1024, strict=True)
     """By default, all cores that the process may use; see `tuning.py`."""
     batch_rows: int | None = Field(default=None, gt=0, strict=True)

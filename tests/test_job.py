@@ -61,7 +61,7 @@ def test_job_with_the_least_has_defaults(read: Read) -> None:
     job = read()
     assert (job.name, job.model.version, job.input.carry, job.input.features) == ("churn", "production", (), None)
     assert (job.policy.null_features, job.policy.max_quarantined, job.lookback) == ("quarantine", 0.05, 0)
-    assert (job.engine.device, job.engine.memory_limit, job.engine.threads) == ("auto", "400MB", None)
+    assert (job.engine.device, job.engine.memory_limit, job.engine.threads) == ("auto", "350MB", None)
 
 
 def test_job_that_is_shipped_is_valid() -> None:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import against, daily, drift, explain, quality, selection, shapes, slope
+from tests.benchmarks import against, daily, drift, explain, quality, selection, shapes, slope, spent
 
 BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "against": against.run,
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "selection": selection.run,
     "shapes": shapes.run,
     "slope": slope.run,
+    "spent": spent.run,
 }
 
 

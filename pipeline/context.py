@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import machine
 from pipeline.job import Job
 from pipeline.lake import Lake
 from pipeline.records import EngineUsed, StageReport
@@ -55,11 +56,13 @@ class Clock:
 
 @contextmanager
 def timed(stage: str) -> Iterator[Clock]:
-    """Fills in the clock's report: wall and CPU seconds of this process."""
-    clock, wall, cpu = Clock(stage), time.perf_counter(), time.process_time()
+    """Fills in the clock's report: wall and CPU seconds of this process, and the bytes that it read and wrote."""
+    clock, wall, cpu, before = Clock(stage), time.perf_counter(), time.process_time(), machine.bytes_moved()
     try:
         yield clock
     finally:
+        after = machine.bytes_moved()
+        moved = (after[0] - before[0], after[1] - before[1]) if before and after else (None, None)
         clock.report = StageReport(
             stage=stage,
             wall_s=time.perf_counter() - wall,
@@ -67,6 +70,8 @@ def timed(stage: str) -> Iterator[Clock]:
             rows=clock.rows,
             busy=clock.busy,
             engine=clock.engine,
+            bytes_read=moved[0],
+            bytes_written=moved[1],
         )
 
 

@@ -69,6 +69,20 @@ def test_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(
     assert not list(workspace.lake.rglob("scored-*"))
 
 
+def test_stages_say_how_much_they_read_and_wrote(workspace: Workspace) -> None:
+    path = workspace.day(200_000)
+    record = workspace.complete()
+    stages = {stage.stage: stage for stage in record.stages}
+    published = sum(file.size for file in record.committed)
+    assert published > 1_000_000
+    read, written = stages["score"].bytes_read, stages["score"].bytes_written
+    assert read is not None
+    assert written is not None
+    assert read > 0.9 * path.stat().st_size  # every column is key or feature
+    assert published <= written < 1.5 * published
+    assert all(stage.bytes_read is not None for stage in record.stages if stage.stage not in ("load", "import_quality"))
+
+
 def test_score_says_where_the_time_of_its_workers_went(workspace: Workspace) -> None:
     workspace.day(1000)
     stages = {stage.stage: stage for stage in workspace.complete().stages}

@@ -37,7 +37,7 @@ def processor(proc: Path = PROC) -> str:
 def bytes_moved(proc: Path = PROC) -> tuple[int, int] | None:
     """Returns the bytes that this process has read and written so far by calls to the kernel; None if it is not Linux.
 
-    All of its threads count: the Parquet files that DuckDB and Arrow read and write, spilled data, records, logs, modules
+    All of its threads count: Parquet files that DuckDB and Arrow read and write, spilled data, records, logs, modules
     of Python. A file in the kernel's cache counts like one on the disk. Not counted: files that are mapped into memory
     (shared libraries), most of what goes over a network, and other processes.
     """

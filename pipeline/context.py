@@ -5,11 +5,11 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pipeline import machine
 from pipeline.job import Job
@@ -24,6 +24,16 @@ Progress = Callable[[str, int, int], None]
 """Called with the stage, the rows done and the rows in all."""
 
 
+@runtime_checkable
+class Watcher(Protocol):
+    """A progress that also wants to hear what the workers of a stage do with their time."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+
+    def workers(self, busy: Mapping[str, float]) -> None:
+        """Is called with the shares of their time so far."""
+
+
 def silent(_stage: str, _done: int, _total: int) -> None:
     """The progress of a run that nobody watches."""
 
@@ -34,6 +44,11 @@ class Context:
     job: Job
     registry: Registry
     progress: Progress = field(default=silent)
+
+    def show_workers(self, busy: Callable[[], Mapping[str, float]]) -> None:
+        """Tells a progress that wants to hear it what the workers have done with their time so far."""
+        if isinstance(self.progress, Watcher):
+            self.progress.workers(busy())
 
     @classmethod
     def open(cls, job: Job, settings: Settings, progress: Progress = silent) -> Context:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -217,12 +218,16 @@ class _Staging:
         With `tallied` the rows are all there are, and what was counted of them is kept for the profile.
         """
         with self._explained(), _reader(self.selected, query, self.manifest.signature.width) as reader:
-            source = Source(reader, self.ctx, self.record.plan.candidates.rows)
+            source = Source(reader, replace(self.ctx, progress=self._progress), self.record.plan.candidates.rows)
             workers = [self._worker(index, outputs, tallied=tallied) for index in range(self.threads)]
             self.workers += workers
             counts = work_all(workers, source)
         self.tallies.keep()
         return counts
+
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        self.ctx.progress(stage, done, total)
+        self.ctx.show_workers(lambda: self.busy)
 
     def _worker(self, index: int, outputs: Outputs, *, tallied: bool) -> Worker:
         tally = self.tallies.one() if tallied else None

@@ -229,6 +229,9 @@ class StageReport(Frozen):
     """Of a stage with workers: the shares of their time by what they did."""
     engine: EngineUsed | None = None
     """Of scoring that needed the model."""
+    bytes_read: int | None = None
+    """By the process while the stage ran, see `machine.bytes_moved`; of loading within scoring nobody knows."""
+    bytes_written: int | None = None
 
     @property
     def rows_per_s(self) -> float:

@@ -2,7 +2,7 @@
 
 Equal workers (`streaming.py`), one a core, take the next batch of one shared reader in turn. Against a reader, a
 forward and a writer thread with queues between them this is faster, since no stage waits for another, and there is
-nothing to tune. See docs/performance.md.
+nothing to balance. See docs/performance.md.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from pipeline.streaming import ADOPTED, PARTS, Adopted, Outputs, Predicted, Sink
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.model.cuda import Busy
     from pipeline.model.predictor import Predictor
     from pipeline.selection import Selection
 
@@ -117,6 +119,7 @@ class _Staging:
         """Of the loaded model."""
         self.engine: EngineUsed | None = None
         """How it is run, once it is loaded."""
+        self.gpu: Busy | None = None
 
     @property
     def loading(self) -> StageReport:
@@ -126,10 +129,17 @@ class _Staging:
 
     @property
     def busy(self) -> dict[str, float]:
-        """The shares of the workers' time by what they did, apart from waiting for the model."""
+        """The shares of the workers' time by what they did, apart from waiting for the model.
+
+        On CUDA also `gpu`: the share of the longest worker's time in which the device was at work.
+        """
         seconds = {part: sum(worker.seconds[part] for worker in self.workers) for part in PARTS if part != "wait"}
         total = sum(seconds.values())
-        return {part: spent / total for part, spent in seconds.items()} if total else {}
+        shares = {part: spent / total for part, spent in seconds.items()} if total else {}
+        if self.gpu is not None and total:
+            longest = max(sum(worker.seconds.values()) - worker.seconds["wait"] for worker in self.workers)
+            shares["gpu"] = min(1.0, self.gpu.seconds() / longest)
+        return shares
 
     def run(self) -> Counter[str]:
         for path in staging.files(self.ctx, self.record, "rejected"):
@@ -158,6 +168,9 @@ class _Staging:
         self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
         rows, at_once = self.record.plan.candidates.rows, _batch_rows(self.manifest.signature.width)
         self.engine = tuning.choose(self.ctx, self.manifest, predictor, rows, at_once)
+        if (gpu := predictor.busy) is not None:
+            gpu.clear()  # of the golden batch, and of the measurement
+            self.gpu = gpu
         for worker in self.workers[-self.threads :][self.engine.workers :]:
             worker.surplus = True
         return predictor, self.engine.batch_rows
@@ -205,12 +218,16 @@ class _Staging:
         With `tallied` the rows are all there are, and what was counted of them is kept for the profile.
         """
         with self._explained(), _reader(self.selected, query, self.manifest.signature.width) as reader:
-            source = Source(reader, self.ctx, self.record.plan.candidates.rows)
+            source = Source(reader, replace(self.ctx, progress=self._progress), self.record.plan.candidates.rows)
             workers = [self._worker(index, outputs, tallied=tallied) for index in range(self.threads)]
             self.workers += workers
             counts = work_all(workers, source)
         self.tallies.keep()
         return counts
+
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        self.ctx.progress(stage, done, total)
+        self.ctx.show_workers(lambda: self.busy)
 
     def _worker(self, index: int, outputs: Outputs, *, tallied: bool) -> Worker:
         tally = self.tallies.one() if tallied else None

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import machine
@@ -70,3 +75,36 @@ def test_processor_has_a_name(tmp_path: Path) -> None:
     named = write(tmp_path, {"cpuinfo": "processor : 0\nmodel name : A Good One\nmodel name : A Good One"})
     assert machine.processor(named) == "A Good One"
     assert machine.processor(tmp_path / "nothing")
+
+
+def moved(work: Callable[[], object]) -> tuple[int, int]:
+    before = machine.bytes_moved()
+    work()
+    after = machine.bytes_moved()
+    assert before is not None
+    assert after is not None
+    return after[0] - before[0], after[1] - before[1]
+
+
+def test_bytes_moved_count_what_duckdb_and_arrow_read_and_write(tmp_path: Path) -> None:
+    path, copy = tmp_path / "rows.parquet", tmp_path / "copy.parquet"
+    rows = pa.table({"a": np.random.default_rng(0).normal(size=500_000)})  # 4 MB that cannot be compressed
+    read, written = moved(lambda: pq.write_table(rows, path))
+    size = path.stat().st_size
+    assert size > 3_000_000
+    assert size <= written < 1.1 * size
+    assert read < 0.1 * size
+    with duckdb.connect() as con:
+        read, written = moved(
+            lambda: con.sql("SELECT sum(a) FROM read_parquet($p)", params={"p": str(path)}).fetchall()
+        )
+        assert 0.9 * size < read < 1.2 * size
+        assert written < 0.1 * size
+        _, written = moved(lambda: con.sql("FROM read_parquet($p)", params={"p": str(path)}).write_parquet(str(copy)))
+        assert copy.stat().st_size <= written < 1.1 * copy.stat().st_size
+    read, _ = moved(lambda: pq.read_table(path))
+    assert 0.9 * size < read < 1.2 * size
+
+
+def test_bytes_moved_are_not_known_everywhere(tmp_path: Path) -> None:
+    assert machine.bytes_moved(tmp_path) is None

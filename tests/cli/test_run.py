@@ -145,9 +145,9 @@ def test_run_for_people_shows_the_ledger_and_what_was_predicted(
 
 @pytest.mark.slow
 def test_run_on_a_terminal_shows_progress_and_takes_it_away(workspace: Workspace) -> None:
-    workspace.day(table(100_000))
+    workspace.day(table(1_000_000))  # several batches: before the first there is nothing to share
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "200"}
     command = [sys.executable, "-m", "pipeline", "run", *TOY]
     with subprocess.Popen(
         command, cwd=workspace.root, env=environment, stdout=subprocess.PIPE, stderr=theirs
@@ -162,7 +162,8 @@ def test_run_on_a_terminal_shows_progress_and_takes_it_away(workspace: Workspace
         assert process.wait() == 0
     os.close(ours)
     assert b"score" in shown
-    assert b"rows/s" in shown
+    assert re.search(rb"rows/s, [\d.]+ [kM]?B read, [\d.]+ [kM]?B written", shown)
+    assert re.search(rb"judge \d+%, forward \d+%", shown)
 
 
 def test_run_without_date_is_about_yesterday(lakescore: Lakescore, workspace: Workspace) -> None:

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from pipeline.context import Context
 
+TURN_S = 0.0005
+"""After which a thread gives way to another that waits for the interpreter. By default that is ten times as long:
+while torch is imported, whoever calls DuckDB or numpy would wait so long after each call."""
+
 _own = False
 
 
@@ -19,6 +23,7 @@ def own() -> None:
     """Says that this process does nothing but one command of ours."""
     global _own  # noqa: PLW0603 - there is one process
     _own = True
+    sys.setswitchinterval(TURN_S)
 
 
 def import_meanwhile(ctx: Context, *, scores: bool) -> None:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline import check, process
@@ -83,7 +84,7 @@ def run_day(ctx: Context, ds: str) -> Outcome:
         if (done := check.up_to_date(ctx, manifest, ds)) is not None:
             return Outcome(ds, repair(ctx, done), up_to_date=True)
         try:
-            record = validate_input(ctx, plan(ctx, manifest, ds))
+            record = validate_input(ctx, plan(ctx, manifest, ds, goes_on=True))
             record = validate_output(ctx, score(ctx, record))
             record = commit(ctx, profile(ctx, record))
         except InputMissing:
@@ -103,14 +104,20 @@ def run_day(ctx: Context, ds: str) -> Outcome:
     raise last
 
 
-def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -> RunRecord:
-    """Freezes what a run is about, and writes its record."""
+def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None, *, goes_on: bool = False) -> RunRecord:
+    """Freezes what a run is about, and writes its record.
+
+    If the run goes on in this process, what the next stages need is imported meanwhile.
+    """
     from pipeline import selection
 
     with timed("plan") as clock:
         files = selection.check_input(ctx, manifest, ds)
-        process.import_meanwhile(ctx, scores=selection.has_more_rows(ctx, files, ds, manifest.version))
-        planned = selection.make_plan(ctx, manifest, ds, files)
+        meanwhile = None
+        if goes_on:
+            scores = selection.has_more_rows(ctx, files, ds, manifest.version)
+            meanwhile = partial(process.import_meanwhile, ctx, scores=scores)
+        planned = selection.make_plan(ctx, manifest, ds, files, meanwhile)
         clock.rows = planned.candidates.rows
     record = RunRecord(
         run_id=run_id or new_run_id(ctx.lake.newest_run(ctx.job.name, ds)),

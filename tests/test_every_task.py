@@ -184,7 +184,7 @@ def check_explained(case: Case, outputs: set[str]) -> None:
     assert (shown.exit_code, shown.exception) == (0, None)
 
 
-FAST = ("regression", "top-k")
+FAST = ("regression",)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from airflow.sdk import DAG, Asset, Context, CronDataIntervalTimetable, Param, d
 from airflow.sdk.exceptions import AirflowFailException
 
 from pipeline import orchestration, stages
-from pipeline.job import Job, seconds
+from pipeline.job import Job
+from pipeline.job_tables import seconds
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = orchestration.machine(HERE)

@@ -54,7 +54,7 @@ def commit(ctx: Context, record: RunRecord) -> RunRecord:
             paths = [lake.storage.where(file.path) for file in published.own]
             after = ledger.after_commit(selected, record, before, paths, published.others)
             found = ledger.statistics(selected, paths)
-            withdrawn = ledger.withdrawn(selected)
+            withdrawn = ledger.withdrawn_after(selected, after, found, published.others)
             _publish_quarantine(ctx, record, selected, rejected)
         clock.rows = after.scored.rows
     done = record.with_(

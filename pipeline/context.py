@@ -5,15 +5,16 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from pipeline import machine
 from pipeline.job import Job
 from pipeline.lake import Lake
-from pipeline.records import StageReport
+from pipeline.records import EngineUsed, StageReport
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, the rows done and the rows in all."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A progress that also wants to hear what the workers of a stage do with their time."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
+
+    def workers(self, busy: Mapping[str, float]) -> None:
+        """Is called with the shares of their time so far."""
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:
@@ -33,6 +44,11 @@ class Context:
     job: Job
     registry: Registry
     progress: Progress = field(default=silent)
+
+    def show_workers(self, busy: Callable[[], Mapping[str, float]]) -> None:
+        """Tells a progress that wants to hear it what the workers have done with their time so far."""
+        if isinstance(self.progress, Watcher):
+            self.progress.workers(busy())
 
     @classmethod
     def open(cls, job: Job, settings: Settings, progress: Progress = silent) -> Context:
@@ -48,23 +64,29 @@ class Clock:
     stage: str
     rows: int = 0
     busy: dict[str, float] = field(default_factory=dict)
+    engine: EngineUsed | None = None
     report: StageReport = field(init=False)
     """Set when the stage has ended."""
 
 
 @contextmanager
 def timed(stage: str) -> Iterator[Clock]:
-    """Fills in the clock's report: wall and CPU seconds of this process."""
-    clock, wall, cpu = Clock(stage), time.perf_counter(), time.process_time()
+    """Fills in the clock's report: wall and CPU seconds of this process, and the bytes that it read and wrote."""
+    clock, wall, cpu, before = Clock(stage), time.perf_counter(), time.process_time(), machine.bytes_moved()
     try:
         yield clock
     finally:
+        after = machine.bytes_moved()
+        moved = (after[0] - before[0], after[1] - before[1]) if before and after else (None, None)
         clock.report = StageReport(
             stage=stage,
             wall_s=time.perf_counter() - wall,
             cpu_s=time.process_time() - cpu,
             rows=clock.rows,
             busy=clock.busy,
+            engine=clock.engine,
+            bytes_read=moved[0],
+            bytes_written=moved[1],
         )
 
 

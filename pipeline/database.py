@@ -70,6 +70,20 @@ def workplace(memory_limit: str, threads: int | None) -> Iterator[Connection]:
             other.execute(f"DETACH {name}")
 
 
+@contextmanager
+def sparing_a_core(con: Connection, *, spare: bool = True) -> Iterator[None]:
+    """Leaves one core of several to others: with a thread more than cores, each of them takes longer in all."""
+    threads = int(con.sql("SELECT current_setting('threads')").fetchall()[0][0])
+    if not spare or threads == 1:
+        yield
+        return
+    con.execute(f"SET threads = {threads - 1}")
+    try:
+        yield
+    finally:
+        con.execute(f"SET threads = {threads}")
+
+
 _NUMBERS = count()
 
 
@@ -87,6 +101,13 @@ def parquet(con: Connection, paths: Sequence[Path | str], *, filename: bool = Fa
             $paths, hive_partitioning = true, hive_types_autocast = false, union_by_name = true, filename = $filename)
     """
     return con.sql(query, params={"paths": [str(path) for path in paths], "filename": filename})
+
+
+def rows(con: Connection, paths: Sequence[Path | str]) -> int:
+    """Returns the number of rows, as the footers tell it. `paths` must not be empty."""
+    query = "SELECT sum(num_rows)::BIGINT FROM parquet_file_metadata($paths)"
+    (found,) = con.sql(query, params={"paths": [str(path) for path in paths]}).fetchall()[0]
+    return int(found)
 
 
 def columns_by_file(con: Connection, paths: Sequence[Path | str]) -> dict[str, dict[str, str]]:

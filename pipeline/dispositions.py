@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import QualityStop
-from pipeline.job import Policy
+from pipeline.job_tables import Policy
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -114,6 +114,16 @@ def withdrawn(selected: Selection) -> int:
     return selected.term("ledger/withdrawn").rows if selected.plan.base else 0
 
 
+def withdrawn_after(selected: Selection, ledger: Ledger, found: Statistics, others: Sequence[str]) -> int:
+    """Returns `withdrawn` after a commit, without a join if the ledger tells what became of each key that was known.
+
+    A known key whose row was not changed, scored again or rejected, by this run or the `others`, has no row any more.
+    """
+    if others or ledger.quarantined.rows or not selected.plan.base:
+        return withdrawn(selected)
+    return selected.term("ledger/latest").rows - ledger.unchanged.rows - found.reasons.get("changed", 0)
+
+
 def check(ledger: Ledger, record: RunRecord, consequence: str) -> None:
     if ledger.balanced:
         return

@@ -18,7 +18,8 @@ from typing import IO, Any
 from zoneinfo import ZoneInfo
 
 from pipeline.errors import JobError, QualityStop, TransientError
-from pipeline.job import Job, job_names, read_job, seconds
+from pipeline.job import Job, job_names, read_job
+from pipeline.job_tables import seconds
 from pipeline.lake import Lake
 from pipeline.records import check_day
 from pipeline.settings import Settings

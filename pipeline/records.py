@@ -199,6 +199,27 @@ class Plan(Frozen):
         return len(self.base)
 
 
+class Chosen(StrEnum):
+    """How `batch_rows` and the number of workers came about, as far as the job does not set them."""
+
+    set = "set"
+    measured = "measured"
+    remembered = "remembered"
+    default = "default"
+
+
+class EngineUsed(Frozen):
+    """How the model was run."""
+
+    device: str
+    precision: str
+    compiled: bool
+    batch_rows: int
+    """Rows in one forward pass, where memory allowed as many."""
+    workers: int
+    chosen: Chosen
+
+
 class StageReport(Frozen):
     stage: str
     wall_s: float
@@ -206,6 +227,11 @@ class StageReport(Frozen):
     rows: int = 0
     busy: dict[str, float] = {}
     """Of a stage with workers: the shares of their time by what they did."""
+    engine: EngineUsed | None = None
+    """Of scoring that needed the model."""
+    bytes_read: int | None = None
+    """By the process while the stage ran, see `machine.bytes_moved`; of loading within scoring nobody knows."""
+    bytes_written: int | None = None
 
     @property
     def rows_per_s(self) -> float:

@@ -6,16 +6,16 @@ stage can run in a process of its own. A stage fills in the record; here it is w
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline import check
+from pipeline import check, process
 from pipeline.context import Context, peak_memory_bytes, timed
 from pipeline.errors import CommitConflict, InputChanged, InputMissing, LakescoreError, QualityStop, TransientError
 from pipeline.lake import Partition
@@ -84,7 +84,7 @@ def run_day(ctx: Context, ds: str) -> Outcome:
         if (done := check.up_to_date(ctx, manifest, ds)) is not None:
             return Outcome(ds, repair(ctx, done), up_to_date=True)
         try:
-            record = validate_input(ctx, plan(ctx, manifest, ds))
+            record = validate_input(ctx, plan(ctx, manifest, ds, goes_on=True))
             record = validate_output(ctx, score(ctx, record))
             record = commit(ctx, profile(ctx, record))
         except InputMissing:
@@ -104,14 +104,20 @@ def run_day(ctx: Context, ds: str) -> Outcome:
     raise last
 
 
-def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None) -> RunRecord:
-    """Freezes what a run is about, and writes its record."""
+def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None, *, goes_on: bool = False) -> RunRecord:
+    """Freezes what a run is about, and writes its record.
+
+    If the run goes on in this process, what the next stages need is imported meanwhile.
+    """
     from pipeline import selection
 
     with timed("plan") as clock:
         files = selection.check_input(ctx, manifest, ds)
-        _import_meanwhile(ctx, scores=not ctx.lake.parts(Partition(ctx.job.name, ds, manifest.version)))
-        planned = selection.make_plan(ctx, manifest, ds, files)
+        meanwhile = None
+        if goes_on:
+            scores = selection.has_more_rows(ctx, files, ds, manifest.version)
+            meanwhile = partial(process.import_meanwhile, ctx, scores=scores)
+        planned = selection.make_plan(ctx, manifest, ds, files, meanwhile)
         clock.rows = planned.candidates.rows
     record = RunRecord(
         run_id=run_id or new_run_id(ctx.lake.newest_run(ctx.job.name, ds)),
@@ -226,18 +232,3 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
         except LakescoreError as second:
             log.warning("the failure of run %s could not be recorded: %s", record.run_id, second.what)
         raise
-
-
-def _import_meanwhile(ctx: Context, *, scores: bool) -> None:
-    """Imports what takes seconds while the plan is made. If it fails, the stage that needs it meets the error itself.
-
-    Great Expectations takes four to five seconds, for a job with a suite of its own; torch takes two.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    has_suite = any((ctx.job.folder / f"{side}.json").is_file() for side in ("input", "output"))
-    modules = [*(["pipeline.quality.gx_engine"] if has_suite else []), *(["torch"] if scores else [])]
-    pool = ThreadPoolExecutor(1, thread_name_prefix="import")
-    for module in modules:
-        pool.submit(importlib.import_module, module)
-    pool.shutdown(wait=False)

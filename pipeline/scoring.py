@@ -2,19 +2,19 @@
 
 Equal workers (`streaming.py`), one a core, take the next batch of one shared reader in turn. Against a reader, a
 forward and a writer thread with queues between them this is faster, since no stage waits for another, and there is
-nothing to tune. See docs/performance.md.
+nothing to balance. See docs/performance.md.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import database, ledger, queries, selection, staging
+from pipeline import database, ledger, machine, queries, selection, staging, tuning
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, with_reasons
 from pipeline.drift.tally import Tallies
@@ -24,20 +24,21 @@ from pipeline.lake import Partition
 from pipeline.model.outputs import output_schema
 from pipeline.predictions import rejected_schema, stored_schema
 from pipeline.quality import guards
-from pipeline.records import CheckResult, RunRecord, StageReport, State
+from pipeline.records import CheckResult, EngineUsed, RunRecord, StageReport, State
 from pipeline.streaming import ADOPTED, PARTS, Adopted, Outputs, Predicted, Sink, Source, Worker, work_all
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.model.cuda import Busy
     from pipeline.model.predictor import Predictor
     from pipeline.selection import Selection
 
 log = logging.getLogger(__name__)
 
-BATCH_VALUES = 1_500_000
-"""Feature values in one batch: 122,880 rows of up to 12 features, fewer rows of wider ones."""
-BATCH_ROWS = 122_880
+BATCH_VALUES = 750_000
+"""Feature values in one batch: 61,440 rows of up to 12 features, fewer rows of wider ones."""
+BATCH_ROWS = 61_440
 
 
 def score(ctx: Context, record: RunRecord) -> RunRecord:
@@ -51,7 +52,7 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
         with timed("score") as clock, selection.select(ctx, record.plan, partition) as selected:
             staged = _Staging(ctx, record, selected)
             counts = staged.run()
-            clock.rows, clock.busy = counts["scored"], staged.busy
+            clock.rows, clock.busy, clock.engine = counts["scored"], staged.busy, staged.engine
     except UnreadableFile:
         selection.check_input_unchanged(ctx, record.plan, record.ds)
         raise
@@ -81,8 +82,11 @@ def preview(ctx: Context, selected: Selection) -> Counter[str]:
 
 def _reader(selected: Selection, query: str, columns: int) -> pa.RecordBatchReader:
     """Reads in batches that fit the memory as a matrix of so many columns."""
-    rows = max(8192, min(BATCH_ROWS, BATCH_VALUES // columns))
-    return selected.con.sql(queries.load(query)).to_arrow_reader(rows)
+    return selected.con.sql(queries.load(query)).to_arrow_reader(_batch_rows(columns))
+
+
+def _batch_rows(columns: int) -> int:
+    return max(8192, min(BATCH_ROWS, BATCH_VALUES // columns))
 
 
 def _stop_if_too_many(ctx: Context, record: RunRecord, quarantined: int) -> None:
@@ -104,15 +108,18 @@ class _Staging:
         self.ctx, self.record, self.selected = ctx, record, selected
         self.folder = ctx.lake.workspace.path(staging.folder_of(record))
         self.manifest = ctx.registry.resolve(record.model.name, record.model.version)
-        self.threads = ctx.job.engine.threads or os.cpu_count() or 1
+        self.threads = ctx.job.engine.threads or machine.usable_cores()
         plan = record.plan
         self.stored = stored_schema(selected.schema, plan.key, plan.carry, output_schema(self.manifest.signature))
         self.rejected = rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
         self.tallies = Tallies(ctx, record, self.manifest)
-        self.predicted = Predicted(self._load, ctx.job.engine.batch_rows)
+        self.predicted = Predicted(self._load)
         self.workers: list[Worker] = []
         self.checks: tuple[CheckResult, ...] = ()
         """Of the loaded model."""
+        self.engine: EngineUsed | None = None
+        """How it is run, once it is loaded."""
+        self.gpu: Busy | None = None
 
     @property
     def loading(self) -> StageReport:
@@ -122,10 +129,17 @@ class _Staging:
 
     @property
     def busy(self) -> dict[str, float]:
-        """The shares of the workers' time by what they did, apart from waiting for the model."""
+        """The shares of the workers' time by what they did, apart from waiting for the model.
+
+        On CUDA also `gpu`: the share of the longest worker's time in which the device was at work.
+        """
         seconds = {part: sum(worker.seconds[part] for worker in self.workers) for part in PARTS if part != "wait"}
         total = sum(seconds.values())
-        return {part: spent / total for part, spent in seconds.items()} if total else {}
+        shares = {part: spent / total for part, spent in seconds.items()} if total else {}
+        if self.gpu is not None and total:
+            longest = max(sum(worker.seconds.values()) - worker.seconds["wait"] for worker in self.workers)
+            shares["gpu"] = min(1.0, self.gpu.seconds() / longest)
+        return shares
 
     def run(self) -> Counter[str]:
         for path in staging.files(self.ctx, self.record, "rejected"):
@@ -143,14 +157,23 @@ class _Staging:
         counts += self._stream("select/to_score", self.predicted, tallied=not (seen_before or counts["adopted"]))
         return counts
 
-    def _load(self) -> Predictor:
+    def _load(self) -> tuple[Predictor, int]:
         import torch
 
-        if self.threads > 1:
-            torch.set_num_threads(1)  # each worker is a thread of its own
-        predictor = self.ctx.registry.load(self.manifest, self.ctx.job.engine.device, self.ctx.job.model.trusted)
+        torch.set_num_threads(1)  # each worker is a thread of its own
+        engine, trusted = self.ctx.job.engine, self.ctx.job.model.trusted
+        predictor = self.ctx.registry.load(
+            self.manifest, engine.device, trusted, precision=engine.precision, compiled=engine.compile
+        )
         self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
-        return predictor
+        rows, at_once = self.record.plan.candidates.rows, _batch_rows(self.manifest.signature.width)
+        self.engine = tuning.choose(self.ctx, self.manifest, predictor, rows, at_once)
+        if (gpu := predictor.busy) is not None:
+            gpu.clear()  # of the golden batch, and of the measurement
+            self.gpu = gpu
+        for worker in self.workers[-self.threads :][self.engine.workers :]:
+            worker.surplus = True
+        return predictor, self.engine.batch_rows
 
     def _show_staged(self) -> int:
         """Makes the view `staged` over what this run has staged so far, and returns the number of rows."""
@@ -195,12 +218,16 @@ class _Staging:
         With `tallied` the rows are all there are, and what was counted of them is kept for the profile.
         """
         with self._explained(), _reader(self.selected, query, self.manifest.signature.width) as reader:
-            source = Source(reader, self.ctx, self.record.plan.candidates.rows)
+            source = Source(reader, replace(self.ctx, progress=self._progress), self.record.plan.candidates.rows)
             workers = [self._worker(index, outputs, tallied=tallied) for index in range(self.threads)]
+            self.workers += workers
             counts = work_all(workers, source)
-        self.workers += workers
         self.tallies.keep()
         return counts
+
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        self.ctx.progress(stage, done, total)
+        self.ctx.show_workers(lambda: self.busy)
 
     def _worker(self, index: int, outputs: Outputs, *, tallied: bool) -> Worker:
         tally = self.tallies.one() if tallied else None

@@ -11,7 +11,7 @@ other_versions keys that another model version has scored
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -142,9 +142,25 @@ def check_input(ctx: Context, manifest: Manifest, ds: str) -> dict[str, tuple[Fi
     return files
 
 
-def make_plan(ctx: Context, manifest: Manifest, ds: str, files: dict[str, tuple[FileInfo, ...]]) -> Plan:
+def has_more_rows(ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, version: str) -> bool:
+    """Tells from footers whether the input has more rows than are stored, so that some are likely to be new."""
+    base = ctx.lake.parts(Partition(ctx.job.name, ds, version))
+    if not base:
+        return True
+    with _connection(ctx) as con, database.explained(_where(files)):
+        return database.rows(con, _paths(ctx, files)) > database.rows(con, _where_all(ctx, base))
+
+
+def make_plan(
+    ctx: Context,
+    manifest: Manifest,
+    ds: str,
+    files: dict[str, tuple[FileInfo, ...]],
+    meanwhile: Callable[[], None] | None = None,
+) -> Plan:
     """Looks at checked input and at what is stored, and freezes what a run of this day is about. Writes nothing.
 
+    `meanwhile` is called when the rows are about to be read, and finds a core free for what it begins.
     Raises InputMissing if there is no row, or QualityStop where a policy says `fail`.
     """
     job, lake = ctx.job, ctx.lake
@@ -159,7 +175,9 @@ def make_plan(ctx: Context, manifest: Manifest, ds: str, files: dict[str, tuple[
     ]
     with _connection(ctx) as con:
         _candidates(con, ctx, files, ds, job.input.key, job.input.carry, features)
-        with database.explained(_where(files), _paths(ctx, files)):
+        with database.explained(_where(files), _paths(ctx, files)), database.sparing_a_core(con, spare=bool(meanwhile)):
+            if meanwhile is not None:
+                meanwhile()
             found = con.sql(queries.load("select/uniqueness"))
             counts = dict(zip(found.columns, found.fetchall()[0], strict=True))
             repeated = counts["keys"] != counts["distinct_hashes"]

@@ -67,7 +67,7 @@ def _through(ctx: Context, manifest: Manifest, ds: str, name: str, run_id: str |
     record = _resumable(ctx, ds, name, run_id) if run_id else None
     if record is None:
         taken = run_id is not None and ctx.lake.storage.head(ctx.lake.record_key(ctx.job.name, ds, run_id)) is not None
-        record = run.plan(ctx, manifest, ds, None if taken else run_id)
+        record = run.plan(ctx, manifest, ds, None if taken else run_id, goes_on=name != "plan")
     done = {report.stage for report in record.stages}
     for stage in run.STAGES[1 : run.STAGES.index(name) + 1]:
         if stage not in done:

@@ -23,9 +23,9 @@ from pipeline.context import Context
 from pipeline.dispositions import Judged, judge, only, reasons_for
 from pipeline.drift.tally import Tally
 from pipeline.features import row_fingerprints, to_matrix
-from pipeline.job import Policy
+from pipeline.job_tables import Policy
 from pipeline.model.manifest import Signature
-from pipeline.predictions import FEW_VALUES, rejected_batch, stored_batch
+from pipeline.predictions import FEW_VALUES, rejected_batch, stored_batch, written_schema
 from pipeline.records import now
 
 if TYPE_CHECKING:
@@ -56,12 +56,13 @@ class Outputs(Protocol):
 class Predicted:
     """Runs the model, which is loaded in a thread of its own once a row needs it."""
 
-    def __init__(self, load: Callable[[], Predictor], batch_rows: int) -> None:
+    def __init__(self, load: Callable[[], tuple[Predictor, int]]) -> None:
+        """`load` gives the model, and how many rows go through it at a time."""
         self.cpu_s = 0.0
         """Of the thread that loads."""
-        self._load, self._batch_rows = load, batch_rows
+        self._load = load
         self._lock = threading.Lock()
-        self._loading: Future[Predictor] | None = None
+        self._loading: Future[tuple[Predictor, int]] | None = None
 
     def ready(self) -> bool:
         return self._begun().done()
@@ -70,9 +71,10 @@ class Predicted:
         self._begun().result()
 
     def __call__(self, _rows: pa.RecordBatch, matrix: NDArray[np.float32], /) -> pa.RecordBatch:
-        return self._begun().result().predict_arrow(matrix, self._batch_rows)
+        predictor, batch_rows = self._begun().result()
+        return predictor.predict_arrow(matrix, batch_rows)
 
-    def _begun(self) -> Future[Predictor]:
+    def _begun(self) -> Future[tuple[Predictor, int]]:
         with self._lock:
             if self._loading is None:
                 pool = ThreadPoolExecutor(1, thread_name_prefix="load")
@@ -80,7 +82,7 @@ class Predicted:
                 pool.shutdown(wait=False)
             return self._loading
 
-    def _timed(self) -> Predictor:
+    def _timed(self) -> tuple[Predictor, int]:
         try:
             return self._load()
         finally:
@@ -137,11 +139,12 @@ class Sink:
         run_id: str,
     ) -> None:
         self.stored, self.rejected, self.run_id = stored, rejected, run_id
-        self._scored = staging.Writer(folder, "scored", worker, stored, dict(metadata), FEW_VALUES, key)
+        self._written = written_schema(stored)
+        self._scored = staging.Writer(folder, "scored", worker, self._written, dict(metadata), FEW_VALUES, key)
         self._rejected = staging.Writer(folder, "rejected", worker, rejected, dict(metadata), ("run_id",))
 
     def score(self, rows: pa.RecordBatch, columns: pa.RecordBatch, judged: Judged, prints: NDArray[np.int64]) -> None:
-        self._scored.write(stored_batch(self.stored, rows, columns, judged, prints, self.run_id, now()))
+        self._scored.write(stored_batch(self._written, rows, columns, judged, prints, self.run_id, now()))
 
     def reject(self, rows: pa.RecordBatch, reasons: pa.Array) -> None:
         self._rejected.write(rejected_batch(self.rejected, rows, reasons, self.run_id, now()))
@@ -170,6 +173,8 @@ class Worker:
 
     def __init__(self, sink: Sink, outputs: Outputs, signature: Signature, policy: Policy, tally: Tally | None) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.surplus = False
+        """Set where fewer workers are faster: this one reads nothing more, and scores what it has read ahead."""
         self._sink, self._outputs, self._tally = sink, outputs, tally
         self._signature, self._policy = signature, policy
 
@@ -181,7 +186,7 @@ class Worker:
         counts: Counter[str] = Counter()
         ahead: deque[_Waiting] = deque()
         try:
-            while (batch := self._next(source)) is not None:
+            while not self.surplus and (batch := self._next(source)) is not None:
                 with self._timed("judge"):
                     judged, waiting = self._judge(batch)
                 counts.update(judged.counts())

@@ -21,7 +21,7 @@ from pipeline.drift import measures
 from pipeline.drift.counting import LEVELS, WHOLE, Counts, Spec
 from pipeline.drift.judge import Comparison, judge
 from pipeline.drift.tables import Profile
-from pipeline.job import Drift
+from pipeline.job_tables import Drift
 from tests.benchmarks.measuring import markdown
 
 CONFIG = Drift()

@@ -22,7 +22,7 @@ LAYERS = {
     "doors": ("pipeline", "__main__", "cli", "cli.*"),
     "flow": ("demo", "run", "preview", "stages", "orchestration", "standalone"),
     "stages, and questions about what they stored": (
-        *("check", "selection", "scoring", "streaming", "staging", "commit", "ledger"),
+        *("check", "selection", "scoring", "streaming", "staging", "tuning", "commit", "ledger"),
         *("quality", "quality.*"),
         *(
             f"drift.{name}"
@@ -33,11 +33,12 @@ LAYERS = {
         *("ingest", "ingest.*", "care", "care.*"),
         *("notify", "notify.*"),
     ),
-    "what every stage is given": ("context",),
+    "what every stage is given": ("context", "process"),
     "rows, model, lake and machine": (
         *("drift", "drift.counting", "drift.measures", "drift.tables"),
         *("dispositions", "encoding", "features", "keys", "predictions", "scorer", "model", "model.*"),
-        *("lake", "storage", "storage.*", "database", "relations", "queries", "job", "reserved", "settings"),
+        *("lake", "storage", "storage.*", "database", "relations", "queries"),
+        *("job", "job_tables", "machine", "reserved", "settings"),
     ),
     "words": ("records", "errors"),
 }

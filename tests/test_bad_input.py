@@ -113,7 +113,14 @@ def test_environment_overrides_what_differs_between_machines(
     assert found["ledger"]["scored"] == 100
     records = list((tmp_path / "machine" / "lake" / "runs").rglob("*.json"))
     engine = json.loads(records[0].read_text())["job_config"]["engine"]
-    assert engine == {"device": "cpu", "memory_limit": "150MB", "threads": 1, "batch_rows": 8192}
+    assert engine == {
+        "device": "cpu",
+        "memory_limit": "150MB",
+        "threads": 1,
+        "batch_rows": None,
+        "precision": "float32",
+        "compile": False,
+    }
     assert not (tmp_path / "lake").exists()
 
 

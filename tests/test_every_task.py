@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.app import command_line
 from tests.conftest import Lakescore
 from tests.model.programs import export
 from tests.workspace import DAY, Workspace
@@ -131,7 +131,7 @@ TASKS = {
 
 
 def ask(*arguments: str) -> Any:
-    done = CliRunner().invoke(app, [*arguments, "--json"])
+    done = CliRunner().invoke(command_line(), [*arguments, "--json"])
     assert (done.exit_code, done.exception) == (0, None), done.output
     return json.loads(done.stdout)
 
@@ -180,11 +180,11 @@ def check_explained(case: Case, outputs: set[str]) -> None:
     if told["attribution"]:
         added = told["attribution"]["baseline_score"] + sum(told["attribution"]["shares"].values())
         assert added == pytest.approx(told["attribution"]["score"], abs=1e-5)
-    shown = CliRunner().invoke(app, ["explain", "7", "--job", "toy", "--replay"])
+    shown = CliRunner().invoke(command_line(), ["explain", "7", "--job", "toy", "--replay"])
     assert (shown.exit_code, shown.exception) == (0, None)
 
 
-FAST = ("regression", "top-k")
+FAST = ("regression",)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import JobError, UsageError
-from pipeline.job import Engine, Job, digest, find_job, job_names, read_job
+from pipeline.job import Job, digest, find_job, job_names, read_job
+from pipeline.job_tables import Engine
 from pipeline.queries import resources
 from pipeline.settings import Settings
 
@@ -60,7 +61,8 @@ def test_job_with_the_least_has_defaults(read: Read) -> None:
     job = read()
     assert (job.name, job.model.version, job.input.carry, job.input.features) == ("churn", "production", (), None)
     assert (job.policy.null_features, job.policy.max_quarantined, job.lookback) == ("quarantine", 0.05, 0)
-    assert (job.engine.device, job.engine.memory_limit, job.engine.threads) == ("auto", "400MB", None)
+    assert (job.engine.device, job.engine.memory_limit, job.engine.threads) == ("auto", "350MB", None)
+    assert (job.engine.batch_rows, job.engine.precision, job.engine.compile) == (None, "float32", False)
 
 
 def test_job_that_is_shipped_is_valid() -> None:
@@ -109,6 +111,8 @@ MISTAKES = {
     "no size": (table("engine", "memory_limit = 'lots'"), r"`engine.memory_limit` is not valid(?s:.)*such as 400MB"),
     "no thread": (table("engine", "threads = 0"), r"`engine.threads`: .*greater than 0"),
     "a million threads": (table("engine", "threads = 1000000"), r"`engine.threads`: .*less than or equal to 1024"),
+    "half precision": (table("engine", "precision = 'float16'"), r"`engine.precision`: .*'float32' or 'bfloat16'"),
+    "compile as text": (table("engine", "compile = 'yes'"), r"`engine.compile`: .*boolean"),
     "no rows": (table("engine", "batch_rows = 0"), r"`engine.batch_rows`: .*greater than 0"),
     "time as description": ("description = 2026-01-01\n" + JOB, r"`description`: Input should be a valid string"),
     "bad time zone": (
@@ -301,7 +305,7 @@ KEYS = {
     "input": ["path", "select", "sources", "key", "features", "carry"],
     "policy": ["null_features", "extra_columns", "missing_input", "max_quarantined"],
     "schedule": ["timezone", "lookback_days"],
-    "engine": ["device", "memory_limit", "threads", "batch_rows"],
+    "engine": ["device", "memory_limit", "threads", "batch_rows", "precision", "compile"],
 }
 PLACES = st.sampled_from([(name, key) for name, keys in KEYS.items() for key in keys]) | st.tuples(
     st.sampled_from(list(KEYS)), TEXTS

@@ -336,3 +336,19 @@ def test_run_rows_withdrawn_from_the_input_are_reported_and_keep_their_predictio
     (day,) = status(ctx.lake, ctx.job, record.model)
     assert day.withdrawn == 3
     assert day.note == "3 predicted rows are no longer in the input"
+
+
+@pytest.mark.parametrize("rejects", [False, True])
+def test_run_rows_withdrawn_are_told_apart_from_changed_and_rejected_ones(
+    workspace: Workspace, *, rejects: bool
+) -> None:
+    rows = table(20)
+    workspace.day(rows)
+    workspace.run()
+    rows = changed(rows, "a", {3: 5.0, 4: 6.0, 5: None if rejects else 7.0})
+    new = table({"id": ["new"], "a": [0.1], "b": [0.2]})
+    workspace.day(pa.concat_tables([rows.slice(2), rows.slice(6, 2), new]))
+    record = workspace.complete()
+    assert record.ledger is not None
+    assert (record.ledger.quarantined.rows, record.ledger.duplicates.rows) == (int(rejects), 2)
+    assert record.withdrawn == 2 == preview(workspace.context(), DAY).withdrawn

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import run, selection
+from pipeline import database, run, selection
 from pipeline.errors import (
     InputChanged,
     InputMissing,
@@ -499,3 +499,18 @@ def test_input_removed_after_the_plan_is_changed_and_not_damaged(workspace: Work
     assert caught.value.where == "unscored/ds=2026-01-01/1.parquet"
     with pytest.raises(InputChanged):
         selection.check_input_unchanged(ctx, record.plan, DAY)
+
+
+def test_make_plan_leaves_a_core_to_what_goes_on_meanwhile(workspace: Workspace) -> None:
+    workspace.day(5)
+    ctx = workspace.context()
+    manifest = ctx.registry.resolve("toy", "production")
+    seen: list[int] = []
+
+    def threads() -> int:
+        with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
+            return int(con.sql("SELECT current_setting('threads')").fetchall()[0][0])
+
+    files = selection.check_input(ctx, manifest, DAY)
+    selection.make_plan(ctx, manifest, DAY, files, lambda: seen.append(threads()))
+    assert (seen, threads()) == ([1], 2)

@@ -194,6 +194,17 @@ def test_stage_command_prints_what_the_next_one_needs_and_errors_as_json(
     assert json.loads(failed.stdout)["error"] == "InputMissing"
 
 
+@pytest.mark.parametrize(("name", "imports"), [("plan", []), ("validate_input", ["torch"])])
+def test_stage_that_goes_on_imports_meanwhile_what_comes_next(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str, imports: list[str]
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr("pipeline.process.importlib.import_module", begun.append)
+    workspace.day(5)
+    stages.run_stage(workspace.context(), name, DAY)
+    assert begun == imports
+
+
 def test_transient_errors_have_an_exit_code_of_their_own() -> None:
     lasting = {error.exit_code for error in (InputMissing, JobError, QualityStop, LedgerImbalance)}
     assert {InputChanged.exit_code, StorageUnavailable.exit_code} == {75}

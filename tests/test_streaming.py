@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -32,11 +33,11 @@ def test_rows_are_read_ahead_while_the_model_is_loaded_but_not_without_end(
     load, enough, seen = Registry.load, threading.Event(), [0]
     ahead: list[int] = []
 
-    def slow(self: Registry, *arguments: Any) -> Any:
+    def slow(self: Registry, *arguments: Any, **options: Any) -> Any:
         assert enough.wait(60), "nobody reads while the model is loaded"
         time.sleep(0.2)  # time enough to read on
         ahead.append(seen[-1])
-        return load(self, *arguments)
+        return load(self, *arguments, **options)
 
     def progress(stage: str, done: int, _total: int) -> None:
         if stage == "score":
@@ -60,13 +61,52 @@ def test_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(
 ) -> None:
     workspace.day(ROWS)
 
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **_options: Any) -> Any:
         raise ModelError("the model cannot be loaded")
 
     monkeypatch.setattr(Registry, "load", broken)
     with pytest.raises(ModelError, match="cannot be loaded"):
         workspace.run()
     assert not list(workspace.lake.rglob("scored-*"))
+
+
+def test_stages_say_how_much_they_read_and_wrote(workspace: Workspace) -> None:
+    path = workspace.day(200_000)
+    record = workspace.complete()
+    stages = {stage.stage: stage for stage in record.stages}
+    published = sum(file.size for file in record.committed)
+    assert published > 1_000_000
+    read, written = stages["score"].bytes_read, stages["score"].bytes_written
+    assert read is not None
+    assert written is not None
+    assert read > 0.9 * path.stat().st_size  # every column is key or feature
+    assert published <= written < 1.5 * published
+    assert all(stage.bytes_read is not None for stage in record.stages if stage.stage not in ("load", "import_quality"))
+
+
+class Seen:
+    """Somebody who watches, and also wants to hear of the workers."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, int]] = []
+        self.busy: list[dict[str, float]] = []
+
+    def __call__(self, stage: str, done: int, _total: int) -> None:
+        self.done.append((stage, done))
+
+    def workers(self, busy: Mapping[str, float]) -> None:
+        self.busy.append(dict(busy))
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_who_watches_hears_what_the_workers_do_if_it_wants(workspace: Workspace) -> None:
+    workspace.day(ROWS)
+    seen = Seen()
+    run.run_day(dataclasses.replace(workspace.context(), progress=seen), DAY)
+    assert ("score", ROWS) in seen.done
+    assert len(seen.busy) == ROWS // BATCH
+    assert set(seen.busy[-1]) == {"read", "judge", "forward", "write"}
+    assert sum(seen.busy[-1].values()) == pytest.approx(1)
 
 
 def test_score_says_where_the_time_of_its_workers_went(workspace: Workspace) -> None:

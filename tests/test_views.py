@@ -179,7 +179,11 @@ def test_views_read_what_the_flow_writes(workspace: Workspace) -> None:
     assert {name: run[name] for name in record.ledger.counts()} == record.ledger.counts()
     assert (run["run_id"], run["state"], run["balanced"]) == (record.run_id, "complete", True)
     assert run["rows_per_s"] > 0
-    assert sum(run["busy"].values()) == pytest.approx(1)
+    assert sum(share for share in run["busy"].values() if share is not None) == pytest.approx(1)
+    read, written = (
+        sum(getattr(stage, name) or 0 for stage in record.stages) for name in ("bytes_read", "bytes_written")
+    )
+    assert (run["bytes_read"], run["bytes_written"]) == (read, written)
 
 
 # Jobs, keys and columns that differ

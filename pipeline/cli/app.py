@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -9,56 +10,59 @@ import sys
 
 import typer
 
-from pipeline.cli import (
-    airflow,
-    care,
-    compare,
-    demo,
-    drift,
-    explain,
-    ingest,
-    models,
-    notify,
-    quality,
-    query,
-    run,
-    score,
-    stage,
-)
-from pipeline.cli import report as report_
+from pipeline import process
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import LakescoreError
 
-app = typer.Typer(
-    name="lakescore",
-    help="Daily batch inference on a data lake.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-GROUPS = (
-    demo,
-    ingest,
-    models,
-    run,
-    quality,
-    drift,
-    query,
-    explain,
-    compare,
-    report_,
-    score,
-    care,
-    stage,
-    notify,
-    airflow,
-)
-for group in GROUPS:
-    group.add_to(app)
+COMMANDS = {
+    "demo": ("demo",),
+    "ingest": ("generate", "import"),
+    "models": ("models",),
+    "run": ("plan", "run", "backfill"),
+    "quality": ("validate", "docs", "suite", "quarantine"),
+    "drift": ("drift", "labels"),
+    "query": ("query", "catalog", "status"),
+    "explain": ("explain",),
+    "compare": ("compare",),
+    "report": ("report",),
+    "score": ("score",),
+    "care": ("rollback", "verify", "clean", "erase"),
+    "stage": ("stage",),
+    "notify": ("notify",),
+    "airflow": ("airflow",),
+}
+"""The modules of this package, in the order of the help, and the commands that each adds."""
+
+
+def command_line(command: str | None = None) -> typer.Typer:
+    """Returns the command line with one command, or with all where none of them is meant.
+
+    Importing and building all of them takes as long as finding out that a day is up to date.
+    """
+    app = typer.Typer(
+        name="lakescore",
+        help="Daily batch inference on a data lake.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+    )
+    app.callback()(lambda: None)  # a command has its name also where it is the only one
+    for module in [name for name, commands in COMMANDS.items() if command in commands] or COMMANDS:
+        importlib.import_module(f"pipeline.cli.{module}").add_to(app)
+    return app
 
 
 class Interrupted(BaseException):
     """A signal asks us to end. Not a KeyboardInterrupt: Typer ends without a word for that."""
+
+
+def program() -> None:
+    """Runs a command in a process of its own."""
+    process.own()
+    try:
+        main()
+    except SystemExit as ended:
+        process.leave(ended)
 
 
 def main() -> None:
@@ -72,7 +76,7 @@ def main() -> None:
         logging.getLogger(ours).setLevel(logging.INFO)
     received = _signals()
     try:
-        app()
+        command_line(sys.argv[1] if len(sys.argv) > 1 else None)()
     except BaseException as error:
         if received:  # whatever came of it: DuckDB turns an interrupted query into a RuntimeError
             console(stderr=True).print("[yellow]interrupted[/]; nothing half-done is visible, and the next run resumes")

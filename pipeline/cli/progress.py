@@ -5,10 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from pipeline.cli.output import bytes_text
 from pipeline.context import Progress, silent
+from pipeline.machine import bytes_moved
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 log = logging.getLogger("lakescore")
 LINE_EVERY_S = 10.0
@@ -46,24 +53,43 @@ def _lines() -> Progress:
 @contextmanager
 def _bar() -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]} rows/s"),
+        TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[workers]}"),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
+        yield _Shown(bar)
 
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks or bar.tasks[tasks[stage]].completed > done:
-                tasks[stage] = bar.add_task(stage, total=total, speed="")
-            elapsed = bar.tasks[tasks[stage]].elapsed or 0.0
-            speed = f"{done / elapsed:,.0f}" if elapsed > 0 else ""
-            bar.update(tasks[stage], completed=done, total=total or None, speed=speed)
 
-        yield show
+class _Shown:
+    """A line for each stage: rows/s, bytes read and written since it began, and where its workers' time goes."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+        self._before = (0, 0)
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        bar = self._bar
+        if stage not in self._tasks or bar.tasks[self._tasks[stage]].completed > done:
+            self._tasks[stage] = bar.add_task(stage, total=total, speed="", workers="")
+            self._before = bytes_moved() or (0, 0)
+        self._stage = stage
+        elapsed = bar.tasks[self._tasks[stage]].elapsed or 0.0
+        speed = f"{done / elapsed:,.0f} rows/s" if elapsed > 0 else ""
+        if (moved := bytes_moved()) is not None:
+            read, written = (bytes_text(now - before) for now, before in zip(moved, self._before, strict=True))
+            speed += f", {read} read, {written} written"
+        bar.update(self._tasks[stage], completed=done, total=total or None, speed=speed)
+
+    def workers(self, busy: Mapping[str, float]) -> None:
+        text = ", ".join(f"{part} {share:.0%}" for part, share in busy.items())
+        self._bar.update(self._tasks[self._stage], workers=text)

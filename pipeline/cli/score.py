@@ -10,7 +10,8 @@ import typer
 from pipeline.cli.options import JOB, JobOption, JsonOption, settings
 from pipeline.cli.output import console, emit_json
 from pipeline.cli.progress import progress
-from pipeline.job import Engine, find_job, on_this_machine
+from pipeline.job import find_job, on_this_machine
+from pipeline.job_tables import Engine
 
 
 def add_to(app: typer.Typer) -> None:

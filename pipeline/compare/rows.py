@@ -57,11 +57,11 @@ def compared(
 
     The sample is the same every time. Raises InputMissing if there is no row that both can score.
     """
+    engine = ctx.job.engine
     models = [
-        (manifest, ctx.registry.load(manifest, ctx.job.engine.device, ctx.job.model.trusted))
+        (manifest, ctx.registry.load(manifest, engine.device, ctx.job.model.trusted, precision=engine.precision))
         for manifest in (first, second)
     ]
-    engine = ctx.job.engine
     with (
         tempfile.TemporaryDirectory(prefix="lakescore-compare-") as folder,
         database.connection(engine.memory_limit, engine.threads) as con,
@@ -131,13 +131,15 @@ def _scored(
     ctx: Context, batch: pa.RecordBatch, models: Sequence[tuple[Manifest, Predictor]], target: str, ds: str, number: int
 ) -> tuple[pa.Table, int]:
     """Adds what both models give; `number` is that of the first row."""
+    from pipeline.model.predictor import SLICE_ROWS
+
     matrices = [_matrix(batch, manifest.signature) for manifest, _ in models]
     valid = np.logical_and(*(_scorable(ctx, matrix) for matrix in matrices))
     kept = batch.filter(pa.array(valid))
     rows = kept.num_rows
     columns: dict[str, Any] = {"ds": pa.repeat(pa.scalar(ds), rows), "row": np.arange(number, number + rows)}
     for name, (manifest, predictor), matrix in zip("ab", models, matrices, strict=True):
-        found = predictor.predict_arrow(matrix[valid], ctx.job.engine.batch_rows)
+        found = predictor.predict_arrow(matrix[valid], ctx.job.engine.batch_rows or SLICE_ROWS)
         classes = [str(label) for label in manifest.signature.classes]
         columns[f"prediction_{name}"] = found.column("prediction").cast(pa.string())
         columns[f"score_{name}"] = found.column(f"prob_class_{classes.index(target)}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.drift import measures
 from pipeline.drift.counting import Counts, merged
-from pipeline.job import Drift
+from pipeline.job_tables import Drift
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

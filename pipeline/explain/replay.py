@@ -14,6 +14,7 @@ from pipeline.drift import store
 from pipeline.explain import shapley
 from pipeline.explain.inputs import InputRow
 from pipeline.features import to_matrix
+from pipeline.job_tables import Precision
 from pipeline.model import golden
 from pipeline.model.manifest import Manifest
 from pipeline.records import RunRecord
@@ -62,14 +63,16 @@ class Models:
 
     def __init__(self, ctx: Context, con: Connection) -> None:
         self.ctx, self.con = ctx, con
-        self._loaded: dict[tuple[str, str], tuple[Manifest, Predictor]] = {}
+        self._loaded: dict[tuple[str, str, Precision], tuple[Manifest, Predictor]] = {}
 
     def of(self, record: RunRecord) -> tuple[Manifest, Predictor]:
-        """Raises ModelNotFound or ModelMismatch."""
-        ref = (record.model.name, record.model.version)
+        """Gives the model in the precision of the run. Raises ModelNotFound or ModelMismatch."""
+        precision: Precision = (record.job_config.get("engine") or {}).get("precision", "float32")
+        ref = (record.model.name, record.model.version, precision)
         if ref not in self._loaded:
-            job, manifest = self.ctx.job, self.ctx.registry.resolve(*ref)
-            self._loaded[ref] = manifest, self.ctx.registry.load(manifest, job.engine.device, job.model.trusted)
+            job, manifest = self.ctx.job, self.ctx.registry.resolve(*ref[:2])
+            predictor = self.ctx.registry.load(manifest, job.engine.device, job.model.trusted, precision=precision)
+            self._loaded[ref] = manifest, predictor
         return self._loaded[ref]
 
 

@@ -8,7 +8,6 @@ from there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -34,6 +33,7 @@ from pipeline.ingest.sources import Files
 from pipeline.ingest.writing import ROW_GROUP
 from pipeline.job import Job
 from pipeline.lake import Lake
+from pipeline.machine import usable_cores
 from pipeline.records import DAY, check_day
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def import_files(
     with staging(lake, into.target, existing) as work:
         if ds is not None:
             work.check([check_day(ds)])
-        threads = min(job.engine.threads or os.cpu_count() or 1, MAX_THREADS)
+        threads = min(job.engine.threads or usable_cores(), MAX_THREADS)
         with database.connection(job.engine.memory_limit, threads) as con, sources.explained(files):
             con.execute("SET TimeZone = 'UTC'")  # a time without a zone must not depend on the machine's
             con.execute("SET enable_progress_bar = false")  # DuckDB's goes to stdout, where --json goes

@@ -11,31 +11,64 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import ModelError, ModelMismatch, UsageError
+from pipeline.errors import ModelMismatch, UsageError
+from pipeline.job_tables import Precision
+from pipeline.model.cuda import Busy, Lanes
 from pipeline.model.heads import Results, head_of
+from pipeline.model.limits import Limits
 from pipeline.model.manifest import Signature
+from pipeline.model.modes import prepared
 from pipeline.model.outputs import output_schema
+
+SLICE_ROWS = 8192
+"""Rows that go through a model at a time where nobody says, or has measured, otherwise."""
 
 
 class Predictor:
     """May be called from several threads at once: it sets nothing global, and each call has its own result."""
 
-    def __init__(self, module: nn.Module, signature: Signature, device: str = "auto") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        signature: Signature,
+        device: str = "auto",
+        *,
+        precision: Precision = "float32",
+        compiled: bool = False,
+    ) -> None:
         """`module` takes float32 (rows, columns) and gives (rows, outputs), of two classes perhaps only the second.
 
         A classifier and a multi-label model give logits, a regression values, a ranking scores of all items.
-        Raises UsageError if the device is not there.
+        Raises UsageError if the device is not there, ModelError if the model cannot be run in this precision, or not
+        compiled.
         """
         self.signature = signature
         self.device = choose_device(device)
-        self.module = module.eval().requires_grad_(requires_grad=False).to(self.device)
+        self.precision, self.compiled = precision, compiled
+        self._as_it_is = module.eval().requires_grad_(requires_grad=False).to(self.device)
+        self.module = prepared(self._as_it_is, signature.width, self.device, precision, compiled=compiled)
         self._schema = output_schema(signature)
         self._head = head_of(signature)
         limit: int = getattr(module, "most_rows", sys.maxsize)
-        self._most_rows = min(limit, self._head.most_rows)  # at a time; lowered when memory runs out
+        self._limits = Limits(min(limit, self._head.most_rows), self.device)
+        self._lanes = Lanes(self.device, self._compute, self._limits) if self.device != "cpu" else None
 
     def output_schema(self) -> pa.Schema:
         return self._schema
+
+    def in_float32(self) -> Predictor:
+        """Returns the same model as it is, of which the precision and compiling are nothing but a faster form."""
+        return Predictor(self._as_it_is, self.signature, self.device)
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows go through the model at a time at most, as the task and the model's file say."""
+        return self._limits.most_rows
+
+    @property
+    def busy(self) -> Busy | None:
+        """When the device was at work, if it is not the CPU."""
+        return None if self._lanes is None else self._lanes.busy
 
     def predict(self, matrix: NDArray[np.float32], batch_rows: int) -> dict[str, NDArray[Any]]:
         """Returns the columns of `output_schema`, each (rows,), of a ranking (rows, top); text as objects.
@@ -60,11 +93,14 @@ class Predictor:
         """Scores slice by slice into the results; a slice too large for the memory is halved and tried again."""
         start = 0
         with torch.inference_mode():
+            if self._lanes is not None:
+                self._lanes.fill(results, matrix, batch_rows)
+                return
             while start < len(matrix):
-                part = matrix[start : start + min(batch_rows, self._most_rows)]
+                part = matrix[start : start + min(batch_rows, self._limits.most_rows)]
                 scored = self._try(part)
                 if scored is None:
-                    self._most_rows = min(len(part) // 2, self._most_rows)
+                    self._limits.halve(len(part))
                     continue
                 for result, values in zip(results, scored, strict=True):
                     result[..., start : start + len(part)] = values
@@ -73,19 +109,15 @@ class Predictor:
     def _try(self, part: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
         """Returns what the head makes of a part, the rows as last axis; None if memory ran out."""
         try:
-            own = part.to(self.device, copy=True)  # (rows, columns); a module may write into what it is given
-            raw = self.module(own)
-            self._check_outputs(raw, len(part))
-            return self._head.compute(raw)
+            return self._compute(part.clone())  # (rows, columns); a module may write into what it is given
         except torch.cuda.OutOfMemoryError as error:
-            if len(part) == 1:
-                raise ModelError(
-                    "the device has not the memory to score a single row",
-                    where=self.device,
-                    got=str(error).splitlines()[0],
-                    next_step="end what else uses it, or set LAKESCORE_DEVICE=cpu",
-                ) from error
+            self._limits.check_fits(len(part), error)
             return None  # tried again outside: the error holds on to the tensors of the failed pass
+
+    def _compute(self, own: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        raw = self.module(own)
+        self._check_outputs(raw, len(own))
+        return self._head.compute(raw)
 
     def _check(self, matrix: NDArray[np.float32], batch_rows: int) -> None:
         if batch_rows < 1:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import ModelError, ModelMismatch, ModelNotFound, ModelRefused, UsageError, nearest
+from pipeline.job_tables import Precision
 from pipeline.model import baseline, golden, kinds
 from pipeline.model.card import Card
 from pipeline.model.manifest import Manifest, digest, parse, problem
@@ -95,10 +96,18 @@ class Registry:
             )
         return content
 
-    def load(self, manifest: Manifest, device: str = "auto", trusted: str | None = None) -> Predictor:
+    def load(
+        self,
+        manifest: Manifest,
+        device: str = "auto",
+        trusted: str | None = None,
+        *,
+        precision: Precision = "float32",
+        compiled: bool = False,
+    ) -> Predictor:
         """Returns the model, ready to score. `trusted` is the digest of a model whose file's code may be run.
 
-        Raises ModelMismatch as `content` does, ModelRefused for code without trust, UsageError for no such device.
+        Raises ModelMismatch as `content` does, ModelRefused for code without trust, and what `Predictor` raises.
         """
         from pipeline.model.predictor import Predictor
 
@@ -106,7 +115,7 @@ class Registry:
         content = self.content(manifest)
         where = self.root / manifest.name / manifest.version / manifest.file
         module = kinds.module(manifest.kind, content, where, manifest.signature)
-        return Predictor(module, manifest.signature, device)
+        return Predictor(module, manifest.signature, device, precision=precision, compiled=compiled)
 
     def golden(self, manifest: Manifest) -> bytes | None:
         """Returns `golden.parquet`, or None if there is none. Raises ModelMismatch if it was changed."""

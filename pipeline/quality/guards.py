@@ -30,16 +30,28 @@ def golden_batch(ctx: Context, record: RunRecord, manifest: Manifest, predictor:
         "model",
         "golden_batch",
         success=found.reproduced,
-        observed=f"off by {found.largest:.2g}, {found.tolerance:g} allowed on {predictor.device}",
+        observed=f"off by {found.largest:.2g}, {found.tolerance:g} allowed on {predictor.device}{_in(found.precision)}",
         guard=True,
         engine="model",
     )
     if check.outcome == "stopped":
         history.write_run(ctx, record, "model", [check])
+        what, next_step = _stopped(found.precision)
         raise stop(
             [*record.checks, check],
-            f"the model {manifest.name} {manifest.version} is not the one registered",
+            f"the model {manifest.name} {manifest.version} is {what}",
             ctx.registry.root / manifest.name / manifest.version,
-            "compare the versions of torch and the driver with those at registration; nothing was scored",
+            f"{next_step}; nothing was scored",
         )
     return (check,)
+
+
+def _in(precision: str) -> str:
+    return "" if precision == "float32" else f" in {precision}"
+
+
+def _stopped(precision: str) -> tuple[str, str]:
+    """Returns what is wrong with the model, and what to do about it."""
+    if precision == "float32":
+        return "not the one registered", "compare the versions of torch and the driver with those at registration"
+    return f"too far off in {precision}", 'set precision = "float32" under [engine] in job.toml'

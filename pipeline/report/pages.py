@@ -101,9 +101,13 @@ def run_page(lake: Lake, record: RunRecord) -> str:
         drift=sorted(_rows(lake, store.key("drift", record)), key=lambda row: (row["reference"], -(row["psi"] or 0))),
         profile=[_profiled(row) for row in profile if row["kind"] != "class"],
         stages=[
-            (each.stage, round(each.wall_s, 3), round(each.cpu_s, 3), each.rows, each.rows_per_s, shares(each.busy))
+            (
+                *(each.stage, round(each.wall_s, 3), round(each.cpu_s, 3), each.rows, each.rows_per_s),
+                *(each.bytes_read, each.bytes_written, shares(each.busy)),
+            )
             for each in record.stages
         ],
+        engine=next((each.engine for each in record.stages if each.engine), None),
         files=[("read", file.path, file.size) for given in record.plan.input.values() for file in given]
         + [("published", file.path, file.size) for file in record.committed],
         docs=[(side, path) for side in ("input", "output") if lake.storage.head(path := _docs(record, side))],

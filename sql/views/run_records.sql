@@ -25,7 +25,9 @@ SELECT unnest(from_json(content, '{
         "wall_s": "DOUBLE",
         "cpu_s": "DOUBLE",
         "rows": "BIGINT",
-        "busy": {"read": "DOUBLE", "judge": "DOUBLE", "forward": "DOUBLE", "write": "DOUBLE"}
+        "busy": {"read": "DOUBLE", "judge": "DOUBLE", "forward": "DOUBLE", "write": "DOUBLE", "gpu": "DOUBLE"},
+        "bytes_read": "BIGINT",
+        "bytes_written": "BIGINT"
     }],
     "peak_memory_bytes": "BIGINT",
     "host": "VARCHAR",

@@ -39,6 +39,8 @@ SELECT
     list_filter(stages, lambda stage: stage.stage = 'score')[-1].rows
     / nullif(list_filter(stages, lambda stage: stage.stage = 'score')[-1].wall_s, 0) AS rows_per_s,
     list_filter(stages, lambda stage: stage.stage = 'score')[-1].busy AS busy,
+    list_sum(list_transform(stages, lambda stage: stage.bytes_read))::BIGINT AS bytes_read,
+    list_sum(list_transform(stages, lambda stage: stage.bytes_written))::BIGINT AS bytes_written,
     peak_memory_bytes,
     len(committed) AS files,
     list_sum(list_transform(committed, lambda file: file.size))::BIGINT AS bytes,

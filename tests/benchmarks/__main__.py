@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import against, daily, drift, explain, quality, selection, shapes
+from tests.benchmarks import against, daily, drift, explain, quality, selection, shapes, slope, spent
 
 BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "against": against.run,
@@ -17,6 +17,8 @@ BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "quality": quality.run,
     "selection": selection.run,
     "shapes": shapes.run,
+    "slope": slope.run,
+    "spent": spent.run,
 }
 
 

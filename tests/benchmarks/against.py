@@ -8,12 +8,10 @@ from pathlib import Path
 
 import duckdb
 
-from tests.benchmarks.daily import _workspace
+from tests.benchmarks import workspaces
 from tests.benchmarks.measuring import ROOT, machine, markdown, median, python, whole_process, write_section
 from tests.benchmarks.parts import DAY
 
-KEPT = ("predictions", "runs", "profiles")
-"""What a day half scored leaves in the lake."""
 RIVALS = {
     "daft": "Daft",
     "polars": "Polars script",
@@ -22,17 +20,9 @@ RIVALS = {
     "pyspark": "Spark, local",
 }
 """By the package that each needs: `pip install -e '.[bench]'`."""
-OURS = "Lakescore, without suites, profile, drift and report"
-FULL = "Lakescore, with suites, profile, drift and report"
-JOBS = {OURS: "core", FULL: "batch_inference"}
-CORE = """
-[drift]
-enabled = false
-
-[report]
-enabled = false
-"""
-"""Select, uniqueness, the built-in checks, score, ledger and commit, as the default job does them."""
+OURS = "Lakescore, without validation, profile, drift and report"
+FULL = "Lakescore, with validation, profile, drift and report"
+JOBS = {OURS: workspaces.CORE, FULL: workspaces.FULL}
 NO_HALF = {"ray"}
 """Those whose documentation gives no way to leave out what is stored that fits into this memory."""
 
@@ -40,8 +30,7 @@ NO_HALF = {"ray"}
 def run(scratch: Path, rows: list[int], repeats: int) -> None:
     """Measures the smallest number of `rows`."""
     count = min(rows)
-    workspace = _workspace(scratch, count)
-    _add_core_job(workspace)
+    workspace = workspaces.make(scratch, count)
     text = [f"{machine()}. {count / 1e6:g}M rows. Seconds of whole processes, medians of {repeats}, taken in turn.\n"]
     first, half = _times(workspace, repeats, half=False), _times(workspace, repeats, half=True)
     lines = []
@@ -71,18 +60,11 @@ def _times(workspace: Path, repeats: int, *, half: bool) -> dict[str, float]:
     return {name: median(times) for name, times in found.items()}
 
 
-def _add_core_job(workspace: Path) -> None:
-    jobs = workspace / "dags" / "jobs"
-    text = (jobs / "batch_inference" / "job.toml").read_text()
-    (jobs / "core").mkdir()
-    (jobs / "core" / "job.toml").write_text(text + CORE)
-
-
 def _lay_out(workspace: Path, theirs: Path, *, half: bool) -> None:
     """Gives the rivals the same files; of a day half scored, half of the predictions, in one file."""
     shutil.rmtree(theirs, ignore_errors=True)
     theirs.mkdir()
-    day = workspace / "lake" / "unscored" / f"ds={DAY}"
+    day = workspaces.day(workspace)
     (theirs / "input").symlink_to(day)
     shutil.copy(workspace / "model.pt", theirs)
     if not half:
@@ -108,36 +90,31 @@ def _only(theirs: Path, file: Path) -> Path:
 
 def _score_half(workspace: Path, early: Path) -> None:
     """Scores half of the day, and keeps the lake as it then is for each run to begin with."""
-    day = workspace / "lake" / "unscored" / f"ds={DAY}"
+    day = workspaces.day(workspace)
     whole = workspace / "whole"
     day.rename(whole)
     day.mkdir()
     shutil.copy(early, day / "part-0.parquet")
-    _forget(workspace)
+    workspaces.forget(workspace)
     for job in JOBS.values():
         python("-m", "pipeline", "run", "--job", job, "--date", DAY, "--json", cwd=workspace)
     shutil.rmtree(day)
     whole.rename(day)
-    for kept in KEPT:
+    for kept in workspaces.KEPT:
         shutil.copytree(workspace / "lake" / kept, workspace / "half" / kept)
 
 
 def _ours(workspace: Path, job: str, *, half: bool) -> float:
-    _forget(workspace)
+    workspaces.forget(workspace)
     if half:
         shutil.copytree(workspace / "half", workspace / "lake", dirs_exist_ok=True)
     return whole_process("-m", "pipeline", "run", "--job", job, "--date", DAY, "--json", cwd=workspace)
 
 
-def _forget(workspace: Path) -> None:
-    for left in (*KEPT, "quality", "drift", "reports", ".staging"):
-        shutil.rmtree(workspace / "lake" / left, ignore_errors=True)
-
-
 def _check(output: Path, workspace: Path, *, half: bool) -> None:
     """A rival that leaves out rows would be fast."""
     with duckdb.connect() as con:
-        day = workspace / "lake" / "unscored" / f"ds={DAY}"
+        day = workspaces.day(workspace)
         counts = []
         for place, condition in ((day, "hash(id) % 2 = 1" if half else "true"), (output, "true")):
             rows = con.sql("SELECT id FROM read_parquet($p)", params={"p": f"{place}/**/*.parquet"})

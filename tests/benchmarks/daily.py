@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import workspaces
 from tests.benchmarks.measuring import in_process, machine, markdown, median, python, whole_process, write_section
 from tests.benchmarks.parts import DAY, PARTS
 
@@ -17,26 +17,11 @@ MB = 1e6
 
 def run(scratch: Path, rows: list[int], repeats: int) -> None:
     text = [f"{machine()}. Medians of {repeats} runs, taken in turn.\n"]
-    found = [_measure(_workspace(scratch, count), repeats) for count in rows]
+    found = [_measure(workspaces.make(scratch, count), repeats) for count in rows]
     text.append(_parts_table(rows, found))
     text.append("")
     text.append(_rerun_table(rows, found))
     write_section("daily", "\n".join(text))
-
-
-def _workspace(scratch: Path, rows: int) -> Path:
-    """Makes a day of input and a model of 6-64-64-2."""
-    folder = scratch / f"daily-{rows}"
-    shutil.rmtree(folder, ignore_errors=True)
-    python("-c", f"from pathlib import Path; from pipeline.demo import *; make_workspace(Path({str(folder)!r}))")
-    python(
-        "-c", f"from pathlib import Path; from pipeline.demo import train; train(Path({str(folder / 'model.pt')!r}))"
-    )
-    features = "age,income,tenure_days,num_purchases,avg_transaction_value,days_since_last_purchase"
-    register = ["models", "register", "model.pt", "--name", "batch_inference", "--version", "v1"]
-    python("-m", "pipeline", *register, "--features", features, "--alias", "production", cwd=folder)
-    python("-m", "pipeline", "generate", "--date", DAY, "--rows", rows, cwd=folder)
-    return folder
 
 
 def _measure(folder: Path, repeats: int) -> dict[str, Any]:
@@ -46,10 +31,10 @@ def _measure(folder: Path, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for name, results in parts.items():
             results.append(in_process("tests.benchmarks.parts", name, folder))
-        for left in ("predictions", "runs", ".staging"):
-            shutil.rmtree(folder / "lake" / left, ignore_errors=True)
-        runs.append(json.loads(python("-m", "tests.benchmarks.whole", folder).splitlines()[-1]))
-    again = [whole_process("-m", "pipeline", "run", "--date", DAY, "--json", cwd=folder) for _ in range(repeats * 2)]
+        workspaces.forget(folder)
+        runs.append(json.loads(python("-m", "tests.benchmarks.whole", folder, workspaces.CORE).splitlines()[-1]))
+    command = ["-m", "pipeline", "run", "--job", workspaces.CORE, "--date", DAY, "--json"]
+    again = [whole_process(*command, cwd=folder) for _ in range(repeats * 2)]
     imports = [whole_process("-c", "import duckdb, pydantic", cwd=folder) for _ in range(repeats * 2)]
     return {"parts": parts, "runs": runs, "again": median(again), "imports": median(imports)}
 
@@ -61,8 +46,8 @@ def _parts_table(rows: list[int], found: list[dict[str, Any]]) -> str:
     ]
     bounds = [sum(median([part.cpu_s for part in each["parts"][name]]) for name in PARTS) / cores for each in found]
     lines.append([f"**sum / {cores} cores**", *(f"**{bound:.2f}**" for bound in bounds)])
-    lines += [[f"run: {stage}, wall", *(f"{_stage(each, stage):.2f}" for each in found)] for stage in STAGES]
-    walls = [sum(_stage(each, stage) for stage in STAGES) for each in found]
+    lines += [[f"run: {stage}, wall", *(f"{stage_wall(each, stage):.2f}" for each in found)] for stage in STAGES]
+    walls = [sum(stage_wall(each, stage) for stage in STAGES) for each in found]
     lines.append(["**run, wall**", *(f"**{wall:.2f}**" for wall in walls)])
     lines.append(["**ratio**", *(f"**{wall / bound:.2f}**" for wall, bound in zip(walls, bounds, strict=True))])
     peaks = [median([run["peak_memory_bytes"] for run in each["runs"]]) for each in found]
@@ -79,6 +64,6 @@ def _rerun_table(rows: list[int], found: list[dict[str, Any]]) -> str:
     return markdown(["whole process", *(f"{count / 1e6:g}M rows" for count in rows)], lines)
 
 
-def _stage(each: dict[str, Any], name: str) -> float:
+def stage_wall(each: dict[str, Any], name: str) -> float:
     """Returns the median wall seconds of a stage. Loading the model is the stage `load`, left out."""
     return median([run["stages"][name] for run in each["runs"]])

@@ -18,7 +18,7 @@ from pipeline.drift import stage, store
 from pipeline.drift.counting import LEVELS, Counting, Spec
 from pipeline.drift.tables import to_bytes, to_table
 from pipeline.records import RunRecord, now
-from tests.benchmarks.daily import _workspace
+from tests.benchmarks import workspaces
 from tests.benchmarks.measuring import in_process, machine, markdown, measure, median, python, report, write_section
 from tests.benchmarks.parts import DAY
 from tests.workspace import Workspace
@@ -33,7 +33,7 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
     lines = [_of_history(scratch / "drift", days, repeats) for days in HISTORY]
     text = [machine(), "", f"One day of {COLUMNS} features, in a process of its own; medians of {repeats}.", ""]
     text.append(markdown(["days before", "wall s", "CPU s", "files of profiles in the lake"], lines))
-    found = [_of_rows(_workspace(scratch, count), repeats) for count in rows]
+    found = [_of_rows(workspaces.make(scratch, count), repeats) for count in rows]
     stages = ("plan", "validate_input", "score", "validate_output", "profile", "commit", "drift")
     lines = [[name, *(f"{each[name]:.2f}" for each in found)] for name in stages]
     lines.append(["score, with `enabled = false`", *(f"{each['without']:.2f}" for each in found)])

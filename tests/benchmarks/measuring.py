@@ -46,8 +46,12 @@ def in_process(module: str, *arguments: object) -> Measured:
 
 def python(*arguments: object, cwd: Path = ROOT) -> str:
     command = [sys.executable, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return subprocess.run(command, cwd=cwd, env=in_environment(), stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def in_environment() -> dict[str, str]:
+    """Returns the environment of a process that finds this checkout."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def whole_process(*arguments: object, cwd: Path = ROOT) -> float:

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.daily import MB, _stage, _workspace
+from tests.benchmarks import workspaces
+from tests.benchmarks.daily import MB, stage_wall
 from tests.benchmarks.measuring import machine, markdown, median, python, write_section
 
 VALIDATION = ("validate_input", "validate_output")
@@ -15,11 +16,11 @@ VALIDATION = ("validate_input", "validate_output")
 
 def run(scratch: Path, rows: list[int], repeats: int) -> None:
     text = [f"{machine()}. Medians of {repeats} runs.\n"]
-    found = [_measure(_workspace(scratch, count), repeats) for count in rows]
+    found = [_measure(workspaces.make(scratch, count), repeats) for count in rows]
     stages = (*VALIDATION, "score", "plan", "commit")
-    lines: list[list[object]] = [[stage, *(f"{_stage(each, stage):.2f}" for each in found)] for stage in stages]
-    spent = [sum(_stage(each, stage) for stage in VALIDATION) for each in found]
-    ratios = [whole / _stage(each, "score") for whole, each in zip(spent, found, strict=True)]
+    lines: list[list[object]] = [[stage, *(f"{stage_wall(each, stage):.2f}" for each in found)] for stage in stages]
+    spent = [sum(stage_wall(each, stage) for stage in VALIDATION) for each in found]
+    ratios = [whole / stage_wall(each, "score") for whole, each in zip(spent, found, strict=True)]
     lines.append(["**validation / score**", *(f"**{ratio:.2f}**" for ratio in ratios)])
     peaks = [median([run["peak_memory_bytes"] for run in each["runs"]]) for each in found]
     lines.append(["peak memory of the run", *(f"{peak / MB:,.0f} MB" for peak in peaks)])

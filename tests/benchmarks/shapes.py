@@ -36,6 +36,9 @@ enabled = false
 
 [report]
 enabled = false
+
+[quality]
+enabled = false
 """
 
 

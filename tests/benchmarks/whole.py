@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -9,16 +10,18 @@ from pathlib import Path
 import torch  # noqa: F401 - the run finds it imported
 
 import pipeline.commit
-import pipeline.quality.gx_engine
-import pipeline.quality.pages
 import pipeline.scoring  # noqa: F401 - likewise
 from pipeline import Context, Settings, find_job, run_day
 from tests.benchmarks.parts import DAY
 
 
-def main(folder: Path, job: str = "batch_inference") -> None:
+def main(folder: Path, name: str = "batch_inference") -> None:
     settings = Settings(lake=str(folder / "lake"), jobs=folder / "dags" / "jobs", models=str(folder / "models"))
-    record = run_day(Context.open(find_job(job, settings), settings), DAY).record
+    job = find_job(name, settings)
+    if job.quality.enabled:
+        importlib.import_module("pipeline.quality.gx_engine")
+        importlib.import_module("pipeline.quality.pages")
+    record = run_day(Context.open(job, settings), DAY).record
     assert record is not None
     stages = {stage.stage: stage.wall_s for stage in record.stages}
     print(json.dumps({"stages": stages, "peak_memory_bytes": record.peak_memory_bytes}))  # noqa: T201

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
@@ -14,8 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from pipeline.cli.app import COMMANDS, command_line
 from pipeline.records import State
+from pipeline.selection import check_input, has_more_rows
 from tests.conftest import ROOT, Lakescore
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -34,6 +40,49 @@ def imports_torch(done: subprocess.CompletedProcess[str]) -> bool:
     """Tells by what PYTHONPROFILEIMPORTTIME=1 has written."""
     assert re.search(r"\| +pipeline\.run\n", done.stderr)
     return bool(re.search(r"\| +torch\b", done.stderr))
+
+
+def known(command: str) -> set[str]:
+    """Returns the names of all commands where one is meant."""
+    group = get_command(command_line(command))
+    assert isinstance(group, TyperGroup)
+    return set(group.commands)
+
+
+def test_each_command_stands_beside_the_module_that_adds_it() -> None:
+    for module, commands in COMMANDS.items():
+        app = typer.Typer()
+        importlib.import_module(f"pipeline.cli.{module}").add_to(app)
+        added = [str(each.name or each.callback.__name__) for each in app.registered_commands if each.callback]
+        assert {*added, *(str(each.name) for each in app.registered_groups)} == set(commands)
+        assert all(known(name) == set(commands) for name in commands)
+    assert known("no such command") == {name for commands in COMMANDS.values() for name in commands}
+
+
+def test_run_imports_no_pandas_and_leaves_nothing_behind(
+    lakescore: Lakescore, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    workspace.day(table(100))
+    done = lakescore("run", *TOY, "--json")
+    assert imports_torch(done)
+    assert not re.search(r"\| +pandas\.", done.stderr), "of pandas itself, the look for it is told, too"
+    assert [outcome["state"] for outcome in json.loads(done.stdout)] == ["complete"]
+    assert not list(tmp_path.glob("lakescore-*")), "what is to be done at the end of a process was not done"
+
+
+@pytest.mark.parametrize(("rows", "early"), [(90, False), (100, False), (101, True)])
+def test_plan_of_a_scored_day_expects_to_score_only_if_there_are_more_rows(
+    workspace: Workspace, rows: int, *, early: bool
+) -> None:
+    ctx = workspace.context()
+    manifest = ctx.registry.resolve("toy", "v1")
+    workspace.day(table(100))
+    assert has_more_rows(ctx, check_input(ctx, manifest, DAY), DAY, "v1")
+    workspace.run()
+    workspace.day(table(rows))
+    assert has_more_rows(ctx, check_input(ctx, manifest, DAY), DAY, "v1") is early
 
 
 def test_run_does_what_plan_says_and_then_nothing(
@@ -96,9 +145,9 @@ def test_run_for_people_shows_the_ledger_and_what_was_predicted(
 
 @pytest.mark.slow
 def test_run_on_a_terminal_shows_progress_and_takes_it_away(workspace: Workspace) -> None:
-    workspace.day(table(100_000))
+    workspace.day(table(1_000_000))  # several batches: before the first there is nothing to share
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "200"}
     command = [sys.executable, "-m", "pipeline", "run", *TOY]
     with subprocess.Popen(
         command, cwd=workspace.root, env=environment, stdout=subprocess.PIPE, stderr=theirs
@@ -113,7 +162,8 @@ def test_run_on_a_terminal_shows_progress_and_takes_it_away(workspace: Workspace
         assert process.wait() == 0
     os.close(ours)
     assert b"score" in shown
-    assert b"rows/s" in shown
+    assert re.search(rb"rows/s, [\d.]+ [kM]?B read, [\d.]+ [kM]?B written", shown)
+    assert re.search(rb"judge \d+%, forward \d+%", shown)
 
 
 def test_run_without_date_is_about_yesterday(lakescore: Lakescore, workspace: Workspace) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pipeline.drift.counting import WHOLE, Counts, Spec
 from pipeline.drift.judge import Comparison, judge
 from pipeline.drift.tables import Profile
-from pipeline.job import Drift
+from pipeline.job_tables import Drift
 from tests import drift_calibration
 from tests.drift_calibration import Change, Setting, with_change, without_change
 

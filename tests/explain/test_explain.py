@@ -24,6 +24,7 @@ from pipeline.explain.history import Explained
 from pipeline.ingest import sources
 from pipeline.ingest.generate import generate_day
 from pipeline.ingest.importing import import_files
+from pipeline.model import golden
 from pipeline.records import State
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -246,6 +247,18 @@ def test_replay_reproduces_what_is_stored_and_tells_of_other_input(history: Work
     assert replays[3] is not None
     assert replays[3].same_input is False
     assert found.notes == []
+
+
+def test_replay_uses_the_precision_of_the_run(workspace: Workspace) -> None:
+    job = workspace.job() / "job.toml"
+    plain = job.read_text()
+    job.write_text(plain + '\n[engine]\nprecision = "bfloat16"\n')
+    workspace.day(40)
+    workspace.run()
+    job.write_text(plain)
+    (each,) = ask(workspace, "u3", replay=True).predictions
+    assert each.replay is not None
+    assert (each.replay.reproduced, each.replay.tolerance) == (True, golden.BFLOAT16_TOLERANCE)
 
 
 def test_replay_of_a_tampered_prediction_differs(history: Workspace) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.app import command_line
 from pipeline.errors import JobError, ModelMismatch, ModelRefused
 from pipeline.job import find_job
 from pipeline.model.card import Card
@@ -223,7 +223,7 @@ def test_register_command_keeps_signature_metrics_and_provenance(
     (tmp_path / "s.json").write_text('{"inputs": {"a": {"kind": "number", "null": 0.5}}}')
     options = "--features a,b --architecture mlp:tanh --signature s.json --metric auc=0.9 --metric loss=0.25 --json"
     done = CliRunner().invoke(
-        app, ["models", "register", "m.safetensors", "--name=m", "--version=v1", *options.split()]
+        command_line(), ["models", "register", "m.safetensors", "--name=m", "--version=v1", *options.split()]
     )
     assert (done.exit_code, done.exception) == (0, None)
     found = json.loads(done.stdout)
@@ -243,7 +243,8 @@ def test_register_command_refuses_what_is_misspelt(
     monkeypatch.chdir(tmp_path)
     _plain(tmp_path, network())
     done = CliRunner().invoke(
-        app, ["models", "register", "plain.pt", "--name=m", "--version=v1", "--features=a,b", *options.split()]
+        command_line(),
+        ["models", "register", "plain.pt", "--name=m", "--version=v1", "--features=a,b", *options.split()],
     )
     assert done.exit_code != 0
     assert not (tmp_path / "models").exists()

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.app import command_line
 from pipeline.errors import LakescoreError, ModelRefused, QualityStop, SchemaMismatch
 from pipeline.features import fingerprints, row_fingerprints, to_matrix
 from pipeline.model.card import Card
@@ -416,12 +416,12 @@ def test_explain_finds_the_row_and_reproduces_its_score(workspace: Workspace, mo
     workspace.day(rows())
     workspace.complete()
     monkeypatch.chdir(workspace.root)
-    done = CliRunner().invoke(app, ["explain", "u2", "--job", "toy", "--replay", "--json"])
+    done = CliRunner().invoke(command_line(), ["explain", "u2", "--job", "toy", "--replay", "--json"])
     assert (done.exit_code, done.exception) == (0, None), done.output
     (told,) = json.loads(done.stdout)["predictions"]
     assert told["input"]["same"]
     assert told["input"]["features"]["colour"] == rows().to_pylist()[2]["colour"]
     assert told["replay"]["difference"] <= told["replay"]["tolerance"]
     assert told["attribution"] is None
-    shown = CliRunner().invoke(app, ["explain", "u2", "--job", "toy", "--replay"])
+    shown = CliRunner().invoke(command_line(), ["explain", "u2", "--job", "toy", "--replay"])
     assert (shown.exit_code, shown.exception) == (0, None)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from pipeline.cli.app import app
+from pipeline.cli.app import command_line
 from pipeline.errors import ModelNotFound, ModelRefused, UsageError
 from pipeline.model import mlflow as ours
 from pipeline.model.registry import Registry
@@ -78,7 +78,7 @@ def publish_file(path: Path, name: str = "files") -> Any:
 
 def register(url: str, *options: str) -> Result:
     arguments = ["models", "register", url, "--name=m", "--version=v1", "--features=a,b", *options]
-    return CliRunner().invoke(app, arguments)
+    return CliRunner().invoke(command_line(), arguments)
 
 
 def test_program_of_mlflow_is_registered_and_gives_its_outputs(store: Path) -> None:

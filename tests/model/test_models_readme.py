@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.app import command_line
 
 README = Path(__file__).parent.parent.parent / "models" / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -28,7 +28,7 @@ def run_examples(section: str, languages: list[str]) -> list[str]:
             continue
         for line in text.splitlines():
             program, *arguments = shlex.split(line)
-            result = CliRunner().invoke(app, arguments)
+            result = CliRunner().invoke(command_line(), arguments)
             assert program == "lakescore"
             assert (result.exit_code, result.exception) == (0, None), line
             printed.append(result.stdout)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.app import command_line
 from pipeline.errors import JobError, ModelMismatch, ModelRefused, QualityStop
 from pipeline.job import find_job
 from pipeline.model.card import Card
@@ -279,15 +279,15 @@ def test_commands_show_what_a_task_gives(
 ) -> None:
     register(workspace, network(outputs), classes, **signature)
     monkeypatch.chdir(workspace.root)
-    run = CliRunner().invoke(app, ["run", "--job", "toy", "--date", DAY])
+    run = CliRunner().invoke(command_line(), ["run", "--job", "toy", "--date", DAY])
     assert (run.exit_code, run.exception) == (0, None)
     assert said in run.output
     text = f"SELECT count({column}) AS n FROM predictions"
-    shown = CliRunner().invoke(app, ["query", text, "--json"])
+    shown = CliRunner().invoke(command_line(), ["query", text, "--json"])
     assert (shown.exit_code, shown.exception) == (0, None)
     assert json.loads(shown.stdout)[0]["n"] == ROWS
     text = "SELECT value_range IS NOT NULL AS ranged, items FROM runs"
-    (found,) = json.loads(CliRunner().invoke(app, ["query", text, "--json"]).stdout)
+    (found,) = json.loads(CliRunner().invoke(command_line(), ["query", text, "--json"]).stdout)
     assert found == {"ranged": column != "prediction", "items": 3 if column == "top_items" else None}
 
 
@@ -295,7 +295,7 @@ def test_value_distribution_is_that_of_the_stored_values(workspace: Workspace, m
     register(workspace, network(1), task="regression")
     workspace.complete()
     monkeypatch.chdir(workspace.root)
-    shown = CliRunner().invoke(app, ["query", "value_distribution", "--json"])
+    shown = CliRunner().invoke(command_line(), ["query", "value_distribution", "--json"])
     assert (shown.exit_code, shown.exception) == (0, None)
     (row,) = json.loads(shown.stdout)
     values = [each["value"] for each in workspace.stored()]

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from pipeline.cli.app import app
+from pipeline.cli.app import command_line
 from pipeline.errors import JobError, ModelMismatch, ModelRefused, QualityStop
 from pipeline.model.card import Card
 from pipeline.model.manifest import digest
@@ -131,7 +131,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def command(*arguments: str) -> Result:
-    return CliRunner().invoke(app, [*arguments])
+    return CliRunner().invoke(command_line(), [*arguments])
 
 
 def load_as_torch_does(path: Path) -> None:

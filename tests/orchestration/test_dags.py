@@ -94,6 +94,7 @@ def test_dag_file_with_one_broken_job_keeps_the_others(project: AirflowProject) 
     assert "did you mean 'name'" in found["dags"]["broken"]["doc"]
 
 
+@pytest.mark.slow
 def test_dag_run_commits_and_tells(project: AirflowProject) -> None:
     """One whole run, in Airflow's own process for tests; the bad days and the nights are in test_scheduler.py."""
     workspace = project.workspace

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.errors import QualityStop
 from pipeline.records import CheckResult, RunRecord, State
+from tests.conftest import Lakescore
 from tests.workspace import DAY, Workspace, changed, table
 
 BETWEEN = "expect_column_values_to_be_between"
@@ -40,6 +41,20 @@ def rejected(workspace: Workspace) -> dict[str, list[str]]:
 def limit(workspace: Workspace, share: float) -> None:
     path = workspace.settings.jobs / "toy" / "job.toml"
     path.write_text(path.read_text().replace("max_quarantined = 1.0", f"max_quarantined = {share}"))
+
+
+def test_job_without_quality_validates_only_when_asked(workspace: Workspace, lakescore: Lakescore) -> None:
+    suite(workspace, rule(BETWEEN, column="a", min_value=1000, max_value=2000, meta={"name": "a_range"}))
+    workspace.day(changed(table(20), "b", {0: None}))
+    with (workspace.settings.jobs / "toy" / "job.toml").open("a") as file:
+        file.write("[quality]\nenabled = false\n")
+    record = workspace.complete()
+    assert record.ledger is not None
+    assert (record.ledger.scored.rows, record.ledger.quarantined.rows) == (19, 1), "a policy holds without a suite"
+    assert {check.suite for check in record.checks} == {"model"}
+    assert not (workspace.lake / "quality").exists()
+    asked = lakescore("validate", "--job", "toy", "--date", DAY)
+    assert "quarantined critical a_range 20 rows" in asked.stdout
 
 
 def test_run_rows_that_break_a_rule_go_to_quarantine_with_all_reasons_and_the_rest_is_scored(

@@ -196,6 +196,8 @@ def test_run_page_shows_ledger_checks_stages_and_files(workspace: Workspace) -> 
     assert "null:a 2" in plain
     assert record.committed[0].path in plain
     assert all(stage.stage in plain for stage in record.stages)
+    assert all(f"{stage.bytes_read:,}" in plain for stage in record.stages if stage.bytes_read is not None)
+    assert "The model ran on cpu in float32: 8,192 rows at a time, 2 workers (default)" in plain
     assert all(check.name in plain for check in record.checks)
 
 

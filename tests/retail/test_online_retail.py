@@ -110,7 +110,7 @@ def retail(features: Path, checkpoint: Path, tmp_path: Path) -> Retail:
 @pytest.mark.parametrize(
     "span",
     [
-        pytest.param(TEN_DAYS, id="ten-days"),
+        pytest.param(TEN_DAYS, id="ten-days", marks=pytest.mark.slow),
         pytest.param(ALL_DAYS, id="all-days", marks=[pytest.mark.slow, pytest.mark.timeout(3 * TIMEOUT_S)]),
     ],
 )

@@ -1,0 +1,82 @@
+"""What a process of our own does to start and to end quickly: torch and pandas take seconds where nobody looks."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import sys
+from importlib.abc import MetaPathFinder
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from pipeline.context import Context
+
+TURN_S = 0.0005
+"""After which a thread gives way to another that waits for the interpreter. By default that is ten times as long:
+while torch is imported, whoever calls DuckDB or numpy would wait so long after each call."""
+
+_own = False
+
+
+def own() -> None:
+    """Says that this process does nothing but one command of ours."""
+    global _own  # noqa: PLW0603 - there is one process
+    _own = True
+    sys.setswitchinterval(TURN_S)
+
+
+def import_meanwhile(ctx: Context, *, scores: bool) -> None:
+    """Imports what takes seconds while the plan is made. If it fails, the stage that needs it meets the error itself.
+
+    Great Expectations takes four to five seconds, for a job with a suite of its own; torch takes two.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    suites = ctx.job.quality.enabled and any(
+        (ctx.job.folder / f"{side}.json").is_file() for side in ("input", "output")
+    )
+    if _own and not suites:
+        _without_pandas()
+    modules = [*(["pipeline.quality.gx_engine"] if suites else []), *(["torch"] if scores else [])]
+    pool = ThreadPoolExecutor(1, thread_name_prefix="import")
+    for module in modules:
+        pool.submit(importlib.import_module, module)
+    pool.shutdown(wait=False)
+
+
+def _without_pandas() -> None:
+    """Keeps pyarrow from importing pandas, a third of a second, which it does with the first value that it converts.
+
+    It looks for it once, and takes for granted then that there is none. pandas comes with Great Expectations.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    hidden = _Hidden()
+    sys.meta_path.insert(0, hidden)
+    try:
+        pa.scalar(0)
+    finally:
+        sys.meta_path.remove(hidden)
+
+
+class _Hidden(MetaPathFinder):
+    def find_spec(self, fullname: str, _path: object, _target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
+def leave(ended: SystemExit) -> NoReturn:
+    """Ends the process without taking the interpreter apart, which takes half a second with torch."""
+    if not isinstance(ended.code, int):
+        raise ended
+    atexit._run_exitfuncs()  # noqa: SLF001 - those of logging, DuckDB, telemetry; multiprocessing calls it, too
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError:
+        raise ended from None  # a closed pipe: the interpreter has its own way to say so
+    os._exit(ended.code)

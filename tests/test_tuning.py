@@ -1,0 +1,242 @@
+"""Batch size and workers: measured once a model and machine, remembered, or set."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import machine, scoring, tuning
+from pipeline.model.manifest import Signature
+from pipeline.model.predictor import SLICE_ROWS, Predictor
+from pipeline.records import EngineUsed, RunRecord, StageReport
+from pipeline.streaming import AHEAD
+from tests.workspace import Workspace
+
+SIGNATURE = Signature(features=("a", "b"), classes=(0, 1))
+HERE = tuning.Machine(
+    processor="a", cores=2, physical_cores=2, device="cpu", torch="2", precision="float32", compiled=False
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As a run sets it: threads of torch that wait for each other in a loop would be measured too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Costs(nn.Module):
+    """A model that keeps one core busy: for some time each call, and for each row beyond a number of them."""
+
+    def __init__(self, call_s: float, row_s: float, beyond: int) -> None:
+        super().__init__()
+        self.call_s, self.row_s, self.beyond = call_s, row_s, beyond
+        self.seen: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        end = time.thread_time() + self.call_s + self.row_s * max(0, len(x) - self.beyond)
+        while time.thread_time() < end:
+            pass
+        return x
+
+
+def predictor(module: nn.Module) -> Predictor:
+    return Predictor(module, SIGNATURE, "cpu")
+
+
+def measured(module: nn.Module, *, rows: int = 5_000_000, most_rows: int = 122_880) -> tuning.Tuning:
+    return tuning.measure(predictor(module), "model", HERE, rows, most_rows)
+
+
+def test_measure_calls_that_cost_take_more_rows_at_a_time_until_that_saves_little() -> None:
+    found = measured(Costs(0.001, 5e-8, 0))  # 65,536 rows take 4.3 ms, 16,384 rows 1.8 ms: 70% more a row
+    assert found.batch_rows >= 32_768
+    assert sorted(found.rows_per_s) == list(tuning.CANDIDATES)
+
+
+def test_measure_rows_that_cost_beyond_a_size_keep_to_it() -> None:
+    module = Costs(0.0002, 1e-6, 4096)
+    found = measured(module)
+    assert found.batch_rows == 4096
+    assert max(module.seen) <= 16_384, "two sizes that are much slower are enough"
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ({1024: 3.0e6}, 1024),
+        ({1024: 3.0e6, 2048: 3.05e6, 4096: 2.0e6}, 1024),
+        ({1024: 3.0e6, 2048: 3.2e6, 4096: 3.25e6, 8192: 3.1e6}, 2048),
+        ({1024: 1.0e6, 2048: 2.0e6, 4096: 4.0e6}, 4096),
+    ],
+)
+def test_fastest_is_the_smallest_that_is_nearly_as_fast_as_the_best(rates: dict[int, float], expected: int) -> None:
+    assert tuning.fastest(rates) == expected
+
+
+@pytest.mark.parametrize("module", [nn.Linear(2, 2), Costs(0.001, 0, 0)])
+def test_measure_takes_little_time(module: nn.Module) -> None:
+    began = time.thread_time()
+    measured(module)
+    assert time.thread_time() - began < 2 * tuning.BUDGET_S
+
+
+def test_measure_of_a_slow_model_may_take_a_hundredth_of_the_day() -> None:
+    module = Costs(0, 1e-4, 0)  # 0.1 s for 1,024 rows
+    assert sorted(measured(module, rows=2_000).rows_per_s) == [1024]
+    module.seen.clear()
+    assert sorted(measured(module, rows=2_000_000).rows_per_s)[:2] == [1024, 2048]  # 1 s of 100 s with two workers
+
+
+def test_measure_is_bounded_by_what_is_read_at_once_and_by_the_widest_layer() -> None:
+    assert max(measured(nn.Linear(2, 2), most_rows=8192).rows_per_s) <= 8192
+    wide = nn.Sequential(nn.Linear(2, 4000), nn.Linear(4000, 2))
+    assert max(measured(wide).rows_per_s) <= 4096
+    vocabulary = nn.Sequential(nn.Linear(2, 2))
+    vocabulary.register_module("unused", nn.Embedding(1_000_000, 8))
+    assert tuning._widest(predictor(vocabulary)) == 2
+
+
+class Jams(nn.Module):
+    """A model that waits for a while, and where it jams, five times as long if another thread is inside too."""
+
+    def __init__(self, *, jam: bool) -> None:
+        super().__init__()
+        self.jam, self.inside, self.lock = jam, 0, threading.Lock()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.lock:
+            self.inside += 1
+            together = self.inside > 1
+        time.sleep(0.015 if self.jam and together else 0.003)
+        with self.lock:
+            self.inside -= 1
+        return x
+
+
+def test_fewer_or_all_takes_the_fewer_unless_the_more_are_faster() -> None:
+    rows = tuning._rows(predictor(nn.Linear(2, 2)), 2048)
+    until = time.perf_counter() + 0.1
+    assert tuning.fewer_or_all(predictor(Jams(jam=True)), rows, 1024, (1, 2), until) == 1
+    assert tuning.fewer_or_all(predictor(Jams(jam=False)), rows, 1024, (1, 2), until) == 2
+
+
+# In a run
+
+
+def used(record: RunRecord | None) -> EngineUsed:
+    assert record is not None
+    (found,) = [stage.engine for stage in record.stages if stage.engine is not None]
+    return found
+
+
+def remembered(workspace: Workspace) -> list[Path]:
+    return sorted((workspace.lake / ".tuning").glob("*.json"))
+
+
+def run(workspace: Workspace, day: int, rows: int = 100) -> EngineUsed:
+    ds = f"2026-01-{day:02d}"
+    workspace.day(rows, ds)
+    return used(workspace.run(ds, threads=None).record)
+
+
+def test_run_of_few_rows_measures_nothing(workspace: Workspace) -> None:
+    found = run(workspace, 1)
+    assert (found.chosen, found.batch_rows, found.workers) == ("default", SLICE_ROWS, machine.usable_cores())
+    assert (found.device, found.precision, found.compiled) == ("cpu", "float32", False)
+    assert not remembered(workspace)
+
+
+@pytest.fixture
+def worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "WORTH_IT_ROWS", 100)
+
+
+@pytest.mark.usefixtures("worth_it")
+def test_run_of_many_rows_measures_once_and_remembers(workspace: Workspace) -> None:
+    first = run(workspace, 1)
+    (file,) = remembered(workspace)
+    assert first.chosen == "measured"
+    assert first.batch_rows in tuning.CANDIDATES
+    second = run(workspace, 2, rows=10)
+    assert second == first.model_copy(update={"chosen": "remembered"})
+    assert remembered(workspace) == [file]
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps({**kept, "batch_rows": 77}))
+    assert run(workspace, 3).batch_rows == 77
+    workspace.model("v2", seed=1)
+    assert run(workspace, 3).chosen == "measured"
+    assert len(remembered(workspace)) == 2
+
+
+DAMAGES: dict[str, dict[str, Any] | bytes] = {
+    "not JSON": b"\0\1 no JSON",
+    "empty": b"",
+    "no rows": {"batch_rows": 0},
+    "too many workers": {"workers": 1_000_000},
+    "a later format": {"format": 2},
+    "another model": {"model": "0" * 64},
+    "another machine": {"machine": {**HERE.model_dump(), "processor": "another"}},
+}
+
+
+@pytest.mark.usefixtures("worth_it")
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_run_damaged_or_foreign_measurement_is_made_again(workspace: Workspace, damage: dict[str, Any] | bytes) -> None:
+    run(workspace, 1)
+    (file,) = remembered(workspace)
+    kept = json.loads(file.read_text())
+    file.write_bytes(damage if isinstance(damage, bytes) else json.dumps({**kept, **damage}).encode())
+    assert run(workspace, 2).chosen == "measured"
+    assert json.loads(file.read_text())["model"] == kept["model"]
+    assert run(workspace, 3).chosen == "remembered"
+
+
+@pytest.mark.usefixtures("worth_it")
+def test_run_what_the_job_sets_is_not_measured(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "measure", lambda *_: pytest.fail("measured"))
+    job = workspace.job() / "job.toml"
+    job.write_text(job.read_text() + "\n[engine]\nbatch_rows = 33\nthreads = 2\n")
+    assert (found := run(workspace, 1)).chosen == "set"
+    assert (found.batch_rows, found.workers) == (33, 2)
+
+
+@pytest.mark.usefixtures("worth_it")
+def test_run_fewer_workers_let_the_others_end_after_what_they_have_read(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, batches = 8192, 40
+    monkeypatch.setattr(scoring, "BATCH_ROWS", batch)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    monkeypatch.setattr(machine, "physical_cores", lambda: 1)
+    monkeypatch.setattr(tuning, "fewer_or_all", lambda *_: 1)
+    calls: Counter[str] = Counter()
+    real = Predictor.predict_arrow
+
+    def counting(self: Predictor, matrix: Any, batch_rows: int) -> Any:
+        if (name := threading.current_thread().name).startswith("score"):
+            calls[name] += 1
+        return real(self, matrix, batch_rows)
+
+    monkeypatch.setattr(Predictor, "predict_arrow", counting)
+    assert run(workspace, 1, rows=batches * batch).workers == 1
+    assert sum(calls.values()) == batches
+    assert min(calls.values()) <= AHEAD + 1 < batches / 2
+    assert len(workspace.stored("SELECT DISTINCT id FROM predictions")) == batches * batch
+
+
+def test_record_from_before_has_no_engine() -> None:
+    report = StageReport.model_validate_json('{"stage": "score", "wall_s": 1.0, "cpu_s": 1.0, "rows": 5, "busy": {}}')
+    assert report.engine is None

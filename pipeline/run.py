@@ -139,12 +139,16 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None, *
 
 
 def validate_input(ctx: Context, record: RunRecord) -> RunRecord:
+    if not ctx.job.quality.enabled:
+        return record
     from pipeline.quality import stages
 
     return _stage(ctx, record, stages.validate_input)
 
 
 def validate_output(ctx: Context, record: RunRecord) -> RunRecord:
+    if not ctx.job.quality.enabled:
+        return record
     from pipeline.quality import stages
 
     return _stage(ctx, record, stages.validate_output)

@@ -26,7 +26,6 @@ from pipeline.keys import KEY_TYPES, canonical, check_same_key, check_stored_key
 from pipeline.lake import Partition
 from pipeline.model.fit import check_fit
 from pipeline.model.registry import check_pinned, check_trusted
-from pipeline.quality import rowrules
 from pipeline.records import FileInfo, Plan, Term
 
 if TYPE_CHECKING:
@@ -305,6 +304,8 @@ def _add_duplicates(con: Connection, plan: Plan) -> None:
 
 def _mark_broken(selection: Selection, ctx: Context) -> None:
     """Adds to the candidates, as `__broken`, the rules that each breaks, but for what a person has released."""
+    from pipeline.quality import rowrules
+
     con, plan = selection.con, selection.plan
     rowrules.mark(con.view("unmarked"), plan.broken).create_view("marked")
     con.view("marked").create_view("candidates")

@@ -109,10 +109,10 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None, *
 
     If the run goes on in this process, what the next stages need is imported meanwhile.
     """
-    from pipeline import selection
+    from pipeline import selection, unscored
 
     with timed("plan") as clock:
-        files = selection.check_input(ctx, manifest, ds)
+        files = unscored.check_input(ctx, manifest, ds)
         meanwhile = None
         if goes_on:
             scores = selection.has_more_rows(ctx, files, ds, manifest.version)

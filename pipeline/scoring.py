@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import database, ledger, machine, queries, selection, staging, tuning
+from pipeline import database, ledger, machine, queries, selection, staging, tuning, unscored
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, with_reasons
 from pipeline.drift.tally import Tallies
@@ -54,7 +54,7 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
             counts = staged.run()
             clock.rows, clock.busy, clock.engine = counts["scored"], staged.busy, staged.engine
     except UnreadableFile:
-        selection.check_input_unchanged(ctx, record.plan, record.ds)
+        unscored.check_input_unchanged(ctx, record.plan, record.ds)
         raise
     _stop_if_too_many(ctx, record, counts["quarantined"])
     stages = (*record.stages, staged.loading, clock.report.without(staged.loading))

@@ -110,13 +110,13 @@ def _resumable(ctx: Context, ds: str, name: str, run_id: str) -> RunRecord | Non
 
 def _check(ctx: Context, ds: str) -> dict[str, Any]:
     """Tells which run a day needs: a new one, or its last complete one if nothing has changed since."""
-    from pipeline import selection
+    from pipeline import unscored
 
     manifest = ctx.registry.resolve(ctx.job.model.name, ctx.job.model.version)
     if (done := check.up_to_date(ctx, manifest, ds)) is not None:
         return {**summary(run.repair(ctx, done)), "up_to_date": True}
     try:
-        selection.check_input(ctx, manifest, ds)
+        unscored.check_input(ctx, manifest, ds)
     except InputMissing:
         if ctx.job.policy.missing_input != "skip":
             raise

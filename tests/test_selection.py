@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import database, run, selection
+from pipeline import database, run, selection, unscored
 from pipeline.errors import (
     InputChanged,
     InputMissing,
@@ -498,7 +498,7 @@ def test_input_removed_after_the_plan_is_changed_and_not_damaged(workspace: Work
     assert caught.value.transient
     assert caught.value.where == "unscored/ds=2026-01-01/1.parquet"
     with pytest.raises(InputChanged):
-        selection.check_input_unchanged(ctx, record.plan, DAY)
+        unscored.check_input_unchanged(ctx, record.plan, DAY)
 
 
 def test_make_plan_leaves_a_core_to_what_goes_on_meanwhile(workspace: Workspace) -> None:
@@ -511,6 +511,6 @@ def test_make_plan_leaves_a_core_to_what_goes_on_meanwhile(workspace: Workspace)
         with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
             return int(con.sql("SELECT current_setting('threads')").fetchall()[0][0])
 
-    files = selection.check_input(ctx, manifest, DAY)
+    files = unscored.check_input(ctx, manifest, DAY)
     selection.make_plan(ctx, manifest, DAY, files, lambda: seen.append(threads()))
     assert (seen, threads()) == ([1], 2)

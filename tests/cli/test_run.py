@@ -21,7 +21,8 @@ from typer.main import get_command
 
 from pipeline.cli.app import COMMANDS, command_line
 from pipeline.records import State
-from pipeline.selection import check_input, has_more_rows
+from pipeline.selection import has_more_rows
+from pipeline.unscored import check_input
 from tests.conftest import ROOT, Lakescore
 from tests.workspace import DAY, Workspace, changed, table
 

@@ -68,7 +68,8 @@ def _count(ctx: Context, manifest: Manifest, ds: str) -> tuple[dict[str, int], i
     plan = selection.make_plan(ctx, manifest, ds, unscored.check_input(ctx, manifest, ds))
     partition = Partition(ctx.job.name, ds, manifest.version)
     with selection.select(ctx, plan, partition) as selected:
-        plan = stages.with_broken_rules(ctx, plan, ds, examine.broken_rules(ctx, selected.con))
+        broken = examine.broken_rules(ctx, selected.con) if ctx.job.quality.enabled else ()
+        plan = stages.with_broken_rules(ctx, plan, ds, broken)
     with selection.select(ctx, plan, partition) as selected:
         counts = scoring.preview(ctx, selected)
     return {**counts, "candidates": plan.candidates.rows}, sum(map(len, plan.input.values()))

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 ROUNDS = 3
 """How often a run plans again after the input changed or another run was faster."""
 
+READ_QUICKLY = 20_000_000
+"""Rows whose keys are read in about the time that the imports take."""
+
 STAGES = ("plan", "validate_input", "score", "validate_output", "profile", "commit", "drift", "report")
 """The stages that have a run record, in order: functions of this module. `stages.py` and Airflow go by this list."""
 
@@ -115,8 +118,12 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None, *
         files = unscored.check_input(ctx, manifest, ds)
         meanwhile = None
         if goes_on:
-            scores = selection.has_more_rows(ctx, files, ds, manifest.version)
-            meanwhile = partial(process.import_meanwhile, ctx, scores=scores)
+            found, stored = selection.rows_by_footers(ctx, files, ds, manifest.version)
+            if modules := process.to_import(ctx, scores=found > stored):
+                meanwhile = partial(process.import_meanwhile, modules)
+            if meanwhile is not None and found > READ_QUICKLY:
+                meanwhile()  # and all cores are for the plan, which takes longer
+                meanwhile = None
         planned = selection.make_plan(ctx, manifest, ds, files, meanwhile)
         clock.rows = planned.candidates.rows
     record = RunRecord(

@@ -122,13 +122,12 @@ def whole_input(ctx: Context, ds: str) -> Iterator[tuple[Connection, dict[str, i
         yield con, counts
 
 
-def has_more_rows(ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, version: str) -> bool:
-    """Tells from footers whether the input has more rows than are stored, so that some are likely to be new."""
+def rows_by_footers(ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, version: str) -> tuple[int, int]:
+    """Returns how many rows the input has and how many are stored, as the files' footers tell it: a guess at a run."""
     base = ctx.lake.parts(Partition(ctx.job.name, ds, version))
-    if not base:
-        return True
-    with unscored.connection(ctx) as con, database.explained(unscored.where(files)):
-        return database.rows(con, unscored.paths(ctx, files)) > database.rows(con, unscored.where_all(ctx, base))
+    found, stored = unscored.paths(ctx, files), unscored.where_all(ctx, base)
+    with unscored.connection(ctx) as con, database.explained(unscored.where(files), [*found, *stored]):
+        return database.rows(con, found), database.rows(con, stored) if stored else 0
 
 
 def make_plan(
@@ -154,10 +153,9 @@ def make_plan(
         for file in lake.parts(Partition(job.name, ds, version))
     ]
     where = unscored.where(files)
-    with unscored.connection(ctx) as con:
+    with unscored.connection(ctx, spare=1 if meanwhile else 0) as con:
         _candidates(con, ctx, files, ds, job.input.key, job.input.carry, features)
-        reading = database.explained(where, unscored.paths(ctx, files))
-        with reading, database.sparing_a_core(con, spare=meanwhile is not None):
+        with database.explained(where, unscored.paths(ctx, files)):
             if meanwhile is not None:
                 meanwhile()
             found = con.sql(queries.load("select/uniqueness"))

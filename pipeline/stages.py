@@ -19,11 +19,24 @@ from pipeline.lake import Partition
 from pipeline.records import RunRecord, State, new_run_id
 
 if TYPE_CHECKING:
+    from pipeline.job import Job
     from pipeline.model.manifest import Manifest
 
 CHECK, LATE_ROWS = "check", "late_rows"
 NAMES = (CHECK, *run.STAGES, LATE_ROWS)
 BEFORE_COMMIT = run.STAGES[: run.STAGES.index("commit")]
+
+
+def of(job: Job) -> list[str]:
+    """Returns the stages with a run record, in order, less those that the job has switched off."""
+    off: set[str] = set()
+    if not job.quality.enabled:
+        off |= {"validate_input", "validate_output"}
+    if not job.drift.enabled:
+        off |= {"profile", "drift"}
+    if not job.report.enabled:
+        off.add("report")
+    return [name for name in run.STAGES if name not in off]
 
 
 def run_stage(ctx: Context, name: str, ds: str, run_id: str | None = None) -> dict[str, Any]:

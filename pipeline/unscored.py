@@ -13,6 +13,7 @@ from pipeline.context import Context
 from pipeline.errors import InputChanged, InputMissing, JobError, ModelMismatch, SchemaMismatch, nearest
 from pipeline.keys import KEY_TYPES, canonical, check_same_key, check_stored_key
 from pipeline.lake import Partition
+from pipeline.machine import usable_cores
 from pipeline.model.fit import check_fit
 from pipeline.model.registry import check_pinned, check_trusted
 from pipeline.records import FileInfo, Plan
@@ -73,8 +74,18 @@ def check_input(ctx: Context, manifest: Manifest, ds: str) -> dict[str, tuple[Fi
 
 
 @contextmanager
-def connection(ctx: Context) -> Iterator[Connection]:
-    with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
+def connection(ctx: Context, *, spare: int = 0) -> Iterator[Connection]:
+    """Opens an empty database in DuckDB, which leaves `spare` cores of several to what goes on meanwhile.
+
+    A thread more than there are cores, and each of them takes longer. Such an instance of DuckDB is not kept, so that
+    its memory is free again, too.
+    """
+    engine = ctx.job.engine
+    if spare:
+        opened = database.connection(engine.memory_limit, max(1, (engine.threads or usable_cores()) - spare))
+    else:
+        opened = database.workplace(engine.memory_limit, engine.threads)
+    with opened as con:
         ctx.lake.storage.attach(con)
         yield con
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 import sys
@@ -17,6 +18,9 @@ TURN_S = 0.0005
 """After which a thread gives way to another that waits for the interpreter. By default that is ten times as long:
 while torch is imported, whoever calls DuckDB or numpy would wait so long after each call."""
 
+GARBAGE = 100_000
+"""New objects after which garbage is looked for, instead of 700: imports make a million, and none of them is any."""
+
 _own = False
 
 
@@ -25,6 +29,7 @@ def own() -> None:
     global _own  # noqa: PLW0603 - there is one process
     _own = True
     sys.setswitchinterval(TURN_S)
+    gc.set_threshold(GARBAGE)
 
 
 def to_import(ctx: Context, *, scores: bool) -> list[str]:

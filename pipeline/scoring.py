@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH_VALUES = 750_000
-"""Feature values in one batch: 61,440 rows of up to 12 features, fewer rows of wider ones."""
-BATCH_ROWS = 61_440
+BATCH_VALUES = 1_500_000
+"""Feature values in one batch: 122,880 rows of up to 12 features, fewer rows of wider ones."""
+BATCH_ROWS = 122_880
 SHOWN_EVERY_S = 0.25
 """What the workers do with their time: on CUDA it takes longer to count the more has been scored."""
 

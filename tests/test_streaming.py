@@ -99,12 +99,16 @@ class Seen:
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_who_watches_hears_what_the_workers_do_if_it_wants(workspace: Workspace) -> None:
+@pytest.mark.parametrize(("every_s", "times"), [(0.0, ROWS // BATCH), (1e6, 1)])
+def test_who_watches_hears_what_the_workers_do_if_it_wants(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, every_s: float, times: int
+) -> None:
+    monkeypatch.setattr(scoring, "SHOWN_EVERY_S", every_s)
     workspace.day(ROWS)
     seen = Seen()
     run.run_day(dataclasses.replace(workspace.context(), progress=seen), DAY)
     assert ("score", ROWS) in seen.done
-    assert len(seen.busy) == ROWS // BATCH
+    assert len(seen.busy) == times
     assert set(seen.busy[-1]) == {"read", "judge", "forward", "write"}
     assert sum(seen.busy[-1].values()) == pytest.approx(1)
 

@@ -123,7 +123,7 @@ class _Staging:
         self.engine: EngineUsed | None = None
         """How it is run, once it is loaded."""
         self.gpu: Busy | None = None
-        self._shown_at = 0.0
+        self._shown_at = float("-inf")
 
     @property
     def loading(self) -> StageReport:
@@ -231,7 +231,7 @@ class _Staging:
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         self.ctx.progress(stage, done, total)
-        if (at := time.monotonic()) > self._shown_at + SHOWN_EVERY_S:
+        if (at := time.monotonic()) >= self._shown_at + SHOWN_EVERY_S:
             self._shown_at = at
             self.ctx.show_workers(lambda: self.busy)
 

@@ -120,7 +120,7 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function a tas
         done = check(ds)
         if job.policy.missing_input == "wait":
             wait_for_input(ds) >> done
-        for name in stages.run.STAGES:
+        for name in stages.of(job):
             done = stage_task(name, done)
         if job.lookback:
             done = stage_task(stages.LATE_ROWS, done)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import database, ledger, queries, selection, staging
+from pipeline import database, ledger, queries, selection, staging, unscored
 from pipeline.context import Context, peak_memory_bytes, timed
 from pipeline.errors import CommitUnknown, InputChanged, LedgerImbalance
 from pipeline.lake import Partition
@@ -41,7 +41,7 @@ def commit(ctx: Context, record: RunRecord) -> RunRecord:
         return _settle(ctx, stored)
     if _staging_is_gone(ctx, record):
         return _gone(ctx, record)
-    selection.check_input_unchanged(ctx, record.plan, record.ds)
+    unscored.check_input_unchanged(ctx, record.plan, record.ds)
     with timed("commit") as clock, selection.select(ctx, record.plan, partition) as selected:
         with _base_unchanged(ctx, record, partition):
             staged = staging.files(ctx, record, "scored")

@@ -70,20 +70,6 @@ def workplace(memory_limit: str, threads: int | None) -> Iterator[Connection]:
             other.execute(f"DETACH {name}")
 
 
-@contextmanager
-def sparing_a_core(con: Connection, *, spare: bool = True) -> Iterator[None]:
-    """Leaves one core of several to others: with a thread more than cores, each of them takes longer in all."""
-    threads = int(con.sql("SELECT current_setting('threads')").fetchall()[0][0])
-    if not spare or threads == 1:
-        yield
-        return
-    con.execute(f"SET threads = {threads - 1}")
-    try:
-        yield
-    finally:
-        con.execute(f"SET threads = {threads}")
-
-
 _NUMBERS = count()
 
 

@@ -8,6 +8,7 @@ counted is compared with it too, but is no part of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,8 @@ def statistics(selected: Selection, published: Sequence[str]) -> Statistics:
 def _of_values(rows: list[dict[str, Any]]) -> Statistics:
     mean = sum(row["total"] for row in rows) / sum(row["rows"] for row in rows)
     values = {"mean": mean, "low": min(row["low"] for row in rows), "high": max(row["high"] for row in rows)}
-    return Statistics(reasons=_totals(rows, "reason"), values=values)
+    finite = all(map(math.isfinite, values.values()))  # a job that does not validate may have stored NaN
+    return Statistics(reasons=_totals(rows, "reason"), values=values if finite else None)
 
 
 def _of_ranks(selected: Selection) -> Statistics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline import check, scoring, selection
+from pipeline import check, scoring, selection, unscored
 from pipeline.context import Context
 from pipeline.lake import Partition
 from pipeline.quality import examine, stages
@@ -65,10 +65,11 @@ def preview(ctx: Context, ds: str) -> Preview:
 
 
 def _count(ctx: Context, manifest: Manifest, ds: str) -> tuple[dict[str, int], int]:
-    plan = selection.make_plan(ctx, manifest, ds, selection.check_input(ctx, manifest, ds))
+    plan = selection.make_plan(ctx, manifest, ds, unscored.check_input(ctx, manifest, ds))
     partition = Partition(ctx.job.name, ds, manifest.version)
     with selection.select(ctx, plan, partition) as selected:
-        plan = stages.with_broken_rules(ctx, plan, ds, examine.broken_rules(ctx, selected.con))
+        broken = examine.broken_rules(ctx, selected.con) if ctx.job.quality.enabled else ()
+        plan = stages.with_broken_rules(ctx, plan, ds, broken)
     with selection.select(ctx, plan, partition) as selected:
         counts = scoring.preview(ctx, selected)
     return {**counts, "candidates": plan.candidates.rows}, sum(map(len, plan.input.values()))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,6 +18,9 @@ TURN_S = 0.0005
 """After which a thread gives way to another that waits for the interpreter. By default that is ten times as long:
 while torch is imported, whoever calls DuckDB or numpy would wait so long after each call."""
 
+GARBAGE = 100_000
+"""New objects after which garbage is looked for, instead of 700: imports make a million, and none of them is any."""
+
 _own = False
 
 
@@ -24,21 +29,23 @@ def own() -> None:
     global _own  # noqa: PLW0603 - there is one process
     _own = True
     sys.setswitchinterval(TURN_S)
+    gc.set_threshold(GARBAGE)
 
 
-def import_meanwhile(ctx: Context, *, scores: bool) -> None:
-    """Imports what takes seconds while the plan is made. If it fails, the stage that needs it meets the error itself.
-
-    Great Expectations takes four to five seconds, for a job with a suite of its own; torch takes two.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    suites = ctx.job.quality.enabled and any(
-        (ctx.job.folder / f"{side}.json").is_file() for side in ("input", "output")
-    )
+def to_import(ctx: Context, *, scores: bool) -> list[str]:
+    """Returns the modules that the next stages will need, and that take seconds: torch two, Great Expectations four."""
+    folder = ctx.job.folder
+    suites = ctx.job.quality.enabled and any((folder / f"{side}.json").is_file() for side in ("input", "output"))
     if _own and not suites:
         _without_pandas()
-    modules = [*(["pipeline.quality.gx_engine"] if suites else []), *(["torch"] if scores else [])]
+    wanted = [*(["pipeline.quality.gx_engine"] if suites else []), *(["torch"] if scores else [])]
+    return [module for module in wanted if module not in sys.modules]
+
+
+def import_meanwhile(modules: Sequence[str]) -> None:
+    """Imports them in the background. If one fails, the stage that needs it meets the error itself."""
+    from concurrent.futures import ThreadPoolExecutor
+
     pool = ThreadPoolExecutor(1, thread_name_prefix="import")
     for module in modules:
         pool.submit(importlib.import_module, module)
@@ -69,7 +76,10 @@ class _Hidden(MetaPathFinder):
 
 
 def leave(ended: SystemExit) -> NoReturn:
-    """Ends the process without taking the interpreter apart, which takes half a second with torch."""
+    """Ends the process without taking the interpreter apart, which takes half a second with torch.
+
+    A thread that is still at work, importing after an error elsewhere, is cut off, as by a kill: a run survives that.
+    """
     if not isinstance(ended.code, int):
         raise ended
     atexit._run_exitfuncs()  # noqa: SLF001 - those of logging, DuckDB, telemetry; multiprocessing calls it, too
@@ -77,6 +87,6 @@ def leave(ended: SystemExit) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-    except OSError:
-        raise ended from None  # a closed pipe: the interpreter has its own way to say so
+    except (OSError, ValueError):
+        raise ended from None  # a pipe, or stream, that is closed: the interpreter has its own way to say so
     os._exit(ended.code)

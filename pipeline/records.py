@@ -249,7 +249,7 @@ class Statistics(Frozen):
     reasons: dict[str, int] = {}
     mean_confidence: float | None = None
     values: dict[str, float] | None = None
-    """Of a regression: `mean`, `low` and `high`; of a ranking those of the best scores."""
+    """Of a regression: `mean`, `low` and `high`; of a ranking those of the best scores. None if one is not finite."""
     items: int | None = None
     """Of a ranking: how many different ones stand in its lists."""
 

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 ROUNDS = 3
 """How often a run plans again after the input changed or another run was faster."""
 
+READ_QUICKLY = 20_000_000
+"""Rows whose keys are read in about the time that the imports take."""
+
 STAGES = ("plan", "validate_input", "score", "validate_output", "profile", "commit", "drift", "report")
 """The stages that have a run record, in order: functions of this module. `stages.py` and Airflow go by this list."""
 
@@ -109,14 +112,18 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None, *
 
     If the run goes on in this process, what the next stages need is imported meanwhile.
     """
-    from pipeline import selection
+    from pipeline import selection, unscored
 
     with timed("plan") as clock:
-        files = selection.check_input(ctx, manifest, ds)
+        files = unscored.check_input(ctx, manifest, ds)
         meanwhile = None
         if goes_on:
-            scores = selection.has_more_rows(ctx, files, ds, manifest.version)
-            meanwhile = partial(process.import_meanwhile, ctx, scores=scores)
+            found, stored = selection.rows_by_footers(ctx, files, ds, manifest.version)
+            if modules := process.to_import(ctx, scores=found > stored):
+                meanwhile = partial(process.import_meanwhile, modules)
+            if meanwhile is not None and found > READ_QUICKLY:
+                meanwhile()  # and all cores are for the plan, which takes longer
+                meanwhile = None
         planned = selection.make_plan(ctx, manifest, ds, files, meanwhile)
         clock.rows = planned.candidates.rows
     record = RunRecord(
@@ -139,12 +146,16 @@ def plan(ctx: Context, manifest: Manifest, ds: str, run_id: str | None = None, *
 
 
 def validate_input(ctx: Context, record: RunRecord) -> RunRecord:
+    if not ctx.job.quality.enabled:
+        return record
     from pipeline.quality import stages
 
     return _stage(ctx, record, stages.validate_input)
 
 
 def validate_output(ctx: Context, record: RunRecord) -> RunRecord:
+    if not ctx.job.quality.enabled:
+        return record
     from pipeline.quality import stages
 
     return _stage(ctx, record, stages.validate_output)

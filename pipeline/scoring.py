@@ -8,13 +8,14 @@ nothing to balance. See docs/performance.md.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import database, ledger, machine, queries, selection, staging, tuning
+from pipeline import database, ledger, machine, queries, selection, staging, tuning, unscored
 from pipeline.context import Context, timed
 from pipeline.dispositions import judge, with_reasons
 from pipeline.drift.tally import Tallies
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BATCH_VALUES = 750_000
-"""Feature values in one batch: 61,440 rows of up to 12 features, fewer rows of wider ones."""
-BATCH_ROWS = 61_440
+BATCH_VALUES = 1_500_000
+"""Feature values in one batch: 122,880 rows of up to 12 features, fewer rows of wider ones."""
+BATCH_ROWS = 122_880
+SHOWN_EVERY_S = 0.25
+"""What the workers do with their time: on CUDA it takes longer to count the more has been scored."""
 
 
 def score(ctx: Context, record: RunRecord) -> RunRecord:
@@ -54,7 +57,7 @@ def score(ctx: Context, record: RunRecord) -> RunRecord:
             counts = staged.run()
             clock.rows, clock.busy, clock.engine = counts["scored"], staged.busy, staged.engine
     except UnreadableFile:
-        selection.check_input_unchanged(ctx, record.plan, record.ds)
+        unscored.check_input_unchanged(ctx, record.plan, record.ds)
         raise
     _stop_if_too_many(ctx, record, counts["quarantined"])
     stages = (*record.stages, staged.loading, clock.report.without(staged.loading))
@@ -120,6 +123,7 @@ class _Staging:
         self.engine: EngineUsed | None = None
         """How it is run, once it is loaded."""
         self.gpu: Busy | None = None
+        self._shown_at = float("-inf")
 
     @property
     def loading(self) -> StageReport:
@@ -227,7 +231,9 @@ class _Staging:
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         self.ctx.progress(stage, done, total)
-        self.ctx.show_workers(lambda: self.busy)
+        if (at := time.monotonic()) >= self._shown_at + SHOWN_EVERY_S:
+            self._shown_at = at
+            self.ctx.show_workers(lambda: self.busy)
 
     def _worker(self, index: int, outputs: Outputs, *, tallied: bool) -> Worker:
         tally = self.tallies.one() if tallied else None

@@ -11,7 +11,7 @@ other_versions keys that another model version has scored
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,27 +19,20 @@ from typing import TYPE_CHECKING
 import duckdb
 from duckdb import ColumnExpression, ConstantExpression
 
-from pipeline import database, queries
+from pipeline import database, queries, unscored
 from pipeline.context import Context
-from pipeline.errors import InputChanged, InputMissing, JobError, ModelMismatch, QualityStop, SchemaMismatch, nearest
-from pipeline.keys import KEY_TYPES, canonical, check_same_key, check_stored_key, feature_type, key_expression
+from pipeline.errors import InputMissing, QualityStop, SchemaMismatch, nearest
+from pipeline.keys import canonical, check_stored_key, feature_type, key_expression
 from pipeline.lake import Partition
-from pipeline.model.fit import check_fit
-from pipeline.model.registry import check_pinned, check_trusted
-from pipeline.quality import rowrules
 from pipeline.records import FileInfo, Plan, Term
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection as Connection
-    from duckdb import DuckDBPyRelation as Relation
 
     from pipeline.model.manifest import Manifest
 
 STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
-HIVE = ("job", "ds", "model_version")
-OF_QUARANTINE = ("reasons", "run_id", "quarantined_at")
-"""Our columns beside the features, in the files of rejected rows."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +83,12 @@ class Selection:
 @contextmanager
 def select(ctx: Context, plan: Plan, partition: Partition) -> Iterator[Selection]:
     """Opens a connection with the views that a plan speaks of. The files are those of the plan, not those of now."""
-    with _connection(ctx) as con:
+    with unscored.connection(ctx) as con:
         judged = [rule.kwargs["column"] for rule in plan.broken]
         name = "unmarked" if plan.broken else "candidates"
         _candidates(con, ctx, plan.input, partition.ds, plan.key, (*plan.carry, *judged), plan.features, name)
-        stored = _where_all(ctx, (*plan.base, *plan.other_versions))
-        selection = Selection(con, plan, partition, (*_paths(ctx, plan.input), *stored))
+        stored = unscored.where_all(ctx, (*plan.base, *plan.other_versions))
+        selection = Selection(con, plan, partition, (*unscored.paths(ctx, plan.input), *stored))
         if plan.broken:
             _mark_broken(selection, ctx)
         _add_duplicates(con, plan)
@@ -109,13 +102,13 @@ def whole_input(ctx: Context, ds: str) -> Iterator[tuple[Connection, dict[str, i
 
     `repeated` counts the rows whose key stands more than once. Raises InputMissing or SchemaMismatch.
     """
-    files = input_files(ctx, ds)
-    with _connection(ctx) as con, database.explained(_where(files)):
-        found = database.schema(unscored(con, ctx, files, ds))
+    files = unscored.input_files(ctx, ds)
+    with unscored.connection(ctx) as con, database.explained(unscored.where(files)):
+        found = database.schema(unscored.rows(con, ctx, files, ds))
         if missing := [name for name in ctx.job.input.key if name not in found]:
             raise SchemaMismatch(
                 f"the input lacks {', '.join(missing)}{nearest(missing[0], list(found))}",
-                where=_where(files),
+                where=unscored.where(files),
                 got=", ".join(found),
                 next_step="correct the file, or `key` in job.toml",
             )
@@ -129,26 +122,12 @@ def whole_input(ctx: Context, ds: str) -> Iterator[tuple[Connection, dict[str, i
         yield con, counts
 
 
-def check_input(ctx: Context, manifest: Manifest, ds: str) -> dict[str, tuple[FileInfo, ...]]:
-    """Returns the day's input files, whose columns fit the job and the model. Reads footers only.
-
-    Raises InputMissing, SchemaMismatch, UnreadableFile, ModelMismatch, or ModelRefused for code without trust.
-    """
-    check_pinned(manifest, ctx.job.model.digest)
-    check_trusted(manifest, ctx.job.model.trusted)
-    files = input_files(ctx, ds)
-    with _connection(ctx) as con:
-        _check_schema(con, ctx, manifest, files, ds)
-    return files
-
-
-def has_more_rows(ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, version: str) -> bool:
-    """Tells from footers whether the input has more rows than are stored, so that some are likely to be new."""
+def rows_by_footers(ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, version: str) -> tuple[int, int]:
+    """Returns how many rows the input has and how many are stored, as the files' footers tell it: a guess at a run."""
     base = ctx.lake.parts(Partition(ctx.job.name, ds, version))
-    if not base:
-        return True
-    with _connection(ctx) as con, database.explained(_where(files)):
-        return database.rows(con, _paths(ctx, files)) > database.rows(con, _where_all(ctx, base))
+    found, stored = unscored.paths(ctx, files), unscored.where_all(ctx, base)
+    with unscored.connection(ctx) as con, database.explained(unscored.where(files), [*found, *stored]):
+        return database.rows(con, found), database.rows(con, stored) if stored else 0
 
 
 def make_plan(
@@ -173,9 +152,10 @@ def make_plan(
         if version != partition.version
         for file in lake.parts(Partition(job.name, ds, version))
     ]
-    with _connection(ctx) as con:
+    where = unscored.where(files)
+    with unscored.connection(ctx, spare=1 if meanwhile else 0) as con:
         _candidates(con, ctx, files, ds, job.input.key, job.input.carry, features)
-        with database.explained(_where(files), _paths(ctx, files)), database.sparing_a_core(con, spare=bool(meanwhile)):
+        with database.explained(where, unscored.paths(ctx, files)):
             if meanwhile is not None:
                 meanwhile()
             found = con.sql(queries.load("select/uniqueness"))
@@ -184,10 +164,12 @@ def make_plan(
             if repeated and job.policy.conflicting_duplicates == "fail":
                 _refuse_conflicts(con, files)
     if counts["rows"] == 0:
-        raise InputMissing(f"the input of {ds} has no rows", where=_where(files), next_step="import the day again")
+        raise InputMissing(f"the input of {ds} has no rows", where=where, next_step="import the day again")
     if (without := counts["rows"] - counts["keys"]) and job.policy.null_keys == "fail":
         raise QualityStop(
-            f"{without} rows have no key", where=_where(files), expected="null_keys = 'quarantine', or no such row"
+            f"{without} rows have no key",
+            where=where,
+            expected="null_keys = 'quarantine', or no such row",
         )
     return Plan(
         input=files,
@@ -203,60 +185,6 @@ def make_plan(
     )
 
 
-def input_files(ctx: Context, ds: str) -> dict[str, tuple[FileInfo, ...]]:
-    """Raises InputMissing if a source has no file for the day."""
-    files = ctx.lake.input_files(ctx.job.input.patterns, ds)
-    for name, pattern in ctx.job.input.patterns.items():
-        if not files[name]:
-            days = ctx.lake.input_days([pattern])
-            raise InputMissing(
-                f"there is no input for {ds}",
-                where=ctx.lake.storage.where(pattern.replace("{ds}", ds)),
-                got=f"{len(days)} days, {days[0]} to {days[-1]}" if days else "no day at all",
-                next_step=f"lakescore import FILES --date {ds}, or lakescore generate --date {ds}",
-            )
-    return files
-
-
-def check_input_unchanged(ctx: Context, plan: Plan, ds: str) -> None:
-    """Raises InputChanged if the listing of the input is not that of the plan."""
-    now = ctx.lake.input_files(ctx.job.input.patterns, ds)
-    if now != plan.input:
-        changed = {
-            file.path for name in plan.input for file in set(plan.input[name]).symmetric_difference(now.get(name, ()))
-        }
-        raise InputChanged(
-            f"the input of {ds} changed while it was scored",
-            where=", ".join(sorted(changed)[:3]),
-            next_step="run again: what is scored already is kept",
-        )
-
-
-@contextmanager
-def _connection(ctx: Context) -> Iterator[Connection]:
-    with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
-        ctx.lake.storage.attach(con)
-        yield con
-
-
-def unscored(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> Relation:
-    """Returns the input: the files' rows, or those of the job's SELECT over its sources."""
-    for name, found in files.items():
-        database.parquet(con, _paths(ctx, {name: found})).create_view(name, replace=True)
-    text = ctx.job.select_text
-    if text is None:
-        return con.view("unscored")
-    where = ctx.job.folder / str(ctx.job.input.select)
-    try:
-        statements = con.extract_statements(text)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise JobError("the job's SQL must be one SELECT", where=where, got=f"{len(statements)} statements")
-        parameters = {"ds": ds} if "ds" in statements[0].named_parameters else {}
-        return con.sql(text, params=parameters)
-    except duckdb.ProgrammingError as error:  # no SQL, or no such table, column or parameter
-        raise JobError(f"the job's SELECT does not work: {error}", where=where, expected=", ".join(files)) from None
-
-
 def _candidates(  # noqa: PLR0917 - what makes the view
     con: Connection,
     ctx: Context,
@@ -268,8 +196,8 @@ def _candidates(  # noqa: PLR0917 - what makes the view
     name: str = "candidates",
 ) -> None:
     """Makes the view `candidates`: `__key`, then key, carried and feature columns, each once."""
-    with database.explained(_where(files)):
-        rows = unscored(con, ctx, files, ds)
+    with database.explained(unscored.where(files)):
+        rows = unscored.rows(con, ctx, files, ds)
         rows.create_view("__input", replace=True)
         types = database.schema(rows)
         columns = [key_expression(key, types).alias("__key")]
@@ -285,7 +213,7 @@ def _refuse_conflicts(con: Connection, files: Mapping[str, Sequence[FileInfo]]) 
     if keys := conflicting.aggregate("count(*)").fetchall()[0][0]:
         raise QualityStop(
             f"{keys:,} keys have rows that differ",
-            where=_where(files),
+            where=unscored.where(files),
             expected="one row a key, or conflicting_duplicates = 'quarantine' in job.toml",
         )
 
@@ -305,96 +233,18 @@ def _add_duplicates(con: Connection, plan: Plan) -> None:
 
 def _mark_broken(selection: Selection, ctx: Context) -> None:
     """Adds to the candidates, as `__broken`, the rules that each breaks, but for what a person has released."""
+    from pipeline.quality import rowrules
+
     con, plan = selection.con, selection.plan
     rowrules.mark(con.view("unmarked"), plan.broken).create_view("marked")
     con.view("marked").create_view("candidates")
-    if paths := _where_all(ctx, plan.released):
+    if paths := unscored.where_all(ctx, plan.released):
         selection.stored_view("released", paths, ["reasons"])
         con.sql(queries.load("select/unreleased")).create_view("candidates", replace=True)
 
 
 def _add_stored(selection: Selection, ctx: Context) -> None:
     plan = selection.plan
-    selection.stored_view("stored", _where_all(ctx, plan.base), ("fingerprint", "revision"))
+    selection.stored_view("stored", unscored.where_all(ctx, plan.base), ("fingerprint", "revision"))
     selection.con.sql(queries.load("select/latest")).create_view("latest")
-    selection.stored_view("other_versions", _where_all(ctx, plan.other_versions))
-
-
-def _check_schema(
-    con: Connection, ctx: Context, manifest: Manifest, files: Mapping[str, Sequence[FileInfo]], ds: str
-) -> None:
-    """Checks columns and types, file by file, before any row is read."""
-    needed = (*ctx.job.input.key, *ctx.job.input.carry)
-    _check_names(manifest)
-    found = database.columns_by_file(con, _paths(ctx, files))
-    if ctx.job.input.select:
-        found = {str(ctx.job.folder / ctx.job.input.select): database.schema(unscored(con, ctx, files, ds))}
-    for where, columns in found.items():
-        check_fit(manifest, ctx.job.input.features, columns, where)
-        if missing := [name for name in needed if name not in columns]:
-            raise SchemaMismatch(
-                f"the input lacks {', '.join(missing)}{nearest(missing[0], list(columns))}",
-                where=where,
-                expected=", ".join(needed),
-                got=", ".join(columns),
-                next_step="correct the file, or `key` and `carry` in job.toml",
-            )
-        for name in ctx.job.input.key:
-            if canonical(columns[name]) not in KEY_TYPES:
-                raise SchemaMismatch(
-                    f"column {name} cannot be a key",
-                    where=where,
-                    expected="an integer of up to 64 bits, text, a date, a timestamp or a boolean",
-                    got=columns[name],
-                    next_step="write it as one of these, or cast it in the job's SELECT",
-                )
-        _check_extra(ctx, manifest, columns, where)
-    first, *others = found.items()
-    for where, columns in others:
-        check_same_key(ctx.job.input.key, columns, first[1], "the files of a day have keys of different types", where)
-    for path in _witnesses(ctx, ds):
-        check_stored_key(ctx.job.input.key, first[1], database.schema(database.parquet(con, [path])), path)
-
-
-def _witnesses(ctx: Context, ds: str) -> Iterator[str]:
-    """Yields a stored file of each version of the day, and one of the newest other day: these tell the stored key."""
-    lake, job = ctx.lake, ctx.job.name
-    for day in (ds, *sorted(set(lake.prediction_days(job)) - {ds}, reverse=True)):
-        parts = [lake.parts(Partition(job, day, version))[:1] for version in lake.versions(job, day)]
-        yield from (lake.storage.where(file.path) for found in parts for file in found)
-        if day != ds and any(parts):
-            return
-
-
-def _check_names(manifest: Manifest) -> None:
-    for name in manifest.signature.features:
-        if name.casefold() in OF_QUARANTINE or name.startswith("__"):
-            raise ModelMismatch(
-                f"a feature of model {manifest.name} {manifest.version} has the name of a column of ours",
-                expected=f"other names than {', '.join(OF_QUARANTINE)} and those that begin with __",
-                got=name,
-                next_step="register it with other names for its features, and rename the columns in the job's SELECT",
-            )
-
-
-def _check_extra(ctx: Context, manifest: Manifest, columns: Iterable[str], where: str) -> None:
-    known = {*ctx.job.input.key, *ctx.job.input.carry, *manifest.signature.features, *HIVE}
-    if ctx.job.policy.extra_columns == "fail" and (extra := [name for name in columns if name not in known]):
-        raise SchemaMismatch(
-            f"the input has columns that the job does not know: {', '.join(extra)}",
-            where=where,
-            next_step="carry them, or set extra_columns = 'ignore'",
-        )
-
-
-def _paths(ctx: Context, files: Mapping[str, Sequence[FileInfo]]) -> list[str]:
-    return [ctx.lake.storage.where(file.path) for found in files.values() for file in found]
-
-
-def _where_all(ctx: Context, files: Iterable[FileInfo]) -> list[str]:
-    return [ctx.lake.storage.where(file.path) for file in files]
-
-
-def _where(files: Mapping[str, Sequence[FileInfo]]) -> str:
-    paths = [file.path for found in files.values() for file in found]
-    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    selection.stored_view("other_versions", unscored.where_all(ctx, plan.other_versions))

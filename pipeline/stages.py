@@ -19,11 +19,24 @@ from pipeline.lake import Partition
 from pipeline.records import RunRecord, State, new_run_id
 
 if TYPE_CHECKING:
+    from pipeline.job import Job
     from pipeline.model.manifest import Manifest
 
 CHECK, LATE_ROWS = "check", "late_rows"
 NAMES = (CHECK, *run.STAGES, LATE_ROWS)
 BEFORE_COMMIT = run.STAGES[: run.STAGES.index("commit")]
+
+
+def of(job: Job) -> list[str]:
+    """Returns the stages with a run record, in order, less those that the job has switched off."""
+    off: set[str] = set()
+    if not job.quality.enabled:
+        off |= {"validate_input", "validate_output"}
+    if not job.drift.enabled:
+        off |= {"profile", "drift"}
+    if not job.report.enabled:
+        off.add("report")
+    return [name for name in run.STAGES if name not in off]
 
 
 def run_stage(ctx: Context, name: str, ds: str, run_id: str | None = None) -> dict[str, Any]:
@@ -110,13 +123,13 @@ def _resumable(ctx: Context, ds: str, name: str, run_id: str) -> RunRecord | Non
 
 def _check(ctx: Context, ds: str) -> dict[str, Any]:
     """Tells which run a day needs: a new one, or its last complete one if nothing has changed since."""
-    from pipeline import selection
+    from pipeline import unscored
 
     manifest = ctx.registry.resolve(ctx.job.model.name, ctx.job.model.version)
     if (done := check.up_to_date(ctx, manifest, ds)) is not None:
         return {**summary(run.repair(ctx, done)), "up_to_date": True}
     try:
-        selection.check_input(ctx, manifest, ds)
+        unscored.check_input(ctx, manifest, ds)
     except InputMissing:
         if ctx.job.policy.missing_input != "skip":
             raise

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pipeline.model.predictor import Predictor
 
-AHEAD = 6
+AHEAD = 3
 """Batches that each worker reads and judges before the model is there."""
 ADOPTED = "__adopted_"
 """Prefix of the columns that a crashed run had staged."""

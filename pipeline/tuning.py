@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, ValidationError
 
 from pipeline import machine
+from pipeline.errors import LakescoreError
 from pipeline.records import Chosen, EngineUsed, Frozen
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ log = logging.getLogger(__name__)
 
 WORTH_IT_ROWS = 1_000_000
 """A day of fewer rows is not measured: it is over before that would pay."""
-CANDIDATES = tuple(1024 << step for step in range(7))
+CANDIDATES = tuple(1024 << step for step in range(6))
 BUDGET_S = 0.12
 BUDGET_SHARE = 0.01
-"""Of the time that the day will take: a slow model may be measured for longer."""
+"""Of the time that the day will take: a slow model may be measured for longer, up to `MOST_S`."""
+MOST_S = 2.0
 TRIAL_S = 0.004
 """How long one trial takes at least, so that its clock's and its first call's share is small."""
 ROUNDS = 4
@@ -83,7 +85,7 @@ def choose(ctx: Context, manifest: Manifest, predictor: Predictor, rows: int, mo
 
     engine, here = ctx.job.engine, _machine(predictor)
     found, chosen = None, Chosen.set
-    if engine.batch_rows is None or engine.threads is None:
+    if engine.batch_rows is None or (engine.threads is None and here.physical_cores < here.cores):
         found, chosen = _found(ctx, manifest.digest, here, predictor, rows, most_rows)
     used = EngineUsed(
         device=predictor.device if predictor.device == here.device else f"{predictor.device}, {here.device}",
@@ -107,7 +109,10 @@ def _found(
     if rows < WORTH_IT_ROWS:
         return None, Chosen.default
     measured = measure(predictor, model, here, rows, most_rows)
-    ctx.lake.workspace.write(key, measured.model_dump_json(indent=1).encode() + b"\n")
+    try:
+        ctx.lake.workspace.write(key, measured.model_dump_json(indent=1).encode() + b"\n")
+    except (OSError, LakescoreError) as error:
+        log.warning("the measurement of the model cannot be remembered: %s", error)
     return measured, Chosen.measured
 
 
@@ -142,7 +147,7 @@ def batch_rates(predictor: Predictor, matrix: NDArray[np.float32], rows: float) 
     rates: dict[int, float] = {}
     for turn in range(ROUNDS):
         slow = 0
-        for size in [size for size in CANDIDATES if size <= len(matrix)] or [len(matrix)]:
+        for size in [size for size in CANDIDATES if size <= len(matrix)]:
             best = max(rates.values(), default=0.0)
             if turn > 1 and rates.get(size, 0.0) < HOPELESS * best:
                 continue
@@ -194,7 +199,7 @@ def _together(predictor: Predictor, matrix: NDArray[np.float32], size: int, thre
 
 
 def _budget_s(day_s: float) -> float:
-    return max(BUDGET_S, BUDGET_SHARE * day_s)
+    return min(max(BUDGET_S, BUDGET_SHARE * day_s), MOST_S)
 
 
 def _trial_rows(size: int, rate: float, most: int) -> int:
@@ -221,12 +226,12 @@ def _key(model: str, here: Machine) -> str:
 
 
 def _remembered(ctx: Context, key: str, model: str, here: Machine) -> Tuning | None:
-    content = ctx.lake.workspace.read(key)
-    if content is None:
-        return None
     try:
+        content = ctx.lake.workspace.read(key)
+        if content is None:
+            return None
         found = Tuning.model_validate_json(content)
-    except ValidationError:
+    except (ValidationError, OSError, LakescoreError):
         log.warning("not a measurement of ours, passed over: %s", ctx.lake.workspace.where(key))
         return None
     return found if (found.model, found.machine) == (model, here) else None

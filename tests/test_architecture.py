@@ -22,7 +22,7 @@ LAYERS = {
     "doors": ("pipeline", "__main__", "cli", "cli.*"),
     "flow": ("demo", "run", "preview", "stages", "orchestration", "standalone"),
     "stages, and questions about what they stored": (
-        *("check", "selection", "scoring", "streaming", "staging", "tuning", "commit", "ledger"),
+        *("check", "unscored", "selection", "scoring", "streaming", "staging", "tuning", "commit", "ledger"),
         *("quality", "quality.*"),
         *(
             f"drift.{name}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from duckdb import DuckDBPyConnection as Connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import database, run, selection
+from pipeline import database, process, run, selection, unscored
 from pipeline.errors import (
     InputChanged,
     InputMissing,
@@ -498,19 +501,71 @@ def test_input_removed_after_the_plan_is_changed_and_not_damaged(workspace: Work
     assert caught.value.transient
     assert caught.value.where == "unscored/ds=2026-01-01/1.parquet"
     with pytest.raises(InputChanged):
-        selection.check_input_unchanged(ctx, record.plan, DAY)
+        unscored.check_input_unchanged(ctx, record.plan, DAY)
 
 
-def test_make_plan_leaves_a_core_to_what_goes_on_meanwhile(workspace: Workspace) -> None:
-    workspace.day(5)
+@pytest.mark.parametrize(("set_", "expected"), [(4, 3), (2, 1), (1, 1)])
+def test_connection_leaves_a_core_to_what_goes_on_meanwhile(workspace: Workspace, set_: int, expected: int) -> None:
+    ctx = workspace.context(threads=set_)
+    with unscored.connection(ctx, spare=1) as con:
+        assert con.sql("SELECT current_setting('threads')").fetchall() == [(expected,)]
+    with unscored.connection(ctx) as con:
+        assert con.sql("SELECT current_setting('threads')").fetchall() == [(set_,)]
+
+
+def test_make_plan_begins_what_goes_on_meanwhile_once_it_has_looked_at_the_input(workspace: Workspace) -> None:
     ctx = workspace.context()
     manifest = ctx.registry.resolve("toy", "production")
-    seen: list[int] = []
+    begun: list[bool] = []
+    workspace.day({"id": ["u1"], "a": [1.0], "b": [2.0]})
+    files = unscored.check_input(ctx, manifest, DAY)
+    plan = selection.make_plan(ctx, manifest, DAY, files, lambda: begun.append(True))
+    assert (begun, plan.candidates.rows) == ([True], 1)
 
-    def threads() -> int:
-        with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con:
-            return int(con.sql("SELECT current_setting('threads')").fetchall()[0][0])
 
-    files = selection.check_input(ctx, manifest, DAY)
-    selection.make_plan(ctx, manifest, DAY, files, lambda: seen.append(threads()))
-    assert (seen, threads()) == ([1], 2)
+def test_rows_by_footers_are_those_of_input_and_partition(workspace: Workspace) -> None:
+    ctx = workspace.context()
+    workspace.day(5)
+    files = ctx.lake.input_files(ctx.job.input.patterns, DAY)
+    assert selection.rows_by_footers(ctx, files, DAY, "v1") == (5, 0)
+    workspace.run()
+    workspace.day(table(9))
+    files = ctx.lake.input_files(ctx.job.input.patterns, DAY)
+    assert selection.rows_by_footers(ctx, files, DAY, "v1") == (9, 5)
+
+
+def test_rows_by_footers_names_the_stored_file_that_is_damaged(workspace: Workspace) -> None:
+    for rows in (5, 9):
+        workspace.day(rows)
+        workspace.run()
+    (_, second) = sorted((workspace.lake / "predictions").rglob("part-*.parquet"))
+    second.write_bytes(second.read_bytes()[:100])
+    ctx = workspace.context()
+    files = ctx.lake.input_files(ctx.job.input.patterns, DAY)
+    with pytest.raises(UnreadableFile, match="part-00000001"):
+        selection.rows_by_footers(ctx, files, DAY, "v1")
+
+
+@pytest.mark.parametrize(
+    ("rows", "quickly", "expected"), [(5, 20, ["begun", "spared"]), (5, 4, ["begun"]), (3, 20, [])]
+)
+def test_plan_of_a_run_that_goes_on_imports_what_it_is_likely_to_need(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, rows: int, quickly: int, expected: list[str]
+) -> None:
+    workspace.day(3)
+    workspace.run()
+    workspace.day(rows)
+    done: list[str] = []
+    connect = database.connection
+
+    def connection(memory_limit: str, threads: int | None = None) -> AbstractContextManager[Connection]:
+        done.append("spared")
+        return connect(memory_limit, threads)
+
+    monkeypatch.setattr(run, "READ_QUICKLY", quickly)
+    monkeypatch.setattr(process, "import_meanwhile", lambda _: done.append("begun"))
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(database, "connection", connection)  # what is kept is open already
+    ctx = workspace.context()
+    run.plan(ctx, ctx.registry.resolve("toy", "v1"), DAY, goes_on=True)
+    assert sorted(done) == expected

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import run, stages, staging
+from pipeline import process, run, stages, staging
 from pipeline.errors import (
     InputChanged,
     InputMissing,
@@ -199,7 +199,8 @@ def test_stage_that_goes_on_imports_meanwhile_what_comes_next(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str, imports: list[str]
 ) -> None:
     begun: list[str] = []
-    monkeypatch.setattr("pipeline.process.importlib.import_module", begun.append)
+    monkeypatch.setattr(process, "import_meanwhile", begun.extend)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     workspace.day(5)
     stages.run_stage(workspace.context(), name, DAY)
     assert begun == imports

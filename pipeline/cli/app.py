@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -109,6 +110,7 @@ def report(error: LakescoreError) -> None:
     from rich.text import Text
 
     if "--json" in sys.argv or sys.argv[1:2] == ["stage"]:
-        emit_json(error.as_dict())
+        with suppress(BrokenPipeError):  # whoever read it has gone; people still see the error below
+            emit_json(error.as_dict())
     kind = "error" if not error.transient else "error (a retry may help)"
     console(stderr=True).print(Text.assemble((f"{kind}: ", "bold red"), str(error)))

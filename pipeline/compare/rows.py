@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import ColumnExpression, FunctionExpression
 
-from pipeline import database, queries, selection
+from pipeline import database, queries, unscored
 from pipeline.context import Context
 from pipeline.errors import InputMissing, ModelMismatch
 from pipeline.features import to_matrix
@@ -94,8 +94,8 @@ def _score_day(  # noqa: PLR0917 - what a day is scored with
     number: int,
 ) -> tuple[int, int]:
     """Writes the scored rows of a day; returns how many there are, and how many could not be scored."""
-    files = selection.input_files(ctx, ds)
-    source = selection.unscored(con, ctx, files, ds)
+    files = unscored.input_files(ctx, ds)
+    source = unscored.rows(con, ctx, files, ds)
     rows = _chosen(ctx, source, [manifest for manifest, _ in models], sample)
     scored = skipped = 0
     writer: pq.ParquetWriter | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from duckdb import ColumnExpression, StarExpression
 
-from pipeline import database, selection
+from pipeline import database, unscored
 from pipeline.context import Context
 from pipeline.errors import InputError, ModelError, SchemaMismatch
 from pipeline.explain import lookup
@@ -92,7 +92,7 @@ def _source(
     ctx: Context, con: Connection, ds: str, files: Mapping[str, Sequence[FileInfo]]
 ) -> tuple[Relation, tuple[str, ...]]:
     if ctx.job.input.select:
-        return selection.unscored(con, ctx, files, ds), ()
+        return unscored.rows(con, ctx, files, ds), ()
     paths = [ctx.lake.storage.where(file.path) for found in files.values() for file in found]
     query = """
         SELECT * FROM read_parquet(

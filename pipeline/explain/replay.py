@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import database
+from pipeline import database, unscored
 from pipeline.context import Context
 from pipeline.drift import store
 from pipeline.explain import shapley
@@ -178,11 +178,9 @@ def _scanned(models: Models, record: RunRecord, names: tuple[str, ...]) -> dict[
     """Reads a day's input, as it is now, for the mean of its finite values; 0 where there is none."""
     from duckdb import CaseExpression, ColumnExpression, FunctionExpression
 
-    from pipeline import selection
-
     with database.explained(record.ds):
-        files = selection.input_files(models.ctx, record.ds)
-        source = selection.unscored(models.con, models.ctx, files, record.ds)
+        files = unscored.input_files(models.ctx, record.ds)
+        source = unscored.rows(models.con, models.ctx, files, record.ds)
         means = []
         for name in names:
             value = ColumnExpression(name).cast("DOUBLE")

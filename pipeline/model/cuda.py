@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -150,7 +151,8 @@ class Lanes:
             self._fill(lanes, results, matrix, batch_rows)
         except BaseException:
             for lane in lanes:
-                lane.drop()
+                with suppress(RuntimeError):  # of a device that is lost, each call fails: the first error says why
+                    lane.drop()
             raise
 
     def _fill(

@@ -62,7 +62,7 @@ def _try(module: nn.Module, columns: int, device: str, precision: Precision, *, 
             module(torch.zeros(2, columns, device=device))
     except torch.cuda.OutOfMemoryError:
         raise
-    except RuntimeError as error:  # of an operation, of torch's compiler, or of the C++ compiler that it calls
+    except (RuntimeError, TypeError, ValueError) as error:  # of an operation, torch's compiler, or the one of C++
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         install = "install a C++ compiler such as g++, or " if compiled else ""
         raise ModelError(

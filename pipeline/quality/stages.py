@@ -24,8 +24,6 @@ def validate_input(ctx: Context, record: RunRecord) -> RunRecord:
 
     Raises QualityStop if a critical check fails, or if more rows break a rule than the job allows.
     """
-    if not ctx.job.quality.enabled:
-        return record
     partition = Partition(record.job, record.ds, record.model.version)
     has_suite = bool(suite.load(ctx.job, "input") or suite.load(ctx.job, "output"))
     with timed("import_quality") as importing:
@@ -57,8 +55,6 @@ def validate_output(ctx: Context, record: RunRecord) -> RunRecord:
 
     Raises QualityStop if a critical check fails; what was staged moves to `.rejected/` then, which no run reads.
     """
-    if not ctx.job.quality.enabled:
-        return record
     with timed("validate_output") as clock:
         found = outputs.examine(ctx, record)
         of_model = [check for check in record.checks if check.suite == "model"]

@@ -101,6 +101,12 @@ class JobFacts:
         return sorted(found.values(), key=lambda pair: -len(pair[1]))
 
     @property
+    def validated(self) -> bool:
+        """Whether any run here validated its input or its predictions; a job need not."""
+        checks = (check for day in self.with_runs if day.record for check in day.record.checks)
+        return any(check.suite != "model" for check in checks)
+
+    @property
     def references(self) -> list[str]:
         return [name for name in ("training", "trailing") if any(name in day.drift for day in self.days)]
 

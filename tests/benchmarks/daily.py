@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.machine import usable_cores
 from tests.benchmarks import workspaces
 from tests.benchmarks.measuring import in_process, machine, markdown, median, python, whole_process, write_section
 from tests.benchmarks.parts import DAY, PARTS
@@ -40,7 +40,7 @@ def _measure(folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def _parts_table(rows: list[int], found: list[dict[str, Any]]) -> str:
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     lines: list[list[object]] = [
         [name, *(f"{median([part.cpu_s for part in each['parts'][name]]):.2f}" for each in found)] for name in PARTS
     ]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.context import peak_memory_bytes
+from pipeline.machine import usable_cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +71,7 @@ def machine() -> str:
     cpu = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     model = next((line.split(":")[1].strip() for line in cpu if line.startswith("model name")), "?")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, Python {platform.python_version()}"
+    return f"{usable_cores()} cores ({model}), {memory:.0f} GiB, Python {platform.python_version()}"
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

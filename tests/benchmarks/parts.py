@@ -90,8 +90,8 @@ def write(workspace: Path) -> Callable[[], object]:
         "prob_class_0": first,
         "prob_class_1": 1 - first,
         "scored_at": pa.repeat(stamp, rows),
-        "run_id": pa.repeat("20260101T000000000Z-00000000", rows),
-        "reason": pa.repeat("new", rows),
+        "run_id": pa.DictionaryArray.from_arrays(np.zeros(rows, np.int8), ["20260101T000000000Z-00000000"]),
+        "reason": pa.DictionaryArray.from_arrays(np.zeros(rows, np.int8), ["new"]),
         "fingerprint": rng.integers(-(2**63), 2**63, rows),
         "revision": np.zeros(rows, np.int32),
     }

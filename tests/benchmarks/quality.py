@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
 def _measure(folder: Path, repeats: int) -> dict[str, Any]:
     runs = []
     for _ in range(repeats):
-        for left in ("predictions", "runs", "quality", ".staging"):
-            shutil.rmtree(folder / "lake" / left, ignore_errors=True)
+        workspaces.forget(folder)
         runs.append(json.loads(python("-m", "tests.benchmarks.whole", folder).splitlines()[-1]))
     return {"runs": runs}

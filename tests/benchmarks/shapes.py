@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from tests.benchmarks import workspaces
 from tests.benchmarks.measuring import in_process, machine, markdown, measure, median, python, report, write_section
 from tests.benchmarks.parts import BATCH, DAY, SLICE
 
@@ -108,8 +109,7 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
         loops, runs = [], []
         for _ in range(repeats):
             loops.append(in_process("tests.benchmarks.shapes", name, folder))
-            for left in ("predictions", "runs", "quality", ".staging"):
-                shutil.rmtree(folder / "lake" / left, ignore_errors=True)
+            workspaces.forget(folder)
             runs.append(json.loads(python("-m", "tests.benchmarks.whole", folder, name).splitlines()[-1]))
         loop = median([each.wall_s for each in loops])
         scored, whole = (

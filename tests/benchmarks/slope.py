@@ -37,8 +37,8 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
     """Measures the sizes up to 20 times the smallest of `rows`, and shares of twice that, at most `OF`."""
     sizes = [size for size in SIZES if size <= 20 * min(rows)]
     of = min(2 * min(rows), OF)
-    by_size = {size: _first(workspaces.make(scratch, size), size, repeats, scratch) for size in sizes}
-    by_share = _shares(workspaces.make(scratch, of), of, repeats)
+    by_size = {size: _first(workspaces.make(scratch, size), size, repeats) for size in sizes}
+    by_share = _shares(workspaces.make(scratch, of), repeats)
     columns = ["first scoring", *(f"{size / 1e6:g}M rows" for size in sizes)]
     text = [f"{machine()}. Medians of {repeats} runs, of more than {ONCE / 1e6:g}M rows one run.\n"]
     text.append(markdown(columns, _lines(by_size, {size: size for size in sizes})))
@@ -49,18 +49,17 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
     write_section("slope", "\n".join(text))
 
 
-def _first(folder: Path, size: int, repeats: int, scratch: Path) -> Run:
+def _first(folder: Path, size: int, repeats: int) -> Run:
     runs = []
     for _ in range(1 if size > ONCE else repeats):
         workspaces.forget(folder)
         runs.append(_run(folder))
-    if folder.is_relative_to(scratch):
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
     return _median(runs)
 
 
-def _shares(folder: Path, rows: int, repeats: int) -> dict[float, Run]:
-    """Runs a day of which all but a share was scored before; the rows that are new come as a file of their own."""
+def _shares(folder: Path, repeats: int) -> dict[float, Run]:
+    """Runs a day of which all but a share was scored before; the new rows, drawn from all over it, come as a file."""
     day, whole = workspaces.day(folder), folder / "whole"
     day.rename(whole)
     found = {}
@@ -70,10 +69,10 @@ def _shares(folder: Path, rows: int, repeats: int) -> dict[float, Run]:
             shutil.rmtree(day, ignore_errors=True)
             day.mkdir()
             workspaces.forget(folder)
-            _write(whole, day / "early.parquet", f"file_row_number >= {round(share * rows)}")
+            _write(whole, day / "early.parquet", f"hash(id) % 1000 >= {round(share * 1000)}")
             if share < 1:
                 _run(folder)
-            _write(whole, day / "late.parquet", f"file_row_number < {round(share * rows)}")
+            _write(whole, day / "late.parquet", f"hash(id) % 1000 < {round(share * 1000)}")
             runs.append(_run(folder))
         found[share] = _median(runs)
     return found
@@ -82,10 +81,10 @@ def _shares(folder: Path, rows: int, repeats: int) -> dict[float, Run]:
 def _write(source: Path, target: Path, condition: str) -> None:
     """Copies the rows of a condition; without any, the file is not written, but touched, so that there is a change."""
     with duckdb.connect() as con:
-        rows = con.sql("SELECT * FROM read_parquet($p, file_row_number = true)", params={"p": f"{source}/*.parquet"})
+        rows = con.sql("SELECT * FROM read_parquet($p)", params={"p": f"{source}/*.parquet"})
         found = rows.filter(condition)
         if found.limit(1).fetchall():
-            found.select("* EXCLUDE (file_row_number)").write_parquet(str(target), compression="zstd")
+            found.write_parquet(str(target), compression="zstd")
         elif (early := target.with_name("early.parquet")).exists():
             shutil.copy(early, target)
             target.replace(early)

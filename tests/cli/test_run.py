@@ -21,7 +21,6 @@ from typer.main import get_command
 
 from pipeline.cli.app import COMMANDS, command_line
 from pipeline.records import State
-from pipeline.selection import check_input, has_more_rows
 from tests.conftest import ROOT, Lakescore
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -72,17 +71,26 @@ def test_run_imports_no_pandas_and_leaves_nothing_behind(
     assert not list(tmp_path.glob("lakescore-*")), "what is to be done at the end of a process was not done"
 
 
-@pytest.mark.parametrize(("rows", "early"), [(90, False), (100, False), (101, True)])
-def test_plan_of_a_scored_day_expects_to_score_only_if_there_are_more_rows(
-    workspace: Workspace, rows: int, *, early: bool
-) -> None:
-    ctx = workspace.context()
-    manifest = ctx.registry.resolve("toy", "v1")
+@pytest.mark.parametrize(("date", "works"), [(DAY, True), ("2025-01-01", False)])
+def test_command_into_a_closed_pipe_ends_with_what_was_done(workspace: Workspace, date: str, *, works: bool) -> None:
+    """Of a reader such as `head`, which has read enough."""
     workspace.day(table(100))
-    assert has_more_rows(ctx, check_input(ctx, manifest, DAY), DAY, "v1")
-    workspace.run()
-    workspace.day(table(rows))
-    assert has_more_rows(ctx, check_input(ctx, manifest, DAY), DAY, "v1") is early
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ["run", "--job", "toy", "--date", date, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=workspace.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    os.close(writer)
+    assert "Traceback" not in done.stderr
+    assert (done.returncode in {1, 120}, workspace.run().up_to_date) == (True, works)
 
 
 def test_run_does_what_plan_says_and_then_nothing(

@@ -231,6 +231,16 @@ def test_run_of_values_that_are_not_finite_stops(workspace: Workspace) -> None:
         workspace.run()
 
 
+def test_run_of_values_that_are_not_finite_is_recorded_where_nothing_is_validated(workspace: Workspace) -> None:
+    register(workspace, network(1), task="regression")
+    job = workspace.settings.jobs / "toy" / "job.toml"
+    job.write_text(job.read_text() + "[quality]\nenabled = false\n")
+    workspace.day({"id": ["u1", "u2"], "a": [1.0, 3e38], "b": [1.0, 3e38]})
+    record = workspace.complete()
+    assert (record.statistics.values, record.statistics.reasons) == (None, {"new": 2})
+    assert workspace.run().up_to_date
+
+
 def test_run_of_constant_values_stops(workspace: Workspace) -> None:
     module = network(1)
     for parameter in module.parameters():

@@ -63,11 +63,14 @@ def test_dag_file_makes_one_dag_a_job_with_the_stages_in_order(project: AirflowP
         'lookback_days = 3\ncron = "30 4 * * *"\ntimezone = "Europe/Berlin"\nretries = 5\nowner = "night"\n'
         'tags = ["churn"]\nin_order = true\ndeadline = "6h"'
     ))  # fmt: skip
+    bare = project.workspace.job("bare") / "job.toml"
+    off = [f"[{name}]\nenabled = false\n" for name in ("quality", "drift", "report")]
+    bare.write_text("".join([bare.read_text(), *off]))
     found = project.python(STRUCTURE)
     assert found["errors"] == {}
     assert found["heavy"] == []
     assert found["seconds"] < 2.5  # 0.3 s where nothing else runs
-    assert sorted(found["dags"]) == ["late", "toy"]
+    assert sorted(found["dags"]) == ["bare", "late", "toy"]
     chain = ["check", *run.STAGES]
     toy, late = found["dags"]["toy"], found["dags"]["late"]
     assert toy["tasks"] == {
@@ -75,6 +78,7 @@ def test_dag_file_makes_one_dag_a_job_with_the_stages_in_order(project: AirflowP
         **{name: [after] for name, after in zip(chain, [*chain[1:], "notify"], strict=True)},
         "notify": [],
     }
+    assert list(found["dags"]["bare"]["tasks"]) == ["day", "check", "plan", "score", "commit", "notify"]
     assert toy["teardowns"] == ["notify"]
     assert toy["retries"] == [1, 2]
     assert (toy["owner"], toy["catchup"], toy["active"], toy["deadline"]) == ("lakescore", False, 4, False)

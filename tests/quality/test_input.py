@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import QualityStop
+from pipeline.preview import preview
 from pipeline.records import CheckResult, RunRecord, State
 from tests.conftest import Lakescore
 from tests.workspace import DAY, Workspace, changed, table
@@ -48,9 +49,11 @@ def test_job_without_quality_validates_only_when_asked(workspace: Workspace, lak
     workspace.day(changed(table(20), "b", {0: None}))
     with (workspace.settings.jobs / "toy" / "job.toml").open("a") as file:
         file.write("[quality]\nenabled = false\n")
+    planned = preview(workspace.context(), DAY)
     record = workspace.complete()
     assert record.ledger is not None
     assert (record.ledger.scored.rows, record.ledger.quarantined.rows) == (19, 1), "a policy holds without a suite"
+    assert (planned.dispositions["scored"], planned.dispositions["quarantined"]) == (19, 1)
     assert {check.suite for check in record.checks} == {"model"}
     assert not (workspace.lake / "quality").exists()
     asked = lakescore("validate", "--job", "toy", "--date", DAY)

@@ -5,13 +5,13 @@ An actor a core would leave none to the tasks that read, and the job would wait 
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
 import numpy as np
 import ray
 
+from pipeline.machine import usable_cores
 from tests.benchmarks.rivals import task
 
 folder = sys.argv[1]
@@ -26,10 +26,10 @@ class Predictor:
         return {"id": batch["id"], **task.predict(self.model, matrix)}
 
 
-ray.init(num_cpus=os.cpu_count(), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+ray.init(num_cpus=usable_cores(), include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 ray.data.DataContext.get_current().enable_progress_bars = False
 rows = ray.data.read_parquet(f"{folder}/input", columns=["id", *task.FEATURES])
-workers = os.cpu_count() or 1
+workers = usable_cores()
 pool = ray.data.ActorPoolStrategy(size=workers)
 rows = rows.map_batches(Predictor, batch_size=task.BATCH, num_cpus=0.5, compute=pool)
 rows.write_parquet(task.output(folder))

@@ -133,4 +133,5 @@ def _plot(by_size: dict[int, float], by_share: dict[float, Run]) -> None:
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", alpha=0.3)
+            axes.set_axisbelow(True)
         figure.savefig(PLOT, format="svg", metadata={"Date": None})

@@ -33,7 +33,10 @@ def own() -> None:
 
 
 def to_import(ctx: Context, *, scores: bool) -> list[str]:
-    """Returns the modules that the next stages will need, and that take seconds: torch two, Great Expectations four."""
+    """Returns the modules that the next stages will need, and that take seconds: torch two, Great Expectations four.
+
+    Where these do not need pandas, and the process is our own, it also keeps pyarrow from importing that.
+    """
     folder = ctx.job.folder
     suites = ctx.job.quality.enabled and any((folder / f"{side}.json").is_file() for side in ("input", "output"))
     if _own and not suites:

@@ -98,14 +98,19 @@ class Seen:
         self.busy.append(dict(busy))
 
 
+def watched(workspace: Workspace) -> Seen:
+    workspace.day(ROWS)
+    seen = Seen()
+    run.run_day(dataclasses.replace(workspace.context(), progress=seen), DAY)
+    return seen
+
+
 @pytest.mark.usefixtures("small_batches")
 def test_who_watches_hears_what_the_workers_do_if_it_wants(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "SHOWN_EVERY_S", 0)
-    workspace.day(ROWS)
-    seen = Seen()
-    run.run_day(dataclasses.replace(workspace.context(), progress=seen), DAY)
+    seen = watched(workspace)
     assert ("score", ROWS) in seen.done
     assert len(seen.busy) == ROWS // BATCH
     assert set(seen.busy[-1]) == {"read", "judge", "forward", "write"}
@@ -117,10 +122,7 @@ def test_who_watches_is_not_told_of_the_workers_all_the_time(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scoring, "SHOWN_EVERY_S", 1e6)
-    workspace.day(ROWS)
-    seen = Seen()
-    run.run_day(dataclasses.replace(workspace.context(), progress=seen), DAY)
-    assert len(seen.busy) == 1
+    assert len(watched(workspace).busy) == 1
 
 
 def test_score_says_where_the_time_of_its_workers_went(workspace: Workspace) -> None:

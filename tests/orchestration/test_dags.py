@@ -58,14 +58,17 @@ def project(workspace: Workspace) -> AirflowProject:
     return AirflowProject(workspace)
 
 
+OFF = "".join(f"[{name}]\nenabled = false\n" for name in ("quality", "drift", "report"))
+"""All that a job can switch off."""
+
+
 def test_dag_file_makes_one_dag_a_job_with_the_stages_in_order(project: AirflowProject) -> None:
     project.workspace.job("late", policy='missing_input = "wait"', schedule=(
         'lookback_days = 3\ncron = "30 4 * * *"\ntimezone = "Europe/Berlin"\nretries = 5\nowner = "night"\n'
         'tags = ["churn"]\nin_order = true\ndeadline = "6h"'
     ))  # fmt: skip
     bare = project.workspace.job("bare") / "job.toml"
-    off = [f"[{name}]\nenabled = false\n" for name in ("quality", "drift", "report")]
-    bare.write_text("".join([bare.read_text(), *off]))
+    bare.write_text(bare.read_text() + OFF)
     found = project.python(STRUCTURE)
     assert found["errors"] == {}
     assert found["heavy"] == []
@@ -99,10 +102,12 @@ def test_dag_file_with_one_broken_job_keeps_the_others(project: AirflowProject) 
 
 
 @pytest.mark.slow
-def test_dag_run_commits_and_tells(project: AirflowProject) -> None:
+@pytest.mark.parametrize(("off", "stages"), [("", run.STAGES), (OFF, ("plan", "score", "commit"))])
+def test_dag_run_commits_and_tells(project: AirflowProject, off: str, stages: tuple[str, ...]) -> None:
     """One whole run, in Airflow's own process for tests; the bad days and the nights are in test_scheduler.py."""
     workspace = project.workspace
     with (workspace.job() / "job.toml").open("a") as toml:
+        toml.write(off)
         toml.write('[notify]\non = ["success"]\nconfidence_below = 0.0\nshare_above = 1.0\n')
         toml.write('apprise = ["GOOD_HOOK", "DEAD_HOOK"]\n')
     workspace.day(50)
@@ -112,7 +117,7 @@ def test_dag_run_commits_and_tells(project: AirflowProject) -> None:
         (ended,) = project.python(RUN, json.dumps([{"date": DAY}]))
     assert ended == {
         "state": "success",
-        "tasks": dict.fromkeys(["day", "check", *run.STAGES, "notify"], "success"),
+        "tasks": dict.fromkeys(["day", "check", *stages, "notify"], "success"),
     }
     assert len(workspace.stored()) == 50
     (message,) = hook.received

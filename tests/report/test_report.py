@@ -282,6 +282,18 @@ def test_job_without_report_makes_pages_when_asked_alone(workspace: Workspace, c
     assert len(list((workspace.lake / "reports").rglob("*.html"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("quality", "said"),
+    [("", "All checks of all days in this window passed."), ("[quality]\nenabled = false\n", "were not validated")],
+)
+def test_index_does_not_praise_what_was_not_validated(workspace: Workspace, quality: str, said: str) -> None:
+    with (workspace.job() / "job.toml").open("a") as file:
+        file.write(quality)
+    workspace.day(200)
+    run.run(workspace.context(), DAY)
+    assert said in (workspace.lake / facts.INDEX).read_text()
+
+
 def test_backfill_makes_the_index_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     monkeypatch.setattr(stage, "index", made.append)

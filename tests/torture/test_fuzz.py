@@ -17,7 +17,7 @@ from pipeline.records import State
 from pipeline.status import status
 from tests.workspace import DAY, Workspace
 
-EXAMPLES = 1000 if os.environ.get("TORTURE") else 20
+EXAMPLES = 1000 if os.environ.get("TORTURE") else 40
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -1,9 +1,9 @@
-# Airflow with Lakescore: the image that a deployment by docs/airflow.md runs, each of its parts by its own command.
+# Airflow with Lakescore: one image for all components of a deployment (docs/airflow.md), each with its own command.
 #
 #     docker build -t lakescore .
 #     docker run --rm lakescore lakescore --help
 #
-# The constraints hold every release, Airflow's too, so the base brings Python alone.
+# constraints.txt pins every release, including Airflow's, so the base image needs only Python.
 FROM python:3.11-slim-bookworm
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -1,4 +1,4 @@
-# Each target sets up what it needs: a fresh machine with Python 3.11 or newer is enough for `make demo` and `make test`.
+# Each target sets up what it needs: `make demo` and `make test` run on a fresh machine with Python 3.11 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,28 +11,28 @@ installed := $(VENV)/.installed
 pytest = $(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: help
-help: ## Say what there is (the default)
+help: ## List the targets (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Variables:       PYTHON=$(PYTHON) VENV=$(VENV) WORKERS=$(WORKERS) PYTEST_ARGS=$(PYTEST_ARGS) BENCH_ARGS=$(BENCH_ARGS)"
 
 .PHONY: venv
-venv: $(installed) ## Make the virtual environment, or bring it up to date
+venv: $(installed) ## Create or update the virtual environment
 
-# A timestamp: installs again only when what is asked for changed.
+# A timestamp file: installs again only if the requirements changed.
 $(installed): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || \
-	  { echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	  { echo "$(PYTHON) was not found. Install Python 3.11 or newer, or choose one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Lakescore needs Python 3.11 or newer; $(PYTHON) is not. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	  { echo "Lakescore needs Python 3.11 or newer; $(PYTHON) is older. Choose another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { echo "This Python makes no virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV); the first time this takes minutes, PyTorch is large"
+	  { echo "This Python cannot create virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV); the first time this takes minutes, because PyTorch is large"
 	@test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
 	@$(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 .PHONY: demo
-demo: $(installed) ## See it work: make data and a model, score, run again, ask the history
+demo: $(installed) ## Run a demo: make data and a model, score, run again, query the history
 	$(bin)/lakescore demo
 
 .PHONY: airflow
@@ -44,28 +44,28 @@ test: $(installed) ## Run the fast tests
 	$(pytest) -m "not slow"
 
 .PHONY: test-slow
-test-slow: $(installed) ## Run the others: kills, races, large inputs
+test-slow: $(installed) ## Run the slow tests: kills, races, large inputs, browsers
 	$(pytest) -m slow
 
 .PHONY: torture
-torture: $(installed) ## Kill and break for an hour: the figures of docs/reliability.md
+torture: $(installed) ## Run kills and faults for an hour: the figures of docs/reliability.md
 	$(bin)/python -m tests.torture
 	TORTURE=1 $(pytest) tests/torture/test_faults.py tests/torture/test_state_machine.py tests/torture/test_fuzz.py
 
 .PHONY: november
-november: $(installed) ## A month of real data through Airflow on PostgreSQL, and by the command line: the same predictions
+november: $(installed) ## Score a month of real data with Airflow on PostgreSQL and on the command line, and compare
 	$(bin)/python -m tests.orchestration.november
 
 .PHONY: bench
-bench: $(installed) ## Measure, and write the tables in docs/performance.md
+bench: $(installed) ## Run the benchmarks, and write the tables of docs/performance.md
 	$(bin)/python -m tests.benchmarks $(BENCH_ARGS)
 
 .PHONY: lint
-lint: $(installed) ## Check style, types and SQL of all files that git knows
+lint: $(installed) ## Check style, types and SQL of all files in git
 	PATH="$(abspath $(bin)):$$PATH" $(bin)/pre-commit run --all-files --show-diff-on-failure
 
 .PHONY: format
-format: $(installed) ## Format the Python files, and mend what ruff can mend
+format: $(installed) ## Format the Python files, and apply ruff's fixes
 	$(bin)/ruff check --fix --exit-zero --quiet
 	$(bin)/ruff format
 

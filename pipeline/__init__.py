@@ -1,12 +1,12 @@
 """Lakescore: daily batch inference on a data lake.
 
-From Python, a table in and predictions out:
+Scoring a table from Python:
 
     from pipeline import Scorer
 
     predictions = Scorer.load("churn").score(table)
 
-and the daily job, as the command line runs it:
+Running the daily job, as the command line does:
 
     from pipeline import Context, Settings, find_job, run_day
 
@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.context import Context
     from pipeline.errors import LakescoreError, TransientError
-    from pipeline.job import Job, find_job
-    from pipeline.lake import Lake
+    from pipeline.flow.day import Outcome, backfill, run_day
+    from pipeline.job.config import Job
+    from pipeline.job.loading import find_job
+    from pipeline.lake.layout import Lake
     from pipeline.records import RunRecord
-    from pipeline.run import Outcome, backfill, run_day
     from pipeline.scorer import Scorer
     from pipeline.settings import Settings
 
@@ -44,22 +45,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "context": ("Context",),
-    "errors": ("LakescoreError", "TransientError"),
-    "job": ("Job", "find_job"),
-    "lake": ("Lake",),
-    "records": ("RunRecord",),
-    "run": ("Outcome", "backfill", "run_day"),
-    "scorer": ("Scorer",),
-    "settings": ("Settings",),
+    "pipeline.context": ("Context",),
+    "pipeline.errors": ("LakescoreError", "TransientError"),
+    "pipeline.flow.day": ("Outcome", "backfill", "run_day"),
+    "pipeline.job.config": ("Job",),
+    "pipeline.job.loading": ("find_job",),
+    "pipeline.lake.layout": ("Lake",),
+    "pipeline.records": ("RunRecord",),
+    "pipeline.scorer": ("Scorer",),
+    "pipeline.settings": ("Settings",),
 }
 
 
 def __getattr__(name: str) -> object:
-    """Imports a public name when it is first asked for: `import pipeline` alone costs nothing."""
+    """Imports a public name on first access, so that `import pipeline` alone stays cheap."""
     from importlib import import_module
 
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(f"pipeline.{module}"), name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What every stage is given."""
+"""The context that every stage receives, and the measurement of a stage."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pipeline import machine
-from pipeline.job import Job
-from pipeline.lake import Lake
-from pipeline.records import EngineUsed, StageReport
+from pipeline.database.resources import VECTOR_ROWS, Resources, batch_rows, resources
+from pipeline.errors import ModelMismatch
+from pipeline.job.config import Job
+from pipeline.lake.layout import Lake
+from pipeline.records import EngineUsed, RunRecord, StageReport
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from pipeline.model.manifest import Manifest
     from pipeline.model.registry import Registry
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage, the rows done and the rows in all."""
+"""Called with the stage, the number of rows done and the total number of rows."""
 
 
 @runtime_checkable
 class Watcher(Protocol):
-    """A progress that also wants to hear what the workers of a stage do with their time."""
+    """A progress callback that is also told how the workers of a stage spend their time."""
 
     def __call__(self, stage: str, done: int, total: int, /) -> None: ...
 
     def workers(self, busy: Mapping[str, float]) -> None:
-        """Is called with the shares of their time so far."""
+        """Called with the shares of their time so far, 0 to 1, by activity."""
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:
-    """The progress of a run that nobody watches."""
+    """A progress callback that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,48 @@ class Context:
     job: Job
     registry: Registry
     progress: Progress = field(default=silent)
+    copies: Path | None = None
+    """Folder for copies of text (`selecting/imported.py`) that the lake lacks; None: they go into the lake."""
+    frugal: bool = False
+    """Whether a stage is run again because DuckDB ran out of memory: with one thread, and in small batches."""
+
+    processes: int = 1
+    """Number of processes that share the cores and the memory of this machine at the same time, this one included."""
+
+    def resources(self, columns: int = 0) -> Resources:
+        """Returns what DuckDB takes to read and join rows with a number of columns."""
+        found = resources(self.job.engine, columns, self.processes)
+        return replace(found, threads=1) if self.frugal else found
+
+    def batch_rows(self, columns: int) -> int:
+        """Returns the number of rows that are read at once, given the columns of their feature matrix."""
+        workers = self.processes * (self.job.engine.threads or machine.usable_cores())
+        return VECTOR_ROWS if self.frugal else batch_rows(columns, workers)
 
     def show_workers(self, busy: Callable[[], Mapping[str, float]]) -> None:
-        """Tells a progress that wants to hear it what the workers have done with their time so far."""
+        """Tells a `Watcher` how the workers have spent their time so far."""
         if isinstance(self.progress, Watcher):
             self.progress.workers(busy())
+
+    def manifest(self) -> Manifest:
+        """Returns the manifest of the model that the job names now. Raises ModelNotFound."""
+        return self.registry.resolve(self.job.model.name, self.job.model.version)
+
+    def manifest_of(self, record: RunRecord) -> Manifest:
+        """Returns the manifest of a run's model.
+
+        Raises ModelNotFound if its version is no longer registered, ModelMismatch if it is another model now.
+        """
+        manifest = self.registry.resolve(record.model.name, record.model.version)
+        if manifest.digest != record.model.digest:
+            raise ModelMismatch(
+                f"model {manifest.name} {manifest.version} is not the one of run {record.run_id}",
+                where=self.registry.root / manifest.name / manifest.version,
+                expected=f"the digest {record.model.digest}",
+                got=f"the digest {manifest.digest}",
+                next_step="run again: a new run scores with the model that is registered now",
+            )
+        return manifest
 
     @classmethod
     def open(cls, job: Job, settings: Settings, progress: Progress = silent) -> Context:
@@ -59,19 +99,19 @@ class Context:
 
 @dataclass
 class Clock:
-    """Measures one stage."""
+    """The measurement of one stage."""
 
     stage: str
     rows: int = 0
     busy: dict[str, float] = field(default_factory=dict)
     engine: EngineUsed | None = None
     report: StageReport = field(init=False)
-    """Set when the stage has ended."""
+    """Report of the stage; set when it has ended."""
 
 
 @contextmanager
 def timed(stage: str) -> Iterator[Clock]:
-    """Fills in the clock's report: wall and CPU seconds of this process, and the bytes that it read and wrote."""
+    """Yields a clock and fills in its report: wall and CPU seconds of this process, and the bytes that it moved."""
     clock, wall, cpu, before = Clock(stage), time.perf_counter(), time.process_time(), machine.bytes_moved()
     try:
         yield clock
@@ -93,7 +133,7 @@ def timed(stage: str) -> Iterator[Clock]:
 def peak_memory_bytes() -> int:
     """Returns the highest resident memory of this process so far.
 
-    getrusage counts that of its parent before the exec too; Linux knows better.
+    On Linux from /proc, since getrusage also counts the memory of the parent process before the exec.
     """
     try:
         status = Path("/proc/self/status").read_text("ascii")

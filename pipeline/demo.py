@@ -1,4 +1,4 @@
-"""The tour: made-up customers, a small model that is trained on the spot, and two days scored."""
+"""The data and the model of `lakescore demo`: synthetic customers, and a small model trained on them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.errors import UsageError
 from pipeline.ingest.generate import batches
-from pipeline.job import DEFAULT_JOB
-from pipeline.queries import resources
+from pipeline.job.loading import DEFAULT_JOB
+from pipeline.packaged import resources
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,18 +33,18 @@ HIDDEN = 64
 
 
 def make_workspace(folder: Path) -> Settings:
-    """Makes a folder with the default job, for a lake and models. Raises UsageError if something lies there."""
+    """Creates a folder with the default job, for a lake and models. Raises UsageError if it is not empty."""
     if folder.exists() and any(folder.iterdir()):
-        raise UsageError("the demo's folder is not empty", where=folder, next_step="remove it, or name another: --dir")
+        raise UsageError("the demo's folder is not empty", where=folder, next_step="remove it, or pass another: --dir")
     shipped = resources() / "dags" / "jobs" / DEFAULT_JOB
     shutil.copytree(shipped, folder / "dags" / "jobs" / DEFAULT_JOB)
     return Settings(lake=str(folder / "lake"), jobs=folder / "dags" / "jobs", models=str(folder / "models"))
 
 
 def train(path: Path, seed: int = 0) -> float:
-    """Trains a `SimpleClassifier` to tell who buys next, saves its checkpoint, and returns its accuracy on fresh rows.
+    """Trains a `SimpleClassifier` to predict who buys next, saves its checkpoint, and returns its accuracy on new rows.
 
-    Nobody bought anything: a customer's label is drawn from a rule of our own, so that there is something to learn.
+    The labels are synthetic: they are drawn at random, with a probability that depends on the features.
     """
     import torch
 
@@ -54,7 +54,7 @@ def train(path: Path, seed: int = 0) -> float:
     layers = [torch.nn.Linear(*shape) for shape in ((len(FEATURES), HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2))]
     network = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
     _fit(network, torch.from_numpy((matrix - mean) / deviation), torch.from_numpy(labels))
-    with torch.no_grad():  # the model takes features as they are: the scaling goes into its first layer
+    with torch.no_grad():  # fold the scaling into the first layer, so that the model takes unscaled features
         layers[0].weight /= torch.from_numpy(deviation)
         layers[0].bias.sub_(layers[0].weight @ torch.from_numpy(mean))
         fresh, truth = _labelled(next(iter(batches(TRAINING_DAY, TRAINING_ROWS, seed + 1))), seed + 1)
@@ -79,7 +79,10 @@ def train(path: Path, seed: int = 0) -> float:
 
 
 def _labelled(batch: pa.RecordBatch, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Returns float32 (rows, features), and int64 (rows,): 1 for recent, frequent and well-to-do customers, mostly."""
+    """Returns features, float32 (rows, features), and labels, int64 (rows,).
+
+    Label 1 is more likely for customers who buy recently and often, and with higher income and transaction value.
+    """
     columns = [batch.column(name).to_numpy().astype(np.float32) for name in FEATURES]
     _, income, _, purchases, value, recency = columns
     score = 0.5 * (purchases - 5) - 0.05 * (recency - 20) + np.log(income / 60_000) + 0.5 * np.log(value / 55)
@@ -88,7 +91,7 @@ def _labelled(batch: pa.RecordBatch, seed: int) -> tuple[NDArray[np.float32], ND
 
 
 def _fit(network: torch.nn.Module, matrix: torch.Tensor, labels: torch.Tensor) -> None:
-    """Four passes of Adam over batches of 512, in one thread: these are too small to share."""
+    """Runs four epochs of Adam over batches of 512 rows, in one thread: the batches are too small to parallelize."""
     import torch
 
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)

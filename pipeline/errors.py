@@ -1,28 +1,35 @@
-"""Every error that Lakescore raises on purpose.
+"""All errors that Lakescore raises deliberately.
 
     LakescoreError                what, where, expected, got, next step
-    ├── UsageError                a wrong word on the command line               exit 2
-    │   ├── JobError              a job folder that is absent or not valid
-    │   └── QueryRefused          a query that is not one SELECT, or takes too long
+    ├── UsageError                invalid arguments or options                   exit 2
+    │   ├── JobError              a job folder that is missing or invalid
+    │   └── QueryRefused          a query that is not a single SELECT, or takes too long
     ├── InputError                the input cannot be scored as it is
-    │   ├── InputMissing          nothing there for that day
-    │   ├── SchemaMismatch        columns absent, or of the wrong type
-    │   └── UnreadableFile        a damaged file among the input
-    ├── ModelError                a model that is absent, unsafe, or does not fit
+    │   ├── InputMissing          no input for the day
+    │   │   └── InputEmpty        there are files, but no rows in them
+    │   ├── SchemaMismatch        missing columns, or columns of the wrong type
+    │   └── UnreadableFile        a damaged input file
+    ├── ModelError                a model that is missing, unsafe, or does not fit
     │   ├── ModelNotFound
-    │   ├── ModelRefused          not a checkpoint we load, or carries code
-    │   └── ModelMismatch         does not fit the job, or is not the file registered
+    │   ├── ModelRefused          not a supported checkpoint, or contains code
+    │   └── ModelMismatch         does not fit the job, or differs from the registered file
     ├── QualityStop               stopped because of bad data                    exit 3
-    ├── LedgerImbalance           a run does not add up; nothing was committed
-    ├── LakeDamaged               what is stored contradicts itself
-    ├── StorageError              the disk or the object store refused
-    └── TransientError            the same call may succeed later       exit 75
-        ├── InputChanged          the input changed since the plan
-        ├── CommitConflict        other runs keep taking our place
-        ├── CommitUnknown         no telling whether a write happened
-        └── StorageUnavailable    full disk, time-out, too many requests
+    ├── LedgerImbalance           the ledger of a run does not balance; nothing was committed
+    ├── DeliveryRefused           a target that does not take the predictions, or would lose them
+    ├── LakeDamaged               stored data is inconsistent
+    ├── StorageError              the disk or the object store refused an operation
+    ├── OutOfMemory               DuckDB needs more memory than its limit
+    └── TransientError            the same call may succeed later                exit 75
+        ├── InputChanged          the input changed since the plan, or while it was read
+        ├── IncompleteFile        an input file that ends too early: still being written, or cut off
+        ├── CommitConflict        other runs keep committing first
+        ├── CommitUnknown         unknown whether a write took effect
+        ├── DeliveryFailed        a target of predictions that cannot be reached, or is full
+        ├── RunEnded              the run was rolled back or ended by another process while active
+        ├── StorageUnavailable    full disk, timeout, too many requests
+        └── WorkerLost            processes or executors that score for a run have died
 
-Transient errors are worth a retry; the others need a person.
+Only transient errors are worth retrying; the others need a person to fix the cause.
 """
 
 from __future__ import annotations
@@ -31,9 +38,9 @@ from typing import Any, ClassVar
 
 
 class LakescoreError(Exception):
-    """What went wrong, and what to do about it.
+    """Base class: what went wrong, and what to do about it.
 
-    The fields are kept as attributes so that programs (``--json``, Airflow) need not parse the text.
+    The fields are attributes so that programs (``--json``, Airflow) need not parse the text.
     """
 
     exit_code: ClassVar[int] = 1
@@ -66,7 +73,7 @@ class LakescoreError(Exception):
         return "\n".join([self.what, *lines])
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by fields: an exception's default is to call the class with its text alone."""
+        """Pickles the fields: by default, an exception is rebuilt by calling its class with the text alone."""
         return (_rebuild, (type(self), self.__dict__.copy()))
 
     def as_dict(self) -> dict[str, object]:
@@ -101,6 +108,10 @@ class InputMissing(InputError):
     pass
 
 
+class InputEmpty(InputMissing):
+    pass
+
+
 class SchemaMismatch(InputError):
     pass
 
@@ -126,7 +137,7 @@ class ModelMismatch(ModelError):
 
 
 class QualityStop(LakescoreError):
-    """`checks` holds what the validation found, if that is what stopped the run: `records.CheckResult`s."""
+    """`checks` holds the validation results (`records.CheckResult`) if validation stopped the run; else it is empty."""
 
     exit_code = 3
     checks: tuple[Any, ...] = ()
@@ -139,6 +150,10 @@ class LedgerImbalance(LakescoreError):
     pass
 
 
+class DeliveryRefused(LakescoreError):
+    pass
+
+
 class LakeDamaged(LakescoreError):
     pass
 
@@ -147,12 +162,20 @@ class StorageError(LakescoreError):
     pass
 
 
+class OutOfMemory(LakescoreError):
+    pass
+
+
 class TransientError(LakescoreError):
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: cron, systemd and Airflow can tell it from a failure for good
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: lets cron, systemd and Airflow tell it from a permanent failure
     transient = True
 
 
 class InputChanged(TransientError):
+    pass
+
+
+class IncompleteFile(TransientError):
     pass
 
 
@@ -164,12 +187,24 @@ class CommitUnknown(TransientError):
     pass
 
 
+class DeliveryFailed(TransientError):
+    pass
+
+
+class RunEnded(TransientError):
+    pass
+
+
 class StorageUnavailable(TransientError):
     pass
 
 
+class WorkerLost(TransientError):
+    pass
+
+
 def nearest(name: str, valid: list[str]) -> str:
-    """Returns ``", did you mean 'x'?"`` or an empty string. A name that differs only in case is the nearest."""
+    """Returns ``", did you mean 'x'?"`` for the closest valid name, or an empty string; ignores case first."""
     import difflib
 
     same = [other for other in valid if other.casefold() == name.casefold()]

@@ -1,4 +1,4 @@
-"""The scorer without a lake: a table in, predictions out; or a file in, a file out."""
+"""Scores tables and files without a lake."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline import database
-from pipeline.errors import InputMissing, SchemaMismatch, UsageError
-from pipeline.features import to_matrix
-from pipeline.model.fit import check_fit
+from pipeline.database.connection import column_types, connect, fit
+from pipeline.database.resources import batch_rows, resources
+from pipeline.errors import SchemaMismatch, UsageError
+from pipeline.job.config import Engine
+from pipeline.model.matrix import to_matrix
 from pipeline.model.outputs import output_schema
 from pipeline.model.remote import open_registry
-from pipeline.storage import explained, sync_file, sync_folder
+from pipeline.model.schema_check import check_fit
+from pipeline.model.user_rows import read_rows
+from pipeline.storage import sync_file, sync_folder, translated_os_errors
+from pipeline.storage.parquet import ROW_GROUP
+from pipeline.tabular.sources import Files, Kind, find, translated_read_errors
 
 if TYPE_CHECKING:
     import pandas as pd
-    from duckdb import DuckDBPyConnection as Connection
-    from duckdb import DuckDBPyRelation as Relation
 
     from pipeline.model.manifest import Manifest
     from pipeline.model.predictor import Predictor
 
-BATCH_ROWS = 122_880
-KINDS = {".csv": "csv", ".parquet": "parquet"}
+TARGETS = {".csv": "csv", ".parquet": "parquet"}
 TYPES = {
     "number": pa.float64(),
     "category": pa.string(),
+    "integer": pa.int64(),
+    "hash": pa.string(),
     "timestamp": pa.timestamp("us"),
     "list": pa.list_(pa.float32()),
 }
-"""What a DataFrame's columns are taken to be until they are converted, and checked as what they are."""
+"""Arrow type that a DataFrame column is assumed to have until it is converted and its actual type is checked."""
 Table = TypeVar("Table", pa.Table, "pd.DataFrame")
 
 
@@ -59,9 +63,9 @@ class Scorer:
         device: str = "auto",
         trusted: str | None = None,
     ) -> Scorer:
-        """`trusted` is the digest of a model whose file may hold code.
+        """Loads a model from a registry. `trusted` is the digest of a model whose file may contain code.
 
-        Raises ModelNotFound, or ModelMismatch if the files are not those that were registered.
+        Raises ModelNotFound, or ModelMismatch if the files are not the registered ones.
         """
         registry = open_registry(str(models))
         manifest = registry.resolve(name, version)
@@ -73,25 +77,25 @@ class Scorer:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns of `score`'s result."""
+        """The columns that `score` returns."""
         return pa.schema([field.with_nullable(nullable=True) for field in output_schema(self.manifest.signature)])
 
     def score(self, data: Table) -> Table:
-        """Returns one row of predictions for each row, in order, as the kind of table that was given.
+        """Returns one row of predictions per row, in the same order and as the same kind of table.
 
-        A DataFrame's result keeps its index. A row with a NULL or infinite feature has NULL predictions.
-        Raises SchemaMismatch if a feature is absent or no number.
+        The result for a DataFrame keeps its index. A row with a NULL or infinite feature gets NULL predictions.
+        Raises SchemaMismatch if a feature is absent or has the wrong type.
         """
         if isinstance(data, pa.Table):
             self._check([(field.name, field.type) for field in data.schema])
-            batches = [self.score_batch(batch) for batch in data.select(list(self.features)).to_batches(BATCH_ROWS)]
+            batches = [self.score_batch(batch) for batch in data.select(list(self.features)).to_batches(ROW_GROUP)]
             return pa.Table.from_batches(batches, self.schema)
         kinds = {name: TYPES[how.kind] for name, how in self.manifest.signature.inputs.items()}
         self._check([(str(name), kinds.get(str(name), pa.float64())) for name in data.columns])
         return self.score(self._features_of(data)).to_pandas().set_index(data.index)
 
     def score_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Returns the predictions of a batch, row by row. Expects the features' columns."""
+        """Returns one row of predictions per row of a batch that contains the feature columns."""
         matrix = to_matrix(batch, self.features, self.manifest.signature.inputs)
         valid = np.isfinite(matrix).all(axis=1)
         complete = bool(valid.all())
@@ -111,38 +115,49 @@ class Scorer:
     def _check(self, columns: Sequence[tuple[str, pa.DataType]]) -> None:
         names = [name for name, _ in columns]
         if twice := [name for name in self.features if names.count(name) > 1]:
-            raise SchemaMismatch(f"a column {twice[0]!r} stands there twice", where="the table")
+            raise SchemaMismatch(f"column {twice[0]!r} appears twice", where="the table")
         check_fit(self.manifest, None, {name: _duckdb_name(kind) for name, kind in columns}, "the table")
 
 
 def score_file(
     scorer: Scorer,
-    source: Path,
+    source: Path | Files,
     target: Path,
     *,
     replace: bool = False,
-    memory_limit: str = "400MB",
+    memory_limit: str | None = None,
+    threads: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[int, int]:
-    """Scores a CSV or Parquet file into another, in a stream: its columns, then the predictions.
+    """Streams a file through the model and writes its columns and the predictions to a CSV or Parquet file.
 
-    Returns the number of rows, and of those without prediction, since a feature is NULL or infinite. The target
-    appears when it is whole. Raises UsageError, InputMissing, SchemaMismatch or UnreadableFile.
+    `source` is read as an import reads it; `Files` bring their types along. Returns the number of rows, and the number
+    of rows without a prediction because a feature is NULL or infinite. The target appears only when complete. Raises
+    UsageError, InputMissing, SchemaMismatch, UnreadableFile or OutOfMemory.
+
+    `memory_limit` is DuckDB's, `threads` are DuckDB's and torch's; by default they follow the columns and the machine.
     """
-    check_files(source, target, replace=replace)
-    kind = _kind(source)
+    files = check_files(source, target, replace=replace)
     rows = without = 0
-    with database.connection(memory_limit) as con, database.explained(source):
+    engine = Engine(memory_limit=memory_limit, threads=threads)
+    limits = resources(engine)
+    with (
+        connect(limits.memory_limit, limits.threads) as con,
+        translated_read_errors(files),
+        _torch_threads(threads),
+    ):
         con.execute("SET preserve_insertion_order = true")
-        relation = _relation(con, source, kind)
-        total = relation.aggregate("count(*)").fetchall()[0][0] if kind == "parquet" else 0
-        columns = database.schema(relation)
-        check_fit(scorer.manifest, None, columns, source)
+        relation = read_rows(con, files, scorer.manifest.signature)
+        total = relation.aggregate("count(*)").fetchall()[0][0] if files.kind is Kind.parquet else 0
+        columns = column_types(relation)
+        fit(con, resources(engine, len(columns)))
+        check_fit(scorer.manifest, None, columns, files)
         if clash := [name for name in columns if name.casefold() in scorer.schema.names]:
             raise SchemaMismatch(
-                f"the file has a column {clash[0]} already", where=source, next_step="rename it, or leave it out"
+                f"the file already has a column {clash[0]}", where=files, next_step="rename it, or leave it out"
             )
-        with relation.to_arrow_reader(BATCH_ROWS) as reader, _writer(target, reader.schema, scorer.schema) as write:
+        reader = relation.to_arrow_reader(batch_rows(len(columns)))
+        with reader, _writer(target, reader.schema, scorer.schema) as write:
             for batch in reader:
                 predictions = scorer.score_batch(batch)
                 write(
@@ -156,20 +171,40 @@ def score_file(
     return rows, without
 
 
-def check_files(source: Path, target: Path, *, replace: bool) -> None:
-    """Raises UsageError or InputMissing for what can be told before a model is loaded."""
-    for path in (source, target):
-        _kind(path)
-    if not source.is_file():
-        raise InputMissing("there is no such file", where=source)
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    """Lets torch use so many threads; None: as many as it does anyway."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_files(
+    source: Path | Files,
+    target: Path,
+    types: Sequence[str] = (),
+    decimal: str = ".",
+    delimiter: str | None = None,
+    *,
+    replace: bool,
+) -> Files:
+    """Checks both paths before a model is loaded, and returns what to read. Raises the errors of `find`."""
+    _kind(target)
+    files = source if isinstance(source, Files) else find([source], types, decimal, delimiter)
     if not target.parent.is_dir():
-        raise UsageError("the output's folder is not there", where=target.parent, next_step="make it")
+        raise UsageError("the output folder does not exist", where=target.parent, next_step="create it")
     if target.is_dir() or (target.exists() and not replace):
-        raise UsageError("the output is there already", where=target, next_step="name another one, or say --replace")
+        raise UsageError("the output already exists", where=target, next_step="choose another name, or pass --replace")
+    return files
 
 
 def _duckdb_name(kind: pa.DataType) -> str:
-    """Returns a name that `check_fit` knows for what `to_matrix` takes: DuckDB has no name for all kinds of Arrow."""
+    """Returns a type name that `check_fit` knows: DuckDB has no names for some Arrow types that `to_matrix` accepts."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_boolean(value) or pa.types.is_integer(value):
         return "BIGINT"
@@ -178,15 +213,9 @@ def _duckdb_name(kind: pa.DataType) -> str:
 
 def _kind(path: Path) -> str:
     try:
-        return KINDS[path.suffix.lower()]
+        return TARGETS[path.suffix.lower()]
     except KeyError:
-        raise UsageError("the kind of file is not known", where=path, expected=" or ".join(KINDS)) from None
-
-
-def _relation(con: Connection, path: Path, kind: str) -> Relation:
-    if kind == "csv":
-        return con.sql("SELECT * FROM read_csv($path)", params={"path": str(path)})
-    return con.sql("SELECT * FROM read_parquet($path, hive_partitioning = false)", params={"path": str(path)})
+        raise UsageError("unknown file extension", where=path, expected=" or ".join(TARGETS)) from None
 
 
 def _joined(left: pa.RecordBatch | pa.Schema, right: pa.RecordBatch | pa.Schema) -> pa.Schema:
@@ -196,12 +225,12 @@ def _joined(left: pa.RecordBatch | pa.Schema, right: pa.RecordBatch | pa.Schema)
 
 @contextmanager
 def _writer(target: Path, left: pa.Schema, right: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """Writes to a temporary file beside the target, which takes its name when all went well."""
+    """Writes to a temporary file beside the target and renames it to the target on success."""
     from pyarrow import csv, parquet
 
     schema = _joined(left, right)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    with explained(target):
+    with translated_os_errors(target):
         try:
             try:
                 if _kind(target) == "csv":

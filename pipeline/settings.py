@@ -1,4 +1,4 @@
-"""What differs between machines: where things lie and what the machine has. From the environment, read once."""
+"""Machine-specific settings, such as paths and resource limits, read once from environment variables."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """Each field can be set by an environment variable, `LAKESCORE_` and the field's name in capitals.
+    """Each field can be set by an environment variable: `LAKESCORE_` plus the field's name in upper case.
 
-    The engine's settings override those of the job: they belong to the machine.
+    `device`, `memory_limit` and `threads` override the job's `[engine]` table, because they belong to the machine.
     """
 
     lake: str = "lake"
@@ -22,12 +22,15 @@ class Settings:
     models: str = "models"
     device: str | None = None
     memory_limit: str | None = None
-    """DuckDB's, such as `500MB`. Torch, Arrow and the interpreter come on top of it (about 350 MB)."""
+    """Memory limit of DuckDB, such as `500MB`. Torch, Arrow and the interpreter need about 350 MB in addition.
+    By default it follows columns, cores and memory, see `database/resources.py`."""
     threads: int | None = None
+    spark: str | None = None
+    """Address of a Spark master or Connect server, for jobs with `name = "spark"` under [engine]; may hold a token."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Raises UsageError for a number of threads that is not a positive number."""
+        """Raises UsageError if LAKESCORE_THREADS is not a positive integer."""
         threads = environ.get("LAKESCORE_THREADS")
         if threads is not None and not (threads.isdecimal() and int(threads) > 0):
             raise UsageError("LAKESCORE_THREADS is not a number of threads", expected="1 or more", got=repr(threads))
@@ -38,4 +41,5 @@ class Settings:
             device=environ.get("LAKESCORE_DEVICE"),
             memory_limit=environ.get("LAKESCORE_MEMORY_LIMIT"),
             threads=int(threads) if threads else None,
+            spark=environ.get("LAKESCORE_SPARK"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import hypothesis
 import pytest
 
 from tests.browsing import chromium
+from tests.calling import Cli, caller
 from tests.s3 import S3Server, serve
 from tests.workspace import Workspace
 
@@ -44,7 +46,10 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lakescore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lakescore:
-    """The command line, in a process of its own and an empty folder (`tmp_path`); `expect` is its exit code."""
+    """The command line in a process of its own, in an empty folder (`tmp_path`); `expect` is its exit code.
+
+    Where the process does not matter, `cli` does the same and starts none.
+    """
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def call(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -54,6 +59,13 @@ def lakescore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lakescore:
         return done
 
     return call
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The command line in this process, in an empty folder (`tmp_path`)."""
+    monkeypatch.chdir(tmp_path)
+    return caller(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -90,10 +102,17 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     return s3_server
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    """A lake without input, a job `toy` and its model."""
-    made = Workspace(tmp_path)
+@pytest.fixture(scope="session")
+def fresh_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """What `workspace` is a copy of: registering a model takes longer than most tests."""
+    made = Workspace(tmp_path_factory.mktemp("fresh"))
     made.job()
     made.model()
     return made
+
+
+@pytest.fixture
+def workspace(fresh_workspace: Workspace, tmp_path: Path) -> Workspace:
+    """A lake without input, a job `toy` and its model."""
+    shutil.copytree(fresh_workspace.root, tmp_path, dirs_exist_ok=True)
+    return Workspace(tmp_path)

@@ -1,4 +1,4 @@
-"""Writes lakes with pyarrow and the model of run records alone: what reads a lake is not tested by what writes it."""
+"""Writes lakes with pyarrow and the classes of run records alone: readers are tested independently of the writer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.lake import Lake, Partition
+from pipeline.lake.layout import Lake, Partition
+from pipeline.lake.patterns import Pattern
 from pipeline.records import FileInfo, Ledger, ModelRef, Plan, RunRecord, StageReport, State, Statistics, Term
 
 PATTERN = "unscored/ds={ds}/*.parquet"
@@ -30,7 +31,7 @@ def run_id(ds: str, number: int = 0) -> str:
 
 
 def clock(ds: str, number: int = 0) -> datetime:
-    """Returns 02:00 UTC of the day after `ds`, and a minute more for each number."""
+    """Returns 02:00 UTC of the day after `ds`, plus `number` minutes."""
     return datetime.fromisoformat(ds).replace(tzinfo=UTC) + timedelta(days=1, hours=2, minutes=number)
 
 
@@ -57,7 +58,7 @@ def prediction_rows(
     revision: int = 0,
     carry: Mapping[str, Any] | None = None,
 ) -> pa.Table:
-    """Returns rows as a commit writes them; `key` and `carry` are columns, `labels` classes or their names."""
+    """Returns rows as a commit writes them; `key` and `carry` map names to values, `labels` are classes or names."""
     columns = {name: pa.array(values) for name, values in {**key, **(carry or {})}.items()}
     count = len(next(iter(columns.values())))
     labels = [row % classes for row in range(count)] if labels is None else labels
@@ -84,7 +85,7 @@ def add_part(lake: Lake, partition: Partition, table: pa.Table) -> FileInfo:
 
 
 def add_quarantine(lake: Lake, job: str, ds: str, run: str, table: pa.Table, reasons: list[list[str]]) -> FileInfo:
-    """Stores rejected rows: those of `table`, and why."""
+    """Stores the rows of `table` as rejected, with their reasons."""
     count = table.num_rows
     table = table.append_column("reasons", pa.array(reasons, pa.list_(pa.string())))
     table = table.append_column("run_id", pa.array([run] * count, pa.string()))
@@ -96,6 +97,11 @@ def add_quarantine(lake: Lake, job: str, ds: str, run: str, table: pa.Table, rea
 
 def mark(lake: Lake, partition: Partition) -> None:
     lake.storage.write(partition.success, b"")
+
+
+def put_record(lake: Lake, record: RunRecord) -> None:
+    """Stores a record, replacing any stored one: for the records of killed processes, or of old runs."""
+    lake.storage.write(lake.records.key(record.job, record.ds, record.run_id), record.to_json())
 
 
 def add_run(
@@ -114,7 +120,7 @@ def add_run(
     model: str = "churn_model",
     reason: str = "new",
 ) -> RunRecord:
-    """Stores the record of a run over the input as it lies there now."""
+    """Stores the record of a run over the present input."""
     ds, done = partition.ds, state is State.complete
     terms = {"scored": scored, "unchanged": unchanged, "quarantined": quarantined, "duplicates": 0, "overtaken": 0}
     candidates = Term(rows=sum(terms.values()), hash_sum=2**80 + sum(terms.values()))
@@ -132,7 +138,9 @@ def add_run(
         job_digest="0" * 64,
         job_config={},
         plan=Plan(
-            input=lake.input_files(dict(patterns or {"unscored": PATTERN}), ds),
+            input=lake.input_files(
+                {name: Pattern(each) for name, each in (patterns or {"unscored": PATTERN}).items()}, ds
+            ),
             base=(),
             other_versions=(),
             key=tuple(key),
@@ -156,7 +164,7 @@ def add_run(
         pid=1,
         error=None if state is not State.failed else "the disk is full",
     )
-    lake.write_record(record)
+    put_record(lake, record)
     return record
 
 
@@ -171,7 +179,7 @@ def add_day(
     key: str = "id",
     **columns: Any,
 ) -> RunRecord:
-    """Stores a day as one complete run leaves it: input, one part file, record and mark. See prediction_rows, too."""
+    """Stores a day as a complete run leaves it: input, one part file, record, mark. `columns`: see prediction_rows."""
     partition = Partition(job, ds, version)
     if not lake.storage.files(f"unscored/ds={ds}"):
         add_input(lake, ds, input_rows(ids, key))

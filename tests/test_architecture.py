@@ -1,4 +1,4 @@
-"""The layers of the package, and other promises that no single module can keep."""
+"""The rooms of the package and their order, and other promises that no single module can keep."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import ast
 import graphlib
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -17,40 +17,31 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline"
 
-# A module imports from its own layer and from those below. A new module gets its place here.
-LAYERS = {
-    "doors": ("pipeline", "__main__", "cli", "cli.*"),
-    "flow": ("demo", "run", "preview", "stages", "orchestration", "standalone"),
-    "stages, and questions about what they stored": (
-        *("check", "unscored", "selection", "scoring", "streaming", "staging", "tuning", "commit", "ledger"),
-        *("quality", "quality.*"),
-        *(
-            f"drift.{name}"
-            for name in ("edges", "judge", "labels", "performance", "profiling", "stage", "store", "tally")
-        ),
-        *("status", "views", "query", "catalog"),
-        *("explain", "explain.*", "compare", "compare.*", "report", "report.*"),
-        *("ingest", "ingest.*", "care", "care.*"),
-        *("notify", "notify.*"),
-    ),
-    "what every stage is given": ("context", "process"),
-    "rows, model, lake and machine": (
-        *("drift", "drift.counting", "drift.measures", "drift.tables"),
-        *("dispositions", "encoding", "features", "keys", "predictions", "scorer", "model", "model.*"),
-        *("lake", "storage", "storage.*", "database", "relations", "queries"),
-        *("job", "job_tables", "machine", "reserved", "settings"),
-    ),
-    "words": ("records", "errors"),
-}
+# The rooms: the modules and folders at the top of the package. Each imports from itself and from those before it.
+# docs/architecture.md says what each is for; a new one gets its place in both.
+ROOMS = (
+    *("errors", "parsing", "columns", "machine", "settings", "periods", "records", "packaged"),
+    *("storage", "lake", "job", "database", "tabular", "histograms", "model"),
+    *("context", "startup", "engines"),
+    *("suite", "ingest", "selecting", "staging", "quality", "profiles", "scoring", "committing", "buckets", "drift"),
+    *("query", "publish", "explain", "compare", "report", "care", "notify"),
+    *("scorer", "demo"),
+    *("flow", "orchestration", "cli"),
+    *("__init__", "__main__"),
+)
+MOST_ROOMS, MOST_MODULES = 42, 14
+
+# Folders of tests/ that are about the whole, or about what is no room.
+ACROSS = {"benchmarks", "docs", "frozen", "retail", "torture", "whole"}
 
 # What the command line and a check that finds nothing to do import; each of the heavy ones costs 0.1 to 5 s.
 LIGHT = (
     "pipeline",
     "pipeline.cli.app",
-    "pipeline.run",
-    "pipeline.check",
+    "pipeline.flow.day",
+    "pipeline.selecting.up_to_date",
     "pipeline.model.registry",
-    "pipeline.orchestration",
+    "pipeline.orchestration.tasks",
 )
 HEAVY = {"duckdb", "great_expectations", "numpy", "pandas", "pyarrow", "torch"}
 MAX_LINES = 400
@@ -66,29 +57,20 @@ FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
 
 
-def layer(name: str) -> int:
-    """Returns the layer's number from the top, or -1 if the module has no place."""
-    for number, patterns in enumerate(LAYERS.values()):
-        if any(fnmatchcase(name, pattern) for pattern in patterns):
-            return number
-    return -1
+def room(name: str) -> str:
+    """Returns the room in which a module lies."""
+    return "__init__" if name == "pipeline" else name.partition(".")[0]
 
 
-def imports(node: ast.AST) -> Iterator[str]:
-    """Yields the modules of ours that are imported, in functions too, but not those for type checkers alone."""
-    match node:
-        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
-            for statement in node.orelse:
-                yield from imports(statement)
-        case ast.Import():
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yields our modules that are imported: at the top, in functions, and for type checkers alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
             yield from (ours(alias.name) for alias in node.names if is_ours(alias.name))
-        case ast.ImportFrom(module=str(source), level=0) if is_ours(source):
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and is_ours(str(node.module)):
             for alias in node.names:
-                inner = ours(f"{source}.{alias.name}")
-                yield inner if inner in FILES else ours(source)
-        case _:
-            for child in ast.iter_child_nodes(node):
-                yield from imports(child)
+                inner = ours(f"{node.module}.{alias.name}")
+                yield inner if inner in FILES else ours(str(node.module))
 
 
 def is_ours(dotted: str) -> bool:
@@ -102,16 +84,42 @@ def ours(dotted: str) -> str:
 IMPORTS = {name: sorted(set(imports(tree)) - {name}) for name, tree in TREES.items()}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_module_has_one_place_among_the_layers(name: str) -> None:
-    assert layer(name) >= 0, f"{name} has no layer yet: add it to LAYERS in {Path(__file__).name}"
+def test_rooms_are_those_of_the_package() -> None:
+    found = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert found == set(ROOMS), "a room that is new, or gone, is so in ROOMS and in docs/architecture.md, too"
+
+
+def test_rooms_are_few_enough_to_be_seen_at_once() -> None:
+    modules = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+    assert len(ROOMS) <= MOST_ROOMS
+    assert len(modules) <= MOST_MODULES
+
+
+def test_map_of_the_rooms_lists_all_in_order() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", text, flags=re.MULTILINE)
+    assert listed == [name for name in ROOMS if not name.startswith("__")]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_imports_point_down(name: str) -> None:
-    names = list(LAYERS)
-    upward = [f"{other} ({names[layer(other)]})" for other in IMPORTS[name] if layer(other) < layer(name)]
-    assert not upward, f"{name} ({names[layer(name)]}) imports from above: {', '.join(upward)}"
+def test_imports_come_from_rooms_before(name: str) -> None:
+    own = ROOMS.index(room(name))
+    later = [other for other in IMPORTS[name] if ROOMS.index(room(other)) > own]
+    assert not later, f"{name} imports from rooms that come after {room(name)}: {', '.join(later)}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_sql_comes_from_rooms_before(name: str) -> None:
+    queries = {path.relative_to(ROOT / "sql").with_suffix("").as_posix() for path in ROOT.glob("sql/**/*.sql")}
+    texts = {node.value for node in ast.walk(TREES[name]) if isinstance(node, ast.Constant)}
+    own = ROOMS.index(room(name))
+    later = [query for query in queries & texts if ROOMS.index(query.partition("/")[0]) > own]
+    assert not later, f"{name} reads SQL of rooms that come after {room(name)}: {', '.join(later)}"
+
+
+def test_folders_of_the_tests_are_the_rooms() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests").parts[0] for path in ROOT.glob("tests/*/**/*.py")}
+    assert folders - ACROSS <= set(ROOMS), "a test lies where what it tests lies"
 
 
 def test_imports_form_no_cycle() -> None:

@@ -1,4 +1,4 @@
-"""What is read of the machine: cores, quotas, threads of one core."""
+"""Reading the machine's cores, memory, quotas and threads per core."""
 
 from __future__ import annotations
 
@@ -55,6 +55,29 @@ def test_usable_cores_quota_of_one_and_a_half_counts_as_two(tmp_path: Path, monk
     assert machine.usable_cores(proc, write(tmp_path / "sys", {"fs/cgroup/cpu.max": "150000 100000"})) == 2
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/", {}, 8 << 30),
+        ("0::/a/b", {"fs/cgroup/a/b/memory.max": "max"}, 8 << 30),
+        ("0::/a/b", {"fs/cgroup/a/b/memory.max": "max", "fs/cgroup/a/memory.max": "1000000"}, 1_000_000),
+        ("0::/a", {"fs/cgroup/a/memory.max": "3000000", "fs/cgroup/a/memory.high": "2000000"}, 2_000_000),
+        ("0::/not/here", {"fs/cgroup/memory.max": "1000000"}, 1_000_000),
+        ("4:memory:/a", {"fs/cgroup/memory/a/memory.limit_in_bytes": "1000000"}, 1_000_000),
+        ("4:memory:/a", {"fs/cgroup/memory/a/memory.limit_in_bytes": "9223372036854771712"}, 8 << 30),
+        ("4:pids:/a", {"fs/cgroup/memory/a/memory.limit_in_bytes": "1"}, 8 << 30),
+    ],
+)
+def test_usable_memory_is_within_the_limits(tmp_path: Path, groups: str, files: dict[str, str], expected: int) -> None:
+    proc = write(tmp_path / "proc", {"self/cgroup": groups, "meminfo": "MemTotal:  8388608 kB\nMemFree:  1 kB"})
+    assert machine.usable_memory(proc, write(tmp_path / "sys", files)) == expected
+
+
+def test_usable_memory_is_known_without_linux(tmp_path: Path) -> None:
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert machine.usable_memory(tmp_path, tmp_path) == installed
+
+
 def test_usable_cores_are_those_that_this_process_may_use() -> None:
     script = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     script += "from pipeline import machine; print(machine.usable_cores(), machine.physical_cores())"
@@ -108,3 +131,26 @@ def test_bytes_moved_count_what_duckdb_and_arrow_read_and_write(tmp_path: Path) 
 
 def test_bytes_moved_are_not_known_everywhere(tmp_path: Path) -> None:
     assert machine.bytes_moved(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        pa.ArrowMemoryError("malloc of size 64 failed"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        duckdb.OutOfMemoryException("Out of Memory Error: Allocation failure"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_is_recognised_in_whichever_library(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "ulimit" not in str(machine.out_of_memory(error))
+    monkeypatch.setattr("resource.getrlimit", lambda _: (3 * 1024**3, 3 * 1024**3))
+    assert "more than 3.0 GiB of address space (ulimit -v)" in str(machine.out_of_memory(error))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    assert machine.out_of_memory(OSError(28, "No space left on device")) is None
+    assert machine.out_of_memory(ValueError("memory")) is None

@@ -1,11 +1,7 @@
-"""The scorer without a lake: a table in, predictions out; a file in, a file out."""
+"""Scoring tables and files without a lake."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,9 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.errors import InputMissing, LakescoreError, ModelNotFound, SchemaMismatch, UnreadableFile, UsageError
-from pipeline.scorer import BATCH_ROWS, Scorer, score_file
-from tests.conftest import Lakescore
+from pipeline.errors import (
+    IncompleteFile,
+    InputError,
+    InputMissing,
+    LakescoreError,
+    ModelNotFound,
+    SchemaMismatch,
+    UsageError,
+)
+from pipeline.scorer import Scorer, score_file
+from pipeline.storage.parquet import ROW_GROUP
+from pipeline.tabular import sources
 from tests.workspace import Workspace, table
 
 ROWS = pa.table({"id": ["x", "y", "z"], "a": [1.0, None, 3.0], "b": [2, 2, 2]})
@@ -40,7 +45,7 @@ def scorer(models: Path) -> Scorer:
 
 
 def by_hand(models: Path, rows: pa.Table) -> list[list[float]]:
-    """The probabilities of the same network, written out."""
+    """Returns the probabilities of the same network, computed by hand."""
     state = torch.load(models / "toy" / "v1" / "model.pt", weights_only=True)["model_state_dict"]
     x = torch.tensor(np.column_stack([rows["a"], rows["b"]]), dtype=torch.float32)  # (rows, 2)
     for layer in range(3):
@@ -56,8 +61,9 @@ def probabilities(found: pa.Table) -> list[list[float]]:
 # Tables
 
 
+@pytest.mark.slow
 def test_score_table_gives_a_row_of_predictions_for_each_row_in_order(scorer: Scorer, models: Path) -> None:
-    rows = table(BATCH_ROWS + 7)
+    rows = table(ROW_GROUP + 7)
     found = scorer.score(rows)
     assert found.column_names == OUTPUTS
     expected = by_hand(models, rows)
@@ -108,11 +114,11 @@ def test_score_table_feature_of_any_number_is_scored(scorer: Scorer, values: pa.
         (pa.table({"A": [1.0], "b": [1.0]}), r"no column a \(did you mean 'A'\?\)"),
         (pa.table({"a": ["1"], "b": [1.0]}), r"must be a number(?s:.)*got +a string"),
         (pa.table({"a": [[1.0]], "b": [1.0]}), r"must be a number(?s:.)*got +a list"),
-        (pa.table([pa.array([1.0])] * 3, names=["a", "a", "b"]), r"'a' stands there twice"),
+        (pa.table([pa.array([1.0])] * 3, names=["a", "a", "b"]), r"'a' appears twice"),
         (pd.DataFrame({"A": [1.0], "b": [1.0]}), r"no column a \(did you mean 'A'\?\)"),
         (pd.DataFrame({"a": ["1"], "b": [1.0]}), r"must be a number"),
         (pd.DataFrame({"a": pd.Series([1.0, "x"], dtype=object), "b": [1.0, 1.0]}), r"must be a number(?s:.)*'x'"),
-        (pd.DataFrame([[1.0, 1.0, 1.0]], columns=["a", "a", "b"]), r"'a' stands there twice"),
+        (pd.DataFrame([[1.0, 1.0, 1.0]], columns=["a", "a", "b"]), r"'a' appears twice"),
         (pd.DataFrame({0: [1.0], 1: [1.0]}), r"no column a, b"),
     ],
     ids=[
@@ -194,7 +200,7 @@ def test_score_file_gives_its_columns_and_predictions(scorer: Scorer, tmp_path: 
 
 
 def test_score_file_of_many_batches_keeps_the_order(scorer: Scorer, tmp_path: Path) -> None:
-    rows = table(BATCH_ROWS + 11)
+    rows = table(ROW_GROUP + 11)
     done: list[tuple[int, int]] = []
     source, target = written(tmp_path / "in.parquet", rows), tmp_path / "out.parquet"
     assert score_file(scorer, source, target, progress=lambda *at: done.append(at)) == (rows.num_rows, 0)
@@ -221,7 +227,7 @@ def refused(scorer: Scorer, source: Path, target: Path, kind: type[LakescoreErro
 def test_score_file_output_there_already_is_kept_unless_told(scorer: Scorer, tmp_path: Path) -> None:
     source, target = written(tmp_path / "in.csv"), tmp_path / "out.csv"
     target.write_text("precious")
-    refused(scorer, source, target, UsageError, "the output is there already(?s:.)*--replace")
+    refused(scorer, source, target, UsageError, "the output already exists(?s:.)*--replace")
     score_file(scorer, source, target, replace=True)
     assert read(target).num_rows == 3
 
@@ -229,13 +235,14 @@ def test_score_file_output_there_already_is_kept_unless_told(scorer: Scorer, tmp
 @pytest.mark.parametrize(
     ("source", "target", "kind", "message"),
     [
-        ("absent.csv", "out.csv", InputMissing, "there is no such file"),
-        ("in.json", "out.csv", UsageError, r"kind of file is not known(?s:.)*\.csv or \.parquet"),
-        ("in.csv", "out.json", UsageError, r"kind of file is not known(?s:.)*out\.json"),
-        ("in.csv", "out", UsageError, r"kind of file is not known"),
-        ("in.csv", "no/out.csv", UsageError, r"the output's folder is not there"),
-        ("in.csv", "folder.csv", UsageError, r"the output is there already"),
-        ("folder.csv", "out.csv", InputMissing, r"there is no such file"),
+        ("absent.csv", "out.csv", InputMissing, "no such file"),
+        ("in.csv", "out.tsv", UsageError, r"unknown file extension(?s:.)*\.csv or \.parquet"),
+        ("absent.json", "out.csv", InputMissing, r"no such file"),
+        ("in.csv", "out.json", UsageError, r"unknown file extension(?s:.)*out\.json"),
+        ("in.csv", "out", UsageError, r"unknown file extension"),
+        ("in.csv", "no/out.csv", UsageError, r"the output folder does not exist"),
+        ("in.csv", "folder.csv", UsageError, r"the output already exists"),
+        ("folder.csv", "out.csv", UsageError, r"this is a folder"),
     ],
 )
 def test_score_file_bad_path_is_refused(
@@ -247,31 +254,31 @@ def test_score_file_bad_path_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "message"),
+    ("text", "kind", "message", "line"),
     [
-        ("id,A,b\nx,1,2\n", SchemaMismatch, r"no column a \(did you mean 'A'\?\)"),
-        ("id,a,b\nx,one,2\n", SchemaMismatch, r"must be a number(?s:.)*a VARCHAR"),
-        ("id,a,b\n" + "x,1,2\n" * 30_000 + "x,one,2\n", SchemaMismatch, r"column's type(?s:.)*Line: 30002"),
-        ("a,b,prob_class_0\n1,2,3\n", SchemaMismatch, r"has a column prob_class_0 already"),
-        ("a,b,Prediction\n1,2,3\n", SchemaMismatch, r"has a column Prediction already"),
-        ("", SchemaMismatch, r"no column a, b"),
-        ("\0\1\2" * 1000, LakescoreError, "no column a, b|cannot be read"),
+        ("id,A,b\nx,1,2\n", SchemaMismatch, r"no column a \(did you mean 'A'\?\)", 0),
+        ("id,a,b\nx,one,2\n", SchemaMismatch, r"'a' must hold numbers(?s:.)*'one'", 2),
+        ("id,a,b\n" + "x,1,2\n" * 30_000 + "x,one,2\n", SchemaMismatch, r"'a' must hold numbers(?s:.)*'one'", 30_002),
+        ("a,b,prob_class_0\n1,2,3\n", SchemaMismatch, r"already has a column prob_class_0", 0),
+        ("a,b,Prediction\n1,2,3\n", SchemaMismatch, r"already has a column Prediction", 0),
+        ("", InputError, r"the file is empty", 0),
+        ("\0\1\2" * 1000, LakescoreError, "no column a, b|cannot be read", 0),
     ],
     ids=["case", "text", "text late", "clash", "clash in capitals", "empty", "binary"],
 )
 @pytest.mark.parametrize("target", ["out.csv", "out.parquet"])
 def test_score_file_bad_content_is_refused_and_leaves_nothing(
-    scorer: Scorer, tmp_path: Path, text: str, kind: type[LakescoreError], message: str, target: str
+    scorer: Scorer, tmp_path: Path, text: str, kind: type[LakescoreError], message: str, line: int, target: str
 ) -> None:
     (tmp_path / "in.csv").write_text(text)
     error = refused(scorer, tmp_path / "in.csv", tmp_path / target, kind, message)
-    assert error.where == str(tmp_path / "in.csv")
+    assert error.where == str(tmp_path / "in.csv") + (f", line {line}" if line else "")
 
 
 def test_score_file_truncated_file_is_refused(scorer: Scorer, tmp_path: Path) -> None:
     source = written(tmp_path / "in.parquet")
     source.write_bytes(source.read_bytes()[:-9])
-    assert refused(scorer, source, tmp_path / "out.csv", UnreadableFile, "cannot be read").where == str(source)
+    assert refused(scorer, source, tmp_path / "out.csv", IncompleteFile, "ends too early").where == str(source)
 
 
 def test_score_file_column_that_csv_cannot_hold_is_refused(scorer: Scorer, tmp_path: Path) -> None:
@@ -280,7 +287,7 @@ def test_score_file_column_that_csv_cannot_hold_is_refused(scorer: Scorer, tmp_p
 
 
 def test_score_file_interrupted_leaves_no_file(scorer: Scorer, tmp_path: Path) -> None:
-    source = written(tmp_path / "in.parquet", table(2 * BATCH_ROWS))
+    source = written(tmp_path / "in.parquet", table(2 * ROW_GROUP))
     seen: list[str] = []
 
     def interrupt(_done: int, _total: int) -> None:
@@ -293,59 +300,38 @@ def test_score_file_interrupted_leaves_no_file(scorer: Scorer, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [source]
 
 
-# The command
+# Text
 
 
-@pytest.fixture
-def command(lakescore: Lakescore, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lakescore:
-    monkeypatch.setenv("LAKESCORE_MODELS", str(models))
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # names each module that is imported, on stderr
-    written(tmp_path / "in.csv")
-    return lakescore
-
-
-def test_score_command_scores_a_file_and_tells_how_many(command: Lakescore, tmp_path: Path) -> None:
-    done = command("score", "in.csv", "out.parquet", "--model", "toy", "--json")
-    found = json.loads(done.stdout)
-    assert (found["rows"], found["without_prediction"], found["model"]["version"]) == (3, 1, "v1")
-    assert read(tmp_path / "out.parquet").num_rows == 3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("in.csv", "in.csv"), 2, "the output is there already"),
-        (("absent.csv", "out.csv"), 1, "there is no such file"),
-        (("in.csv", "out.xls"), 2, "the kind of file is not known"),
-        (("in.csv", "out.csv", "--model-version", "v9"), 1, "no version or alias 'v9'"),
-    ],
-)
-def test_score_command_refuses_before_torch_is_imported(
-    command: Lakescore, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
-) -> None:
-    done = command("score", *arguments, "--model", "toy", expect=code)
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "| pipeline.errors" in done.stderr.replace("  ", "")
-    assert "| torch" not in done.stderr.replace("  ", "")
-    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+def scored_csv(scorer: Scorer, tmp_path: Path, text: str, **options: Any) -> list[list[float]]:
+    """Returns the probabilities of the rows of a CSV file."""
+    (tmp_path / "in.csv").write_text(text)
+    files = sources.find([tmp_path / "in.csv"], **options)
+    score_file(scorer, files, tmp_path / "out.parquet", replace=True)
+    return probabilities(read(tmp_path / "out.parquet"))
 
 
 @pytest.mark.slow
-def test_score_command_memory_does_not_grow_with_the_file(command: Lakescore, tmp_path: Path) -> None:
-    """Ten times the rows, 400 MB when decoded, may cost no more than the noise of buffers."""
-    peaks = []
-    rows = table(1_000_000)
-    for millions in (1, 10):
-        source = tmp_path / f"{millions}.parquet"
-        with pq.ParquetWriter(source, rows.schema) as writer:
-            for _ in range(millions):
-                writer.write_table(rows)
-        arguments = ["score", str(source), str(tmp_path / "out.parquet"), "--model", "toy", "--replace"]
-        process = subprocess.Popen([sys.executable, "-m", "pipeline", *arguments], cwd=tmp_path, env=os.environ)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        peaks.append(usage.ru_maxrss * 1024)
-    assert pq.read_metadata(tmp_path / "out.parquet").num_rows == 10_000_000
-    assert peaks[1] - peaks[0] < 150e6, peaks
+def test_score_file_feature_behind_the_sample_is_never_rounded(scorer: Scorer, models: Path, tmp_path: Path) -> None:
+    usual = "x,1,2\n" * 25_000
+    found = scored_csv(scorer, tmp_path, "id,a,b\n" + usual + "y,7.5,3.7\n")
+    np.testing.assert_allclose(found[-1:], by_hand(models, pa.table({"a": [7.5], "b": [3.7]})), atol=1e-6)
+    with pytest.raises(SchemaMismatch, match=r"'007'(?s:.)*--types a=DOUBLE") as refusal:
+        scored_csv(scorer, tmp_path, "id,a,b\n" + usual + "y,007,3.7\n")
+    assert refusal.value.where == f"{tmp_path / 'in.csv'}, line 25002"
+    found = scored_csv(scorer, tmp_path, "id,a,b\n" + usual + "y,007,3.7\n", types=["a=DOUBLE"])
+    np.testing.assert_allclose(found[-1:], by_hand(models, pa.table({"a": [7.0], "b": [3.7]})), atol=1e-6)
+
+
+def test_score_file_with_decimal_commas_gives_the_same(scorer: Scorer, models: Path, tmp_path: Path) -> None:
+    text = "id;a;b\nx;3,7;2,9\ny;4;-,5\n"
+    with pytest.raises(SchemaMismatch, match=r"'3,7'(?s:.)*--decimal ,"):
+        scored_csv(scorer, tmp_path, text)
+    expected = by_hand(models, pa.table({"a": [3.7, 4.0], "b": [2.9, -0.5]}))
+    np.testing.assert_allclose(scored_csv(scorer, tmp_path, text, decimal=","), expected, atol=1e-6)
+
+
+def test_score_file_of_json_lines_keeps_its_text(scorer: Scorer, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"id": "1-2-3", "a": 1, "b": 2}\n{"id": "01-02-03", "a": 1.5, "b": null}\n')
+    assert score_file(scorer, tmp_path / "in.jsonl", tmp_path / "out.parquet") == (2, 1)
+    assert read(tmp_path / "out.parquet")["id"].to_pylist() == ["1-2-3", "01-02-03"]

@@ -1,8 +1,14 @@
-"""A folder with a lake, models and jobs, as a user has it, for tests to work on."""
+"""A folder with a lake, models and jobs, as a user has it, for tests."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import run
 from pipeline.context import Context
-from pipeline.job import find_job
+from pipeline.flow import day as flow
+from pipeline.job.loading import find_job
+from pipeline.lake.layout import Lake
+from pipeline.query.running import run_query
 from pipeline.records import RunRecord
 from pipeline.settings import Settings
 
@@ -25,7 +33,7 @@ name = "{model}"
 [input]
 path = "unscored/ds={{ds}}/*.parquet"
 key = ["id"]
-features = ["a", "b"]
+{features}
 {input}
 
 [policy]
@@ -52,12 +60,22 @@ class Workspace:
         return Path(self.settings.lake)
 
     def job(
-        self, name: str = "toy", *, model: str = "toy", reads: str = "", policy: str = "", schedule: str = ""
+        self,
+        name: str = "toy",
+        *,
+        model: str = "toy",
+        features: str = 'features = ["a", "b"]',
+        reads: str = "",
+        policy: str = "",
+        schedule: str = "",
     ) -> Path:
-        """Writes a job with key `id` and features `a` and `b`; returns its folder."""
+        """Writes a job with key `id`; returns its folder. Without the line `features`, the model says them."""
         folder = self.settings.jobs / name
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "job.toml").write_text(JOB.format(model=model, input=reads, policy=policy, schedule=schedule))
+        (folder / "job.toml").unlink(missing_ok=True)  # it may be a link
+        (folder / "job.toml").write_text(
+            JOB.format(model=model, features=features, input=reads, policy=policy, schedule=schedule)
+        )
         return folder
 
     def model(
@@ -79,13 +97,14 @@ class Workspace:
         layers = [torch.nn.Linear(*shape) for shape in shapes]
         state = {f"fc{i}.{n}": p for i, layer in enumerate(layers) for n, p in layer.state_dict().items()}
         path = self.root / f"{name}-{version}.pt"
-        torch.save({"model_state_dict": state}, path)
+        dimensions = {"input_dim": len(features), "hidden_dim": 16, "output_dim": classes}
+        torch.save({"model_state_dict": state, **dimensions}, path)
         registry = Registry(Path(self.settings.models))
         registry.register(path, name=name, version=version, features=features, alias="production")
         return path
 
     def day(self, rows: dict[str, Any] | pa.Table | int = 100, ds: str = DAY, *, file: str = "data.parquet") -> Path:
-        """Writes (or replaces) an input file of a day; a number makes rows `u0`, `u1`, ... with random features."""
+        """Writes (or replaces) an input file of a day; a number creates rows `u0`, `u1`, ... with random features."""
         path = self.lake / "unscored" / f"ds={ds}" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(rows, path)
@@ -95,24 +114,41 @@ class Workspace:
         machine = dataclasses.replace(self.settings, **settings)
         return Context.open(find_job(job, machine), machine)
 
-    def run(self, ds: str = DAY, job: str = "toy", **settings: Any) -> run.Outcome:
-        return run.run_day(self.context(job, **settings), ds)
+    def run(self, ds: str = DAY, job: str = "toy", **settings: Any) -> flow.Outcome:
+        return flow.run_day(self.context(job, **settings), ds)
 
     def complete(self, ds: str = DAY, job: str = "toy") -> RunRecord:
-        """Runs a day, and returns the record of what must be a complete run with a ledger."""
+        """Runs a day, and returns the run's record, which must have a ledger."""
         record = self.run(ds, job).record
         assert record is not None
         assert record.ledger is not None
         return record
 
     def stored(self, query: str = "FROM predictions ORDER BY ALL", job: str = "toy") -> list[dict[str, Any]]:
-        """Runs SQL over all stored predictions of a job, without our own views."""
+        """Runs SQL over all stored predictions of a job, without Lakescore's views."""
         pattern = f"{self.lake}/predictions/job={job}/*/*/part-*.parquet"
         with duckdb.connect() as con:
             con.sql("SELECT * FROM read_parquet($p, union_by_name = true)", params={"p": pattern}).create_view(
                 "predictions"
             )
             return con.sql(query).to_arrow_table().to_pylist()
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        """Runs SQL over Lakescore's views, as `lakescore query` does."""
+        with run_query(Lake.open(str(self.lake)), query) as result, result.stream() as (_, batches):
+            return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
+
+    def copy_to(self, root: Path) -> Workspace:
+        """Returns a copy whose files are hard links: size, time and inode stay, and with them what run records say.
+
+        Whoever changes a file of the copy in place, instead of replacing it, changes the original, too.
+        """
+        shutil.copytree(self.root, root, copy_function=os.link, dirs_exist_ok=True)
+        for path in (root / "lake" / "runs").rglob("*.json"):  # without change times, which each new link changes
+            content = re.sub(rb'"changed_ns": \d+', b'"changed_ns": null', path.read_bytes())
+            path.unlink()
+            path.write_bytes(content)
+        return Workspace(root)
 
     def files(self) -> dict[str, bytes]:
         """Returns all files of the lake with their content."""
@@ -133,6 +169,7 @@ def table(rows: dict[str, Any] | pa.Table | int) -> pa.Table:
 
 
 def write_table(rows: Any, path: Path) -> None:
+    path.unlink(missing_ok=True)  # it may be a link
     pq.write_table(table(rows), path)
 
 
@@ -142,3 +179,18 @@ def changed(rows: pa.Table, column: str, values: dict[int, Any]) -> pa.Table:
     for row, value in values.items():
         found[row] = value
     return rows.set_column(rows.schema.get_field_index(column), column, pa.array(found, rows.schema.field(column).type))
+
+
+@contextmanager
+def kept_as_it_is(made: Workspace) -> Iterator[Workspace]:
+    """Yields a workspace for tests to copy, and asserts at the end that none of them has changed it."""
+    before = _digest(made.root)
+    yield made
+    assert _digest(made.root) == before, "a test wrote into a file of its copy, which is a link: replace the file"
+
+
+def _digest(root: Path) -> str:
+    sha = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        sha.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return sha.hexdigest()

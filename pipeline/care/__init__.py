@@ -1,1 +1,1 @@
-"""Care of a lake: take a run back, look for damage, clear away, erase a key."""
+"""Maintenance of a lake: roll back a run, verify stored data, clean up, erase a key."""

@@ -1,25 +1,41 @@
-"""Parquet files of ours, replaced under the same name by others with fewer rows."""
+"""Rewriting stored Parquet files in place, under the same name, with fewer rows.
+
+Every rewriting has a condition, `Storage.update`: the file is still the one whose rows were read. So two commands that
+rewrite the same file at once never bring back what the other has removed.
+"""
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.lake import Lake
-from pipeline.storage import explained, make_folder, sync_file
+from pipeline.errors import CommitConflict
+from pipeline.lake.layout import Lake
+from pipeline.lake.liveness import is_alive
+from pipeline.records import FileInfo
+from pipeline.storage import make_folder, sync_file
+from pipeline.storage.parquet import read_metadata, read_schema, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+SCRATCH = "care-"
+"""Prefix of the folders in `.staging/` in which these commands work."""
+TRIES = 20
+"""Maximum number of attempts to rewrite a file that other processes keep replacing."""
+
 
 @contextmanager
 def scratch(lake: Lake) -> Iterator[Path]:
-    """Gives an empty folder on the lake's workspace, and removes it."""
-    folder = lake.workspace.path(f".staging/care-{secrets.token_hex(8)}")
+    """Yields an empty folder in the workspace of the lake and removes it afterwards."""
+    name = f"{SCRATCH}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+    folder = lake.workspace.path(f".staging/{name}")
     make_folder(folder)
     try:
         yield folder
@@ -27,45 +43,63 @@ def scratch(lake: Lake) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def metadata_of(lake: Lake, key: str) -> dict[bytes, bytes]:
-    """Returns what a Parquet file says of itself, by the footer alone."""
-    import pyarrow.parquet as pq
+def clear_abandoned(lake: Lake) -> None:
+    """Removes the folders of processes on this host that were killed while they rewrote files: these may hold rows."""
+    for name in lake.workspace.folders(".staging"):
+        host, _, rest = name.removeprefix(SCRATCH).rpartition("-")[0].rpartition("-")
+        if name.startswith(SCRATCH) and rest.isdecimal() and is_alive(host, int(rest)) is False:
+            shutil.rmtree(lake.workspace.path(f".staging/{name}"), ignore_errors=True)
 
+
+def metadata_of(lake: Lake, key: str) -> dict[str, str]:
+    """Returns our metadata of a Parquet file. Reads the footer only."""
     with lake.storage.open(key) as file:
-        return dict(pq.read_metadata(file).metadata or {})
+        return read_metadata(file)
 
 
-def rewrite(
-    lake: Lake, key: str, folder: Path, batches: Iterable[pa.RecordBatch] = (), extra: dict[bytes, bytes] | None = None
-) -> int:
-    """Replaces a file by one with these rows, the same columns and the same metadata, and `extra`; returns the rows."""
-    import pyarrow.parquet as pq
-
+def with_rows(
+    lake: Lake, key: str, folder: Path, batches: Iterable[pa.RecordBatch], extra: Mapping[str, str] | None = None
+) -> Path:
+    """Writes a local file with these rows, and the columns and our metadata of a stored file; adds `extra` to these."""
     with lake.storage.open(key) as file:
-        schema = pq.read_schema(file).remove_metadata()
-    kept = {name: value for name, value in metadata_of(lake, key).items() if name.startswith(b"lakescore.")}
-    made, rows = folder / f"{secrets.token_hex(8)}.parquet", 0
-    with explained(made):
-        with pq.ParquetWriter(made, schema, compression="zstd", store_schema=False, write_page_checksum=True) as writer:
-            writer.add_key_value_metadata({**kept, **(extra or {})})
-            for batch in batches:
-                writer.write_batch(batch.cast(schema))
-                rows += batch.num_rows
-        sync_file(made)
-    lake.storage.replace(key, made)
-    return rows
+        schema = read_schema(file)
+    made = folder / f"{secrets.token_hex(8)}.parquet"
+    write_parquet(made, schema, batches, {**metadata_of(lake, key), **(extra or {})})
+    return made
 
 
-def keep_copy(lake: Lake, key: str, target: str, folder: Path) -> None:
-    """Copies a file to another key, unless a copy lies there from an attempt before."""
-    from contextlib import suppress
+def empty(lake: Lake, key: str, folder: Path, mark: str, run_id: str | None = None, kept: str | None = None) -> bool:
+    """Replaces a part file by one without rows and with `mark` in its metadata; returns whether there was one to empty.
 
-    path = folder / secrets.token_hex(8)
-    if lake.is_local:
-        path = lake.workspace.path(key)
-    else:
-        with lake.storage.open(key) as source, path.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
-        sync_file(path)
-    with suppress(FileExistsError):
-        lake.storage.create(target, path)
+    With `run_id`, only a file of this run; with `kept`, a copy of it is kept under that key. Raises CommitConflict if
+    other processes keep replacing the file.
+    """
+    for _ in range(TRIES):
+        seen = lake.storage.head(key)
+        if seen is None:
+            return False
+        metadata = metadata_of(lake, key)
+        if mark in metadata or run_id not in (None, metadata.get("run_id")):
+            return False
+        if kept is not None and not keep_copy(lake, seen, kept, folder):
+            continue
+        if lake.storage.update(key, with_rows(lake, key, folder, (), {mark: "true"}), seen):
+            return True
+    raise CommitConflict("other processes keep replacing a file", where=lake.storage.where(key), next_step="run again")
+
+
+def keep_copy(lake: Lake, seen: FileInfo, target: str, folder: Path) -> bool:
+    """Copies a file to another key. Returns False if it is no longer `seen`: the copy may be of either content then."""
+    before = lake.storage.head(target)
+    path = folder / f"{secrets.token_hex(8)}.parquet"
+    try:
+        if lake.is_local:
+            path = lake.workspace.path(seen.path)
+        else:
+            with lake.storage.open(seen.path) as source, path.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+            sync_file(path)
+        copied = lake.storage.update(target, path, before)
+    except FileNotFoundError:
+        return False
+    return copied and lake.storage.head(seen.path) == seen

@@ -1,73 +1,62 @@
-"""Takes back what a run published. Its files keep their numbers and columns, but lose their rows.
+"""Rolls back a run: its part files keep their numbers and columns, but lose their rows.
 
-The rows stay under `rolled_back/`. A number is never freed: another run may have read it, and a freed one would be
-taken by other rows. The next run finds the keys without a prediction, or with the one before, and scores them again.
+The rows are kept under `rolled_back/`. The number of a part is never freed: another run may have read the part, and a
+freed number would be reused for other rows. The next run finds the keys without a prediction, or with an earlier one,
+and scores them again.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
+from pathlib import Path
 
-from pipeline.care.files import keep_copy, metadata_of, rewrite, scratch
-from pipeline.errors import UsageError
-from pipeline.lake import Lake, Partition
+from pipeline.care.files import TRIES, empty, keep_copy, scratch
+from pipeline.errors import CommitConflict, UsageError
+from pipeline.lake.layout import Lake, Partition
+from pipeline.lake.liveness import is_at_work
 from pipeline.records import RunRecord, State
 
-RUN, MARK = b"lakescore.run_id", b"lakescore.rolled_back"
+MARK = "rolled_back"
+"""Entry in the metadata of a part file that was emptied."""
 
 
 @dataclass(frozen=True)
 class RolledBack:
     record: RunRecord
     files: tuple[str, ...]
-    """The part files that were emptied now; none if that was done before."""
+    """Part files emptied by this call; none if an earlier call has emptied them."""
 
 
 def rollback(lake: Lake, run_id: str) -> RolledBack:
-    """Can be repeated, also after a crash. Raises UsageError if there is no such run, or if it is still at work."""
-    record = lake.find_record(run_id)
-    if is_alive(record):
+    """Can be repeated, also after a crash. Raises UsageError if the run is unknown or still active."""
+    record = lake.records.find(run_id)
+    if is_at_work(record) and record.pid != os.getpid():
         raise UsageError(
-            f"run {run_id} is still at work",
+            f"run {run_id} is still active",
             got=f"process {record.pid}",
-            next_step="wait, or end it first",
+            next_step="wait until it ends, or stop it first",
         )
-    partition = Partition(record.job, record.ds, record.model.version)
-    emptied = []
+    partition = Partition.of(record)
     lake.storage.delete(partition.success)
     with scratch(lake) as folder:
-        for part in lake.parts(partition):
-            metadata = metadata_of(lake, part.path)
-            if metadata.get(RUN) == run_id.encode() and MARK not in metadata:
-                keep_copy(lake, part.path, _kept(part.path, run_id), folder)
-                rewrite(lake, part.path, folder, extra={MARK: b"true"})
-                emptied.append(part.path)
-        quarantine = f"quarantine/job={record.job}/ds={record.ds}/{run_id}.parquet"
-        if lake.storage.head(quarantine) is not None:
-            keep_copy(lake, quarantine, _kept(quarantine, run_id), folder)
-            lake.storage.delete(quarantine)
-    # A run that had finished meanwhile may have marked the day; one that finishes later sees the emptied files itself.
+        parts = [part.path for part in lake.parts(partition)]
+        emptied = [path for path in parts if empty(lake, path, folder, MARK, run_id, _kept(path, run_id))]
+        _move(lake, f"quarantine/job={record.job}/ds={record.ds}/{run_id}.parquet", run_id, folder)
+    # A run that finished in the meantime may have marked the day; one that finishes later sees the emptied files.
     lake.storage.delete(partition.success)
-    done = record.with_(state=State.rolled_back)
-    lake.write_record(done)
+    done = lake.records.change(record, lambda stored: stored.with_(state=State.rolled_back))
     return RolledBack(done, tuple(emptied))
 
 
-def is_alive(record: RunRecord) -> bool:
-    """Tells whether a run is at work on this host; of other hosts nobody knows."""
-    if record.state not in (State.planned, State.scored) or record.host != socket.gethostname():
-        return False
-    if record.pid == os.getpid():
-        return False
-    try:
-        os.kill(record.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _move(lake: Lake, key: str, run_id: str, folder: Path) -> None:
+    for _ in range(TRIES):
+        if (seen := lake.storage.head(key)) is None:
+            return
+        if keep_copy(lake, seen, _kept(key, run_id), folder):
+            lake.storage.delete(key)
+            return
+    raise CommitConflict("other processes keep replacing a file", where=lake.storage.where(key), next_step="run again")
 
 
 def _kept(key: str, run_id: str) -> str:

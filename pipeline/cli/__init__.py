@@ -1,1 +1,1 @@
-"""The command line: one module for each group of commands, no work of its own."""
+"""The command line: one module per group of commands. The work itself is done in other rooms."""

@@ -1,16 +1,21 @@
-"""rollback, verify, clean, erase."""
+"""rollback, verify, clean, erase: maintenance of a lake."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, open_context, settings
 from pipeline.cli.output import bytes_text, console, emit_json, table
+from pipeline.cli.publish import raise_error, show
 from pipeline.errors import QualityStop
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+if TYPE_CHECKING:
+    from pipeline.care.erasures import Erasure
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,32 +26,46 @@ def add_to(app: typer.Typer) -> None:
 
 
 def rollback(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, from `status`.", show_default=False)],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, as shown by `status`.", show_default=False)],
+    job: Annotated[
+        str | None, typer.Option("--job", help="Folder of the run's job, if it is not found by its name.")
+    ] = None,
     lake: LakeOption = None,
     *,
     json: JsonOption = False,
 ) -> None:
-    """Takes back what a run published; the next run scores those rows again."""
-    from pipeline.care.rollback import rollback as take_back
-    from pipeline.lake import Lake
+    """Roll back a run: unpublish its predictions. The next run scores those rows again.
 
-    done = take_back(Lake.open(settings(lake).lake), run)
-    if json:
-        emit_json({"run_id": run, "ds": done.record.ds, "state": done.record.state, "files": done.files})
-    else:
-        files = f"{len(done.files)} files emptied" if done.files else "nothing was left to take back"
+    What it has sent to the job's targets is withdrawn, and what is current then is sent again.
+    """
+    from pipeline.care.rollback import rollback as take_back
+    from pipeline.flow.publishing import after_rollback
+    from pipeline.lake.layout import Lake
+
+    found = Lake.open(settings(lake).lake)
+    done = take_back(found, run)
+    if not json:
+        files = f"{len(done.files)} files emptied" if done.files else "nothing was left to roll back"
         console().print(f"{run} of {done.record.ds} is rolled back, {files}; `lakescore run` scores those rows again")
+    published = after_rollback(found, done.record, lambda: open_context(job or done.record.job, lake))
+    if not json and published.deliveries:
+        show(published.deliveries)
+    raise_error(published)
+    if json:
+        deliveries = [each.model_dump(mode="json") for each in published.deliveries]
+        result = {"run_id": run, "ds": done.record.ds, "state": done.record.state, "files": done.files}
+        emit_json({**result, "deliveries": deliveries})
 
 
 def verify(
     lake: LakeOption = None,
     *,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without taking rows away.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Fix what can be fixed without removing rows.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Reads all that is stored, and compares it with what the runs have recorded. Exit code 3 if anything is amiss."""
+    """Read all stored data and compare it with the run records. Exit code 3 if there are problems."""
     from pipeline.care.verify import verify as look
-    from pipeline.lake import Lake
+    from pipeline.lake.layout import Lake
     from pipeline.model.remote import open_registry
 
     machine = settings(lake)
@@ -61,19 +80,23 @@ def verify(
         rows = [(each.kind, each.what, each.where, "" if each in left else "repaired") for each in found]
         table(("", "what", "where", ""), rows)
     else:
-        console().print("nothing is amiss")
+        console().print("no problems found")
+    if left and json:
+        raise typer.Exit(QualityStop.exit_code)  # the list names the problems; a second document would break parsing
     if left:
         raise QualityStop(
-            f"{len(left)} findings",
+            f"{len(left)} problems found",
             where=machine.lake,
-            next_step="lakescore verify --repair mends some" if any(each.repair for each in left) else None,
+            next_step="lakescore verify --repair fixes some of them" if any(each.repair for each in left) else None,
         )
 
 
 def clean(
-    days: Annotated[float, typer.Option("--older-than", help="Days since a run's newest file.", min=0)] = 7.0,
+    days: Annotated[
+        float, typer.Option("--older-than", help="Minimum age in days of a run's newest file.", min=0)
+    ] = 7.0,
     keep_days: Annotated[
-        int | None, typer.Option(help="Remove the job's predictions of days older than this, too.", min=1)
+        int | None, typer.Option(help="Also remove the job's predictions of days more than this many days ago.", min=1)
     ] = None,
     job: JobOption = JOB,
     lake: LakeOption = None,
@@ -81,18 +104,18 @@ def clean(
     dry_run: DryRun = False,
     json: JsonOption = False,
 ) -> None:
-    """Removes staging and rejected work that nobody takes up any more."""
+    """Remove staging and rejected work of old runs."""
     from pipeline.care.clean import clean as clear
-    from pipeline.care.clean import expire
-    from pipeline.job import find_job
-    from pipeline.lake import Lake
+    from pipeline.care.expire import expire
+    from pipeline.job.loading import find_job
+    from pipeline.lake.layout import Lake
 
     machine = settings(lake)
     found = Lake.open(machine.lake)
     cleared = clear(found, older_than_days=days, dry_run=dry_run)
     expired = []
     if keep_days is not None:
-        expired = expire(found, find_job(job, machine).name, keep_days=keep_days, dry_run=dry_run)
+        expired = expire(found, find_job(job, machine), keep_days=keep_days, dry_run=dry_run)
     if json:
         emit_json({"cleared": [vars(each) for each in cleared], "expired": expired, "dry_run": dry_run})
         return
@@ -103,24 +126,51 @@ def clean(
 
 def erase(
     key: Annotated[
-        str, typer.Argument(metavar="KEY", help="The key; several columns with commas.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="KEY", help="The key; join the values of several columns by commas.", show_default=False
+        ),
     ],
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; only on a terminal is there a question.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Removes every trace of a key from predictions, quarantine and staging."""
+    """Remove every trace of a key from predictions, quarantine, labels and staging. Exit code 1 if there is none."""
     from pipeline.care.erase import erase as remove
-    from pipeline.job import find_job
-    from pipeline.lake import Lake
+    from pipeline.publish.stage import Published, after_erasure
 
-    machine = settings(lake)
-    done = remove(Lake.open(machine.lake), find_job(job, machine), key)
-    if json:
-        emit_json(done.as_dict())
-    else:
-        console().print(
-            f"{done.rows} rows removed from {len(done.files)} files; the input is yours: remove the key there, too, "
-            "or the next run scores it again"
-        )
+    ctx = open_context(job, lake)
+    if _on_a_terminal() and not (yes or dry_run):
+        there = remove(ctx.lake, ctx.job, key, dry_run=True)
+        if there.files:
+            question = f"Remove {there.rows:,} rows from {len(there.files):,} files? This cannot be undone"
+            typer.confirm(question, abort=True, err=True)
+    done = remove(ctx.lake, ctx.job, key, dry_run=dry_run)
+    published = Published() if dry_run else after_erasure(ctx)
+    if json and published.error is None:
+        emit_json({**done.as_dict(), "dry_run": dry_run})
+    elif not json:
+        _show_erased(done, dry_run=dry_run)
+        if published.deliveries:
+            show(published.deliveries)
+    raise_error(published)
+    if not done.files:
+        raise typer.Exit(1)
+
+
+def _show_erased(done: Erasure, *, dry_run: bool) -> None:
+    if not done.files:
+        console(stderr=True).print("there is no trace of this key in the lake; nothing was changed")
+        return
+    verb = "would be removed" if dry_run else "removed"
+    console().print(
+        f"{done.rows:,} rows {verb} from {len(done.files):,} files; the input is not changed: remove the key "
+        "there too, or the next run scores it again"
+    )
+
+
+def _on_a_terminal() -> bool:
+    return sys.stdin.isatty()

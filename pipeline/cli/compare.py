@@ -1,4 +1,4 @@
-"""compare: what another model version would change; and the gate that `models promote` asks."""
+"""compare: what another model version would change. Also the gate of `models promote --max-flips`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, open_context, period_or_none
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.progress import progress
-from pipeline.context import Context
 from pipeline.errors import UsageError
-from pipeline.job import find_job
-from pipeline.records import check_day
 
 if TYPE_CHECKING:
     from pipeline.compare.findings import Comparison
 
 SampleOption = Annotated[
     int | None,
-    typer.Option("--sample", min=1, help="So many rows, from the newest 30 days with input (or from --date)."),
+    typer.Option(
+        "--sample", min=1, help="Number of rows to sample from the newest 30 days with input (or from --date)."
+    ),
 ]
 DayOption = Annotated[
-    str | None, typer.Option("--date", help="All rows of a day, YYYY-MM-DD.", show_default="the newest with input")
+    str | None,
+    typer.Option("--date", help="Compare all rows of this day, YYYY-MM-DD.", show_default="the newest with input"),
 ]
 
 
@@ -33,26 +33,25 @@ def add_to(app: typer.Typer) -> None:
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="V1", help="A version or alias of the job's model.")],
-    second: Annotated[str, typer.Argument(metavar="V2", help="Another one.")],
+    first: Annotated[str, typer.Argument(metavar="V1", help="Version or alias of the job's model.")],
+    second: Annotated[str, typer.Argument(metavar="V2", help="Version or alias to compare with.")],
     ds: DayOption = None,
     sample: SampleOption = None,
     target: Annotated[
-        str | None, typer.Option("--class", help="The class whose probability is the score.", show_default="the last")
+        str | None, typer.Option("--class", help="Class whose probability is the score.", show_default="the last")
     ] = None,
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
     json: JsonOption = False,
 ) -> None:
-    """Scores the same rows with two model versions, and shows what changes for whom. Publishes no prediction."""
+    """Score the same rows with two model versions and show which predictions change. Publishes no predictions."""
     from pipeline.compare import findings
     from pipeline.report import pages
 
-    machine = settings(lake)
     with progress(quiet=json) as report:
-        ctx = Context.open(find_job(job, machine), machine, report)
-        day = None if ds is None else check_day(ds)
+        ctx = open_context(job, lake, report)
+        day = period_or_none(ctx.job, ds)
         found = findings.compare(ctx, first, second, ds=day, sample=sample, target=target)
     page = ctx.lake.storage.where(pages.write_comparison(ctx.lake, found))
     if json:
@@ -72,8 +71,10 @@ def show(found: Comparison) -> None:
     columns = (found.first, found.second, "rows", "share", f"mean score {found.first}", f"mean score {found.second}")
     table(columns, _picked(found.flips, ("before", "after", "rows", "share", "mean_a", "mean_b")), title="decisions")
     table(("top", "in both", "overlap"), ([row["k"], row["in_both"], row["overlap"]] for row in found.overlap))
+    from rich.markup import escape
+
     of_scores = (name for name in found.summary if name not in ("rows", "flips"))
-    table(("", f"score, class {found.target}"), ((name, found.summary[name]) for name in of_scores))
+    table(("", escape(f"score, class {found.target}")), ((name, found.summary[name]) for name in of_scores))
     if found.calibration:
         names = ("rows", "base_rate", "mean_score", "accuracy", "brier", "log_loss", "calibration_error")
         rows = zip((found.first, found.second), _picked(found.calibration, names), strict=True)
@@ -89,35 +90,34 @@ def _picked(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[A
 def gate(
     name: str, version: str, alias: str, max_flips: str, job: str, lake: str | None, ds: str | None, sample: int | None
 ) -> Comparison | None:
-    """Compares a version with what the alias stands for; returns None if that is nothing, or the same.
+    """Compares a version with the one that the alias names; returns None if there is none or it is the same version.
 
-    Raises QualityStop if more decisions flip than `max_flips`, such as `2%` or `0.02`.
+    Raises QualityStop if more decisions flip than `max_flips`, a share such as `2%` or `0.02`.
     """
     from pipeline.compare import findings
 
     limit = share(max_flips)
-    machine = settings(lake)
     with progress(quiet=True) as report:
-        ctx = Context.open(find_job(job, machine), machine, report)
+        ctx = open_context(job, lake, report)
         if ctx.job.model.name != name:
             raise UsageError(
                 f"job {ctx.job.name} has another model",
                 expected=name,
                 got=ctx.job.model.name,
-                next_step="name a job: --job",
+                next_step="choose a job of this model with --job",
             )
         before = ctx.registry.aliases(name).get(alias)
         if before is None or before == ctx.registry.resolve(name, version).version:
             return None
-        found = findings.compare(ctx, before, version, ds=None if ds is None else check_day(ds), sample=sample)
+        found = findings.compare(ctx, before, version, ds=period_or_none(ctx.job, ds), sample=sample)
     findings.gate(found, limit)
     return found
 
 
 def share(text: str) -> float:
-    """Returns what `2%` or `0.02` says. Raises UsageError."""
+    """Parses a share such as `2%` or `0.02`, from 0 to 1. Raises UsageError."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text.strip()):
         value = float(match[1]) / (100 if match[2] else 1)
         if value <= 1:
             return value
-    raise UsageError("--max-flips is not a share", expected="such as 2% or 0.02, at most 100%", got=text)
+    raise UsageError("--max-flips must be a share", expected="such as 2% or 0.02, at most 100%", got=text)

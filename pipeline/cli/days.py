@@ -1,4 +1,4 @@
-"""Draws the calendar of a job: one line a month, one mark a day; then the days that need a look."""
+"""Prints the calendar of a job: one line per month, one mark per day; then the days that need attention."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from pipeline.cli.output import console, table
+from pipeline.flow.status import Completeness, PartitionStatus
+from pipeline.job.config import Job
 from pipeline.records import ModelRef
-from pipeline.status import Completeness, PartitionStatus
 
 MARKS = {
     Completeness.complete: ("■", "#", "green"),
@@ -17,27 +18,30 @@ MARKS = {
     Completeness.stale: ("▲", "s", "magenta"),
     Completeness.missing: ("□", "m", "red"),
     Completeness.gone: ("✕", "x", "dim"),
+    Completeness.skipped: ("○", "o", "dim"),
 }
-"""Mark, mark where there is no Unicode, and colour."""
-RULER = "1        10        20        30"
+"""Mark, ASCII mark for terminals without Unicode, and colour of each state."""
 LISTED = 31
-"""So many days, or fewer, are all shown in detail; of more, the newest of those that are not complete."""
+"""Maximum number of days shown in detail: all days if there are no more, else the newest incomplete ones."""
 
 
-def show(job: str, model: ModelRef | None, days: Sequence[PartitionStatus]) -> None:
+def show(job: Job, model: ModelRef | None, days: Sequence[PartitionStatus]) -> None:
     out = console()
     named = f"model {model.name} {model.version}" if model else "model not registered"
     if not days:
-        out.print(f"{job}, {named}: no day has input or predictions", markup=False)
+        out.print(f"{job.name}, {named}: no {job.grain} has input or predictions", markup=False)
         return
-    out.print(f"[bold]{job}[/], {named}: {len(days):,} days, {days[0].ds} to {days[-1].ds}\n")
-    out.print(" " * 9 + RULER, style="dim")
-    by_month: dict[str, dict[int, Completeness]] = defaultdict(dict)
+    out.print(f"[bold]{job.name}[/], {named}: {len(days):,} {job.grain}s, {days[0].ds} to {days[-1].ds}\n")
+    rows: dict[str, dict[int, Completeness]] = defaultdict(dict)
     for day in days:
-        by_month[day.ds[:7]][int(day.ds[8:])] = day.state
-    for month, states in by_month.items():
-        marks = (_mark(states[day]) if day in states else Text(" ") for day in range(1, 32))
-        out.print(Text.assemble(f"{month}  ", *marks))
+        row, column = job.period(day.ds).place
+        rows[row][column] = day.state
+    columns = job.grain.columns
+    ruler = "".join(f"{heading:<10}" for heading in (columns[0], *columns[10 - int(columns[0]) :: 10]))
+    out.print(" " * (len(next(iter(rows))) + 2) + ruler.rstrip(), style="dim")
+    for row, states in rows.items():
+        marks = (_mark(states[at]) if at in states else Text(" ") for at in range(len(columns)))
+        out.print(Text.assemble(f"{row}  ", *marks))
     _show_legend(days)
     _show_details(days)
 
@@ -52,14 +56,14 @@ def _show_legend(days: Sequence[PartitionStatus]) -> None:
 
 
 def _show_details(days: Sequence[PartitionStatus]) -> None:
-    amiss = [day for day in days if day.state is not Completeness.complete]
-    chosen = list(days) if len(days) <= LISTED else amiss[-LISTED:]
+    incomplete = [day for day in days if day.state not in (Completeness.complete, Completeness.skipped)]
+    chosen = list(days) if len(days) <= LISTED else incomplete[-LISTED:]
     if not chosen:
         return
     headings = ("day", "state", "model", "rows", "scored", "quarantined", "runs", "last run", "note")
     table(headings, (_row(day) for day in chosen))
-    if len(days) > LISTED and len(amiss) > len(chosen):
-        console().print(f"and {len(amiss) - len(chosen):,} earlier ones; --from and --to choose days")
+    if len(days) > LISTED and len(incomplete) > len(chosen):
+        console().print(f"and {len(incomplete) - len(chosen):,} earlier ones; select them with --from and --to")
 
 
 def _row(day: PartitionStatus) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""demo: everything once, in a folder of its own."""
+"""demo: a tour of all steps, in a new folder."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline import queries
 from pipeline.cli.output import console
 from pipeline.cli.run import show_outcome
-from pipeline.lake import Lake
+from pipeline.database import sql_files
+from pipeline.lake.layout import Lake
 
 TRY = """
 Now try, in {folder}:
@@ -28,31 +28,31 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="A new folder.")] = Path("lakescore-demo"),
-    rows: Annotated[int, typer.Option(help="Rows a day.", min=1)] = 100_000,
+    folder: Annotated[Path, typer.Option("--dir", help="Folder to create.")] = Path("lakescore-demo"),
+    rows: Annotated[int, typer.Option(help="Rows per day.", min=1)] = 100_000,
 ) -> None:
-    """Makes data and a model, scores two days, runs again, and asks the history."""
+    """Generate data, train a model, score two days, run again, and query the history."""
     from pipeline.context import Context
     from pipeline.demo import FEATURES, make_workspace, train
+    from pipeline.flow.day import run_day
     from pipeline.ingest.generate import generate_day
-    from pipeline.job import DEFAULT_JOB, find_job
+    from pipeline.job.loading import DEFAULT_JOB, find_job
     from pipeline.model.registry import Registry
     from pipeline.report import pages
-    from pipeline.run import run_day
 
     settings = make_workspace(folder)
     _say("1. A model", "trained on made-up customers, registered and promoted to production")
     accuracy = train(folder / "checkpoint.pt")
     registry = Registry(Path(settings.models))
     registry.register(folder / "checkpoint.pt", name=DEFAULT_JOB, version="v1", features=FEATURES, alias="production")
-    console().print(f"{DEFAULT_JOB} v1, right about {accuracy:.0%} of customers it has not seen")
+    console().print(f"{DEFAULT_JOB} v1, accuracy {accuracy:.0%} on customers it has not seen")
 
     ctx = Context.open(find_job(DEFAULT_JOB, settings), settings)
     _say("2. Two days", f"of {rows:,} rows each, scored")
     for ds in DAYS:
         generate_day(ctx.lake, ds, rows=rows)
         show_outcome(run_day(ctx, ds))
-    _say("3. The same again", "nothing has changed, so nothing is read")
+    _say("3. The same days again", "nothing has changed, so no data is read")
     for ds in DAYS:
         show_outcome(run_day(ctx, ds))
     _say("4. The history", "lakescore query daily_summary")
@@ -63,11 +63,11 @@ def demo(
 
 
 def _ask(lake: Lake, name: str) -> None:
-    from pipeline import query
     from pipeline.cli import rows
+    from pipeline.query.running import bind_parameters, run_query
 
-    named = queries.find(name)
-    with query.run(lake, named.text, query.bind(named, {})) as result:
+    named = sql_files.find(name)
+    with run_query(lake, named.text, bind_parameters(named, {})) as result:
         rows.show(result, limit=100)
 
 

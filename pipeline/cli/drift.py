@@ -1,26 +1,37 @@
-"""drift, labels import."""
+"""drift, labels import: drift, and labels to measure performance."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings, what_to_do_with_days
+from pipeline.cli.options import (
+    JOB,
+    DateOption,
+    DecimalOption,
+    DelimiterOption,
+    JobOption,
+    JsonOption,
+    LakeOption,
+    TypesOption,
+    open_context,
+    period_or_last,
+    what_to_do_with_days,
+)
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.progress import progress
 from pipeline.context import Context
 from pipeline.errors import InputMissing, UsageError
-from pipeline.job import find_job
-from pipeline.records import RunRecord, check_day
+from pipeline.periods import Period
+from pipeline.records import RunRecord
 
 if TYPE_CHECKING:
-    from pipeline.drift.judge import Comparison
+    from pipeline.drift.comparing import Comparison
 
-labels = typer.Typer(help="Bring in what came true, to see how good the predictions were.", no_args_is_help=True)
+labels = typer.Typer(help="Import observed labels to measure how good the predictions were.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,16 +41,15 @@ def add_to(app: typer.Typer) -> None:
 
 def drift(
     ds: DateOption = None,
-    first: Annotated[str | None, typer.Option("--from", help="Or: the first day of a range.")] = None,
-    last: Annotated[str | None, typer.Option("--to", help="The last day of a range.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="First day of a range, instead of --date.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day of a range, inclusive.")] = None,
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
     json: JsonOption = False,
 ) -> None:
-    """Compares days with the training data and the days before them; makes profiles that are missing."""
-    machine = settings(lake)
-    ctx = Context.open(find_job(job, machine), machine)
+    """Compare days with the training data and with the days before them. Creates missing profiles."""
+    ctx = open_context(job, lake)
     found = {record.ds: _judged(ctx, record) for record in _records(ctx, ds, first, last)}
     if json:
         emit_json([{"ds": day, **asdict(each)} for day, comparisons in found.items() for each in comparisons])
@@ -49,28 +59,32 @@ def drift(
 
 @labels.command("import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="CSV, JSON lines or Parquet.", show_default=False)],
-    label: Annotated[str, typer.Option(help="The column with the class that came true; rows without it are left out.")],
-    ds: Annotated[str | None, typer.Option("--date", help="The day of all rows, YYYY-MM-DD.")] = None,
-    partition_by: Annotated[str | None, typer.Option(help="Or: the column with the day of each row.")] = None,
+    files: Annotated[list[Path], typer.Argument(help="CSV, JSON Lines or Parquet files.", show_default=False)],
+    label: Annotated[str, typer.Option(help="Column with the observed class; rows without a value are skipped.")],
+    ds: Annotated[str | None, typer.Option("--date", help="Day of all rows, YYYY-MM-DD.")] = None,
+    partition_by: Annotated[
+        str | None, typer.Option(help="Column with the date or time of each row, instead of --date.")
+    ] = None,
+    types: TypesOption = None,
+    decimal: DecimalOption = ".",
+    delimiter: DelimiterOption = None,
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
-    append: Annotated[bool, typer.Option("--append", help="Add to days that have labels; newer ones count.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the labels of days that have some.")] = False,
+    append: Annotated[bool, typer.Option("--append", help="Add to days that have labels; newer labels win.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the labels of days that have labels.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Brings labels in, by the job's key, and measures the predictions of their days."""
+    """Import labels by the job's key, and measure the performance of the predictions of their days."""
     from pipeline.drift.labels import import_labels
-    from pipeline.ingest import sources
+    from pipeline.tabular import sources
 
     existing = what_to_do_with_days(ds, partition_by, append=append, replace=replace)
-    machine = settings(lake)
-    ctx = Context.open(find_job(job, machine), machine)
+    ctx = open_context(job, lake)
     with progress(quiet=json) as report:
         days = import_labels(
             ctx,
-            sources.find(files),
+            sources.find(files, types or (), decimal, delimiter),
             label,
             ds=ds,
             partition_by=partition_by,
@@ -81,34 +95,37 @@ def import_(
         emit_json([day.as_dict() for day in days])
     else:
         rows = sum(day.rows for day in days)
-        console().print(f"{rows:,} labels of {len(days):,} days; lakescore query performance_trend")
+        console().print(f"imported {rows:,} labels of {len(days):,} days; see lakescore query performance_trend")
 
 
 def _records(ctx: Context, ds: str | None, first: str | None, last: str | None) -> list[RunRecord]:
-    """Returns the newest complete run of each day asked for. Raises InputMissing if there is none."""
+    """Returns the last complete run of each requested day that has one. Raises InputMissing if no day has."""
     if ds is not None and (first or last):
-        raise UsageError("--date names one day, --from and --to a range", expected="one or the other")
+        raise UsageError("--date cannot be combined with --from and --to", expected="one day, or a range")
     if first or last:
-        low, high = check_day(first or "0001-01-01"), check_day(last or "9999-12-31")
-        days = [day for day in ctx.lake.run_days(ctx.job.name) if low <= day <= high]
+        low, high = ctx.job.range(first, last)
+        known = [Period.stored(day, ctx.job.grain) for day in ctx.lake.records.days(ctx.job.name)]
+        days = [each.ds for each in known if each and (low or each) <= each <= (high or each)]
     else:
-        days = [ctx.job.yesterday(datetime.now(UTC)) if ds is None else check_day(ds)]
-    found = [record for day in days if (record := ctx.lake.last_complete(ctx.job.name, day)) is not None]
+        days = [period_or_last(ctx.job, ds)]
+    found = [record for day in days if (record := ctx.lake.records.last_complete(ctx.job.name, day)) is not None]
     if not found:
         raise InputMissing(
             f"no run of {ctx.job.name} is complete on {days[0] if len(days) == 1 else 'these days'}",
             where=ctx.lake.storage.where(f"runs/job={ctx.job.name}"),
-            next_step="lakescore run, then again; lakescore status shows the days",
+            next_step="lakescore run, then retry; lakescore status shows the days",
         )
     return found
 
 
 def _judged(ctx: Context, record: RunRecord) -> list[Comparison]:
-    from pipeline.drift import profiling, stage, store
+    from pipeline.drift import stage
+    from pipeline.profiles import store
+    from pipeline.profiles.stage import remake_profile
 
-    if not store.has(ctx, "profiles", record) and not profiling.remake(ctx, record):
+    if not store.has(ctx, "profiles", record) and not remake_profile(ctx, record):
         raise InputMissing(
-            f"{record.ds} has no profile, and its input is not what the run has read",
+            f"{record.ds} has no profile, and its input has changed since the run",
             where=ctx.lake.storage.where(store.key("profiles", record)),
             next_step=f"lakescore run --date {record.ds}",
         )
@@ -119,7 +136,7 @@ def _show(found: dict[str, list[Comparison]]) -> None:
     from pipeline.drift.stage import alarms
 
     whole = len(found) == 1
-    columns = ("day", "column", "against", "outcome", "PSI", "needed", "mean shift", "missing", "rows")
+    columns = ("day", "column", "against", "outcome", "PSI", "threshold", "mean shift", "missing", "rows")
     rows = [
         (
             ds,
@@ -138,7 +155,7 @@ def _show(found: dict[str, list[Comparison]]) -> None:
     if rows:
         table(columns, rows)
     quiet = [ds for ds, comparisons in found.items() if not alarms(comparisons)]
-    console().print(f"{len(quiet)} of {len(found)} days without alarm")
+    console().print(f"{len(quiet)} of {len(found)} days without alarms")
 
 
 def _named(found: Comparison) -> str:

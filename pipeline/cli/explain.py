@@ -1,4 +1,4 @@
-"""explain: every prediction of a key, and where it comes from."""
+"""explain: every prediction of a key, and its origin."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, open_context, period_or_none
 from pipeline.cli.output import console, emit_json, table
-from pipeline.context import Context
-from pipeline.job import find_job
-from pipeline.records import check_day
 
 if TYPE_CHECKING:
-    from pipeline.explain.answer import Answer
-    from pipeline.explain.history import Explained
-    from pipeline.explain.replay import Attribution
+    from pipeline.explain.explaining import Answer
+    from pipeline.explain.found import Attribution, FoundPrediction
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,21 +20,27 @@ def add_to(app: typer.Typer) -> None:
 
 def explain(
     key: Annotated[
-        str, typer.Argument(metavar="KEY", help="The key; several columns with commas.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="KEY", help="The key; join the values of several columns by commas.", show_default=False
+        ),
     ],
-    ds: Annotated[str | None, typer.Option("--date", help="One day, YYYY-MM-DD.", show_default="all days")] = None,
-    replay: Annotated[bool, typer.Option("--replay", help="Score the stored input again, and attribute it.")] = False,
+    ds: Annotated[
+        str | None, typer.Option("--date", help="Only this day, YYYY-MM-DD.", show_default="all days")
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Score the stored input again and attribute the score to features.")
+    ] = False,
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
     json: JsonOption = False,
 ) -> None:
-    """Shows every prediction that a key ever had, and what it was made from."""
-    from pipeline.explain import answer
+    """Show every prediction that a key ever had, and what it was computed from."""
+    from pipeline.explain import explaining
 
-    machine = settings(lake)
-    ctx = Context.open(find_job(job, machine), machine)
-    found = answer.explain(ctx, key, None if ds is None else check_day(ds), replay=replay)
+    ctx = open_context(job, lake)
+    found = explaining.explain(ctx, key, period_or_none(ctx.job, ds), replay=replay)
     if json:
         emit_json(found.as_dict())
         return
@@ -48,9 +50,11 @@ def explain(
 def _show(found: Answer) -> None:
     out = console()
     out.print(f"[bold]{found.job}[/]", end=", ")
-    out.print(f"key {found.key}: {len(found.predictions):,} predictions", markup=False)
+    count = sum(not each.withdrawn for each in found.predictions)
+    out.print(f"key {found.key}: {count:,} predictions", markup=False)
     if found.predictions:
-        names = [name for name in found.predictions[0].outputs if not name.startswith("prob_class_")]
+        outputs = next((each.outputs for each in found.predictions if not each.withdrawn), {})
+        names = [name for name in outputs if not name.startswith("prob_class_")]
         columns = ("day", "model", "rev", "", *names, "reason", "scored at", "input row", "checks", "drift", "replay")
         table(columns, (_row(each, names) for each in found.predictions))
         _show_details(found.predictions[0])
@@ -61,7 +65,7 @@ def _show(found: Answer) -> None:
         out.print(note, markup=False)
 
 
-def _row(each: Explained, names: list[str]) -> list[Any]:
+def _row(each: FoundPrediction, names: list[str]) -> list[Any]:
     return [
         each.ds,
         each.model_version,
@@ -77,29 +81,31 @@ def _row(each: Explained, names: list[str]) -> list[Any]:
     ]
 
 
-def _input(each: Explained) -> str:
+def _input(each: FoundPrediction) -> str:
+    if each.withdrawn:
+        return "no row"
     if each.input is None:
-        return "the run's record is gone"
+        return "no run record"
     if each.input.features is None:
         return each.input.note or "gone"
     return "as scored" if each.input.same else "changed since"
 
 
-def _replay(each: Explained) -> str | None:
+def _replay(each: FoundPrediction) -> str | None:
     if each.replay is None:
         return None
     if each.replay.reproduced:
         return "the same"
-    why = "" if each.replay.same_input else ", of another input row"
+    why = "" if each.replay.same_input else ", from different input"
     return f"differs by {each.replay.difference:.3g}{why}"
 
 
-def _show_details(each: Explained) -> None:
+def _show_details(each: FoundPrediction) -> None:
     facts: dict[str, Any] = {
         "day": each.ds,
         "stored in": each.part,
         "fingerprint": each.fingerprint,
-        "run": each.run_id + (f", {each.state.value}" if each.state else ", whose record is gone"),
+        "run": each.run_id + (f", {each.state.value}" if each.state else ", without a run record"),
         "model": f"{each.model} {each.model_version}, digest {each.model_digest}" if each.model else None,
     }
     if (source := each.input) is not None:

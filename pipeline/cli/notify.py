@@ -1,4 +1,4 @@
-"""notify: tells people how the last run of a day ended."""
+"""notify: send a message about the last run of a day."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, period_or_last, settings
 from pipeline.cli.output import console, emit_json
-from pipeline.job import find_job
-from pipeline.lake import Lake
-from pipeline.records import check_day
+from pipeline.errors import InputError
+from pipeline.job.loading import find_job
+from pipeline.lake import skips
+from pipeline.lake.layout import Lake
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,30 +21,44 @@ def add_to(app: typer.Typer) -> None:
 
 def notify(
     ds: DateOption = None,
-    run_id: Annotated[str | None, typer.Option(help="A run.", show_default="the day's last")] = None,
-    error: Annotated[str | None, typer.Option(help="What went wrong, if no run could be begun.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="Run id.", show_default="the day's last")] = None,
+    error: Annotated[str | None, typer.Option(help="Error text to report, if no run could be started.")] = None,
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
     unless_complete: Annotated[
-        bool, typer.Option("--unless-complete", help="Only if the day is not complete: for cron, at its latest hour.")
+        bool,
+        typer.Option(
+            "--unless-complete", help="Send only if the day is not complete; for cron, at the hour when it must be."
+        ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Sends a message about a day through Apprise, if the job wants one. A dead endpoint fails nothing."""
+    """Send a message about a day through Apprise, if the job asks for it. A failed delivery is not an error."""
     from pipeline.notify import channels, message
+    from pipeline.publish.delivery import DeliveryStore
 
     machine = settings(lake)
     found, stored = find_job(job, machine), Lake.open(machine.lake)
-    day = found.yesterday(datetime.now(UTC)) if ds is None else check_day(ds)
-    read = (stored.read_record(found.name, day, run_id),) if run_id else stored.iter_records(found.name, day)
+    day = period_or_last(found, ds)
+    read = (stored.records.read(found.name, day, run_id),) if run_id else stored.records.iter_day(found.name, day)
     record = next(iter(read), None)
+    try:
+        skip = skips.find(stored, found.name, day, stored.input_files(found.patterns, day))
+    except InputError:  # a run of the day failed for that reason, and it is what the message is about
+        skip = None
     if unless_complete:
-        if stored.last_complete(found.name, day) is not None:
+        if skip is not None and record is None:
             return
-        error = error or f"the day is not complete at {datetime.now(UTC):%H:%M} UTC"
-    error = error or (None if record else "no run was begun")
-    told = message.compose(found, day, record, error, report=message.report_of(stored, record))
+        if stored.records.last_complete(found.name, day) is not None:
+            return
+        error = error or f"the {found.grain} is not complete at {datetime.now(UTC):%H:%M} UTC"
+    if record is None and error is None and skip is not None:
+        told = message.skipped(found, day, skip.reason)
+    else:
+        error = error or (None if record else "no run was started")
+        sent_on = DeliveryStore(stored).of_run(record) if record else []
+        told = message.compose(found, day, record, error, report=message.report_of(stored, record), deliveries=sent_on)
     ways = channels.apprise_channels(found.notify.apprise) if told.level in found.notify.on else {}
     sent = channels.send(stored, found, day, record.run_id if record else None, told, ways)
     if json:

@@ -1,41 +1,72 @@
-"""The options that several commands share, and what they resolve to."""
+"""Options shared by several commands, and their resolution."""
 
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.context import Context, Progress, silent
 from pipeline.errors import UsageError
-from pipeline.job import DEFAULT_JOB
+from pipeline.job.config import Job
+from pipeline.job.loading import DEFAULT_JOB, find_job
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.ingest.publishing import Existing
 
-JobOption = Annotated[str, typer.Option("--job", help="A job's name, or the path of its folder.")]
+JobOption = Annotated[str, typer.Option("--job", help="Job name, or path of the job's folder.")]
 LakeOption = Annotated[
-    str | None, typer.Option("--lake", help="The lake's root.", show_default="LAKESCORE_LAKE, or ./lake")
+    str | None, typer.Option("--lake", help="Root of the lake.", show_default="LAKESCORE_LAKE, or ./lake")
 ]
-DateOption = Annotated[str | None, typer.Option("--date", help="A day, YYYY-MM-DD.", show_default="yesterday")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DateOption = Annotated[
+    str | None,
+    typer.Option("--date", help="Day, YYYY-MM-DD; an hour is YYYY-MM-DDTHHZ.", show_default="the last that is over"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TypesOption = Annotated[
+    list[str] | None,
+    typer.Option("--types", help="Column types, such as id=VARCHAR,age=INTEGER.", metavar="COLUMN=TYPE"),
+]
+DecimalOption = Annotated[str, typer.Option("--decimal", help="Decimal point of numbers in text: '.' or ','.")]
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option("--delimiter", help="Delimiter of CSV: one character, or tab.", show_default="as in the header"),
+]
 
 JOB = DEFAULT_JOB
 
 
 def settings(lake: str | None = None) -> Settings:
-    """Returns the environment's settings, with the root of the lake replaced if one is given."""
+    """Returns the settings from the environment; `lake`, if given, replaces the root of the lake."""
     found = Settings.from_environment()
     return found if lake is None else dataclasses.replace(found, lake=lake)
 
 
+def open_context(job: str, lake: str | None = None, progress: Progress = silent) -> Context:
+    """Returns the context of a command: its job, lake and models."""
+    machine = settings(lake)
+    return Context.open(find_job(job, machine), machine, progress)
+
+
+def period_or_last(job: Job, ds: str | None) -> str:
+    """Returns the period that a command is about; without one, the last one that is due, by default yesterday."""
+    return (job.last_due(datetime.now(UTC)) if ds is None else job.period(ds)).ds
+
+
+def period_or_none(job: Job, ds: str | None) -> str | None:
+    """Returns the period that a person names, as it is stored; None if they name none."""
+    return None if ds is None else job.period(ds).ds
+
+
 def what_to_do_with_days(ds: str | None, partition_by: str | None, *, append: bool, replace: bool) -> Existing:
-    """Returns what an import does about days that have files already. Raises UsageError for options that do not fit."""
+    """Returns how an import treats days that already have files. Raises UsageError for contradictory options."""
     from pipeline.ingest.publishing import Existing
 
     if (ds is None) == (partition_by is None):
-        raise UsageError("an import needs to know the day", expected="either --date D, or --partition-by COLUMN")
+        raise UsageError("an import needs the day of the rows", expected="either --date D or --partition-by COLUMN")
     if append and replace:
-        raise UsageError("--append and --replace contradict each other")
+        raise UsageError("--append and --replace cannot be combined")
     return Existing.append if append else Existing.replace if replace else Existing.refuse

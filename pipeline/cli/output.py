@@ -1,4 +1,4 @@
-"""How results are shown: tables and colour for people, JSON for programs. Results go to stdout, the rest to stderr."""
+"""Output of results: tables and colour for people, JSON for programs. Results go to stdout, all else to stderr."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipeline.errors import LakescoreError
+
 PIPED_WIDTH = 160
-"""Characters a line where no terminal says how many it has."""
+"""Characters per line if the output is not a terminal."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -24,12 +28,23 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def emit_json(value: object) -> None:
-    """Prints one JSON document; days, paths and times as text."""
+    """Prints one JSON document, with days, paths and times as text."""
     sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
+def report(error: LakescoreError) -> None:
+    """Prints an error: for people on stderr, and with --json, or of a stage, as a document on stdout."""
+    from rich.text import Text
+
+    if "--json" in sys.argv or sys.argv[1:2] == ["stage"]:
+        with suppress(BrokenPipeError):  # the reader has closed the pipe; the error still goes to stderr below
+            emit_json(error.as_dict())
+    kind = "error" if not error.transient else "error (a retry may help)"
+    console(stderr=True).print(Text.assemble((f"{kind}: ", "bold red"), str(error)))
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Prints rows as a table; numbers are aligned to the right and grouped by thousands."""
+    """Prints rows as a table; numbers are right-aligned, with thousands separators."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -37,7 +52,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str |
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     rows = [list(row) for row in rows]
     for index, name in enumerate(columns):
-        numeric = all(isinstance(row[index], int | float) or row[index] is None for row in rows)
+        numeric = all(isinstance(row[index], int | float | Decimal) or row[index] is None for row in rows)
         shown.add_column(name, justify="right" if numeric and rows else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(cell(value)) for value in row))
@@ -45,13 +60,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str |
 
 
 def cell(value: object) -> str:
-    """Returns a value as a person reads it."""
+    """Returns a value formatted for reading."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if isinstance(value, Decimal):
+        return f"{value:,f}"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return str(value)

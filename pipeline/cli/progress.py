@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a log line now and then otherwise. Both on stderr."""
+"""Progress of a run, on stderr: a bar on a terminal, otherwise occasional log lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
 
 
 def _lines() -> Progress:
-    """A line at the end of each stage, and every `LINE_EVERY_S` seconds; a total of 0 is one that nobody knows."""
+    """Logs a line at the end of each stage and every `LINE_EVERY_S` seconds. A total of 0 means unknown."""
     started: dict[str, float] = {}
     last = time.monotonic()
 
@@ -69,7 +69,7 @@ def _bar() -> Iterator[Progress]:
 
 
 class _Shown:
-    """A line for each stage: rows/s, bytes read and written since it began, and where its workers' time goes."""
+    """One line per stage: rows/s, bytes read and written since its start, and how its workers spend their time."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar

@@ -1,40 +1,57 @@
-"""query, catalog, status: ask what is stored."""
+"""query, catalog, status: questions about the stored data."""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline import queries
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
-from pipeline.cli.output import console, emit_json, table
-from pipeline.errors import ModelError, UsageError
-from pipeline.job import Job, find_job
-from pipeline.lake import Lake
-from pipeline.records import ModelRef, check_day
+from pipeline.cli.output import console, emit_json, report, table
+from pipeline.database import sql_files
+from pipeline.errors import LakescoreError, ModelError, UsageError
+from pipeline.job.config import Job
+from pipeline.job.loading import find_job
+from pipeline.lake.layout import Lake
+from pipeline.machine import bounded_memory, bytes_of
+from pipeline.records import ModelRef
 from pipeline.settings import Settings
 
+BESIDE_DUCKDB = 600_000_000
+"""Bytes that a query may take beyond DuckDB's limit: rows on their way out, stacks of threads, modules."""
 FORMATS = ("table", "csv", "json", "parquet")
 
 JobOfQuery = Annotated[
     str | None,
-    typer.Option("--job", help="The $job of a named query, and whose input is `unscored`.", show_default="all jobs"),
+    typer.Option(
+        "--job", help="$job of a named query, and the job whose input is the view `unscored`.", show_default="all jobs"
+    ),
 ]
 ParamOption = Annotated[
-    list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="A value for $NAME; can be repeated.")
+    list[str] | None,
+    typer.Option("--param", "-p", metavar="NAME=VALUE", help="Value of the parameter $NAME; can be repeated."),
 ]
 FormatOption = Annotated[
     str | None,
-    typer.Option("--format", metavar="|".join(FORMATS), help="How rows come out.", show_default="table, or by FILE"),
+    typer.Option(
+        "--format", metavar="|".join(FORMATS), help="Output format.", show_default="table, or by the suffix of FILE"
+    ),
 ]
-OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file.")]
-LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most so many rows of a table.")]
-TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long it may take.")]
-FromOption = Annotated[str | None, typer.Option("--from", help="The first day.", show_default="the first there is")]
-ToOption = Annotated[str | None, typer.Option("--to", help="The last day.", show_default="the last there is")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to this file.")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, help="Maximum number of rows in a table.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Time limit of the query.")
+]
+SpreadsheetOption = Annotated[
+    bool,
+    typer.Option("--spreadsheet-safe", help="In CSV, put an apostrophe before texts that a spreadsheet would compute."),
+]
+FromOption = Annotated[str | None, typer.Option("--from", help="First day.", show_default="the first in the lake")]
+ToOption = Annotated[str | None, typer.Option("--to", help="Last day, inclusive.", show_default="the last in the lake")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -51,44 +68,69 @@ def query(
     output: OutputOption = None,
     limit: LimitOption = 1000,
     timeout: TimeoutOption = 60,
+    spreadsheet_safe: SpreadsheetOption = False,
     job: JobOfQuery = None,
     lake: LakeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Asks the lake: a named query, or one SELECT over its views. It can only read."""
+    """Query the lake: run a named query, or one SELECT over its views. Read-only."""
     if listing or query is None:
         _list(json=json)
         return
-    from pipeline import query as sandbox
     from pipeline.cli import rows
+    from pipeline.query.running import DEFAULT_LIMITS, Limits, bind_parameters, parameters_of, run_query
 
     chosen = _format(form, output, json=json)
     machine = settings(lake)
-    named = queries.find(query) if re.fullmatch(r"[\w-]+", query) else None
+    named = sql_files.find(query) if re.fullmatch(r"[\w-]+", query) else None
     values: dict[str, Any] = dict(map(_parameter, param or []))
     if named is not None:
-        if job is not None and "job" in sandbox.parameters(named):
+        if job is not None and "job" in parameters_of(named):
             values.setdefault("job", job)
-        values = sandbox.bind(named, values)
+        values = bind_parameters(named, values)
     text = query if named is None else named.text
-    limits = sandbox.Limits(timeout, machine.memory_limit or sandbox.DEFAULT.memory_limit, machine.threads)
-    with sandbox.run(Lake.open(machine.lake), text, values, job=_job_of(text, job, machine), limits=limits) as result:
+    if spreadsheet_safe and chosen is not rows.Format.csv:
+        raise UsageError("--spreadsheet-safe is for CSV", expected="--format csv", got=chosen)
+    found_job = _job_of(text, job, machine)
+    stored = Lake.open(machine.lake)
+    limits = Limits(timeout, machine.memory_limit or DEFAULT_LIMITS.memory_limit, machine.threads)
+    with (
+        bounded_memory(bytes_of(limits.memory_limit) + BESIDE_DUCKDB),
+        run_query(stored, text, values, job=found_job, limits=limits, stuck=_end_process) as result,
+    ):
+        if spreadsheet_safe:
+            result = result.flat().spreadsheet_safe(_keys(stored, found_job))  # noqa: PLW2901
         if chosen is rows.Format.table:
             rows.show(result, limit)
         else:
             rows.write(result, chosen, output)
 
 
+def _end_process(error: LakescoreError) -> NoReturn:
+    """Ends this process from a thread, since the main thread is in the middle of a step of DuckDB that goes on."""
+    report(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
+def _keys(lake: Lake, job: Job | None) -> set[str]:
+    """Returns the columns that are part of a key in the lake, or in the input of `job`."""
+    last_days = [(name, lake.records.days(name)[-1]) for name in lake.records.jobs()]
+    runs = (run for name, day in last_days for run in lake.records.of_day(name, day)[:1])
+    return {"key_text", *(job.input.key if job else ()), *(name for run in runs for name in run.plan.key)}
+
+
 def catalog(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = False) -> None:
-    """Writes lake.duckdb, with the same views for any other DuckDB client. `unscored` is the input of the job."""
-    from pipeline import catalog as catalogs
+    """Write lake.duckdb, which offers the same views to any DuckDB client. `unscored` is the input of the job."""
+    from pipeline.query.catalog import write_catalog
 
     machine = settings(lake)
-    path = catalogs.write(Lake.open(machine.lake), find_job(job, machine))
+    path = write_catalog(Lake.open(machine.lake), find_job(job, machine))
     if json:
         emit_json({"path": path})
     else:
-        console().print(f"{path} is written: open it with any DuckDB client, 1.4 or newer", markup=False)
+        console().print(f"wrote {path}: open it with any DuckDB client, version 1.4 or newer", markup=False)
 
 
 def status(
@@ -99,27 +141,26 @@ def status(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Shows the calendar of a job's days: complete, partial, stale (other model), missing, or without input."""
-    from pipeline import status as calendar
+    """Show the calendar of a job's days: complete, partial, stale (other model), missing, skipped, or gone."""
     from pipeline.cli.days import show
+    from pipeline.flow import status as calendar
 
     machine = settings(lake)
     found_job = find_job(job, machine)
     model = _model(found_job, machine)
-    ends = [None if day is None else check_day(day) for day in (first, last)]
-    days = calendar.status(Lake.open(machine.lake), found_job, model, *ends)
+    days = calendar.status(Lake.open(machine.lake), found_job, model, *found_job.range(first, last))
     if json:
         ref = model.model_dump() if model else None
         emit_json({"job": found_job.name, "model": ref, "days": [day.as_dict() for day in days]})
     else:
-        show(found_job.name, model, days)
+        show(found_job, model, days)
 
 
 def _list(*, json: bool) -> None:
-    from pipeline.query import parameters
-    from pipeline.views import NAMES
+    from pipeline.query.running import parameters_of
+    from pipeline.query.views import NAMES
 
-    known = {query: parameters(query) for query in queries.named().values()}
+    known = {query: parameters_of(query) for query in sql_files.named().values()}
     if json:
         described = [
             {"name": query.name, "title": query.title, "parameters": {name: vars(each) for name, each in its.items()}}
@@ -132,8 +173,8 @@ def _list(*, json: bool) -> None:
         names = (name if each.default is None else f"[{name}]" for name, each in its.items())
         rows.append((query.name, query.title, ", ".join(names)))
     table(("query", "returns", "--param"), rows)
-    console().print(f"views for a SELECT of your own: {', '.join(NAMES)}, unscored (of --job)", markup=False)
-    console().print('such as  lakescore query "SELECT ds, count(*) FROM predictions GROUP BY ds"', markup=False)
+    console().print(f"views for your own SELECT: {', '.join(NAMES)}, unscored (of --job)", markup=False)
+    console().print('for example: lakescore query "SELECT ds, count(*) FROM predictions GROUP BY ds"', markup=False)
 
 
 def _format(form: str | None, output: Path | None, *, json: bool) -> Any:
@@ -142,32 +183,32 @@ def _format(form: str | None, output: Path | None, *, json: bool) -> Any:
     suffix = output.suffix.removeprefix(".") if output else ""
     name = form or ("json" if json else suffix if suffix in FORMATS else "table")
     if name not in FORMATS:
-        raise UsageError(f"there is no format {name!r}", expected=", ".join(FORMATS))
+        raise UsageError(f"unknown format {name!r}", expected=", ".join(FORMATS))
     if output is not None and name == "table":
-        raise UsageError("a table is for the terminal", expected="--format csv, json or parquet", got=output)
+        raise UsageError("a table cannot be written to a file", expected="--format csv, json or parquet", got=output)
     return Format(name)
 
 
 def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise UsageError("a parameter is written NAME=VALUE", expected="such as --param ds=2026-01-31", got=text)
+        raise UsageError("a parameter must be NAME=VALUE", expected="such as --param ds=2026-01-31", got=text)
     return name, value
 
 
 def _job_of(text: str, job: str | None, machine: Settings) -> Job | None:
-    """Returns the job whose input the query may read: the one given, or the default one if it asks for `unscored`."""
+    """Returns the job whose input the query may read: `job`, else the default job if the query uses `unscored`."""
     if job is None and not re.search(r"\bunscored\b", text, re.IGNORECASE):
         return None
     return find_job(job or JOB, machine)
 
 
 def _model(job: Job, machine: Settings) -> ModelRef | None:
-    """Returns the job's model, or None and says so on stderr."""
+    """Returns the job's model; if it cannot be resolved, prints a note on stderr and returns None."""
     from pipeline.model.remote import open_registry
 
     try:
         return open_registry(machine.models).resolve(job.model.name, job.model.version).ref
     except ModelError as error:
-        console(stderr=True).print(f"{error.what}: which days are stale is not known", markup=False)
+        console(stderr=True).print(f"{error.what}: stale days cannot be determined", markup=False)
         return None

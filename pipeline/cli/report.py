@@ -1,4 +1,4 @@
-"""report: pages of the runs, and the index of the lake."""
+"""report: the pages of runs and the index of the lake."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, period_or_none, settings
 from pipeline.cli.output import console, emit_json
-from pipeline.job import find_job
-from pipeline.lake import Lake
-from pipeline.records import check_day
+from pipeline.job.loading import find_job
+from pipeline.lake.layout import Lake
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,22 +18,25 @@ def add_to(app: typer.Typer) -> None:
 
 def report(
     ds: Annotated[
-        str | None, typer.Option("--date", help="Make the pages of this day's runs anew.", show_default="those absent")
+        str | None,
+        typer.Option("--date", help="Rewrite the pages of this day's runs.", show_default="only missing pages"),
     ] = None,
-    days: Annotated[int, typer.Option("--days", help="Days on the index, up to the newest.", min=1, max=3660)] = 92,
+    days: Annotated[
+        int, typer.Option("--days", help="Number of days on the index, up to the newest.", min=1, max=3660)
+    ] = 92,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
     json: JsonOption = False,
 ) -> None:
-    """Writes the HTML pages: one for each run, and an index of the lake. They need no network and no server."""
+    """Write HTML pages: one per run, and an index of the lake. They need no network and no server."""
     from pipeline.report import pages
 
     machine = settings(lake)
     found = Lake.open(machine.lake)
-    name = find_job(job, machine).name
-    written = pages.write_runs(found, name, None if ds is None else check_day(ds), days)
+    of = find_job(job, machine)
+    written = pages.write_runs(found, of.name, period_or_none(of, ds), days)
     index = found.storage.where(pages.write_index(found, days))
     paths = [found.storage.where(key) for key in written]
     chosen = paths[0] if ds is not None and paths else index

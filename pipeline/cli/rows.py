@@ -1,4 +1,4 @@
-"""How the rows of a query are shown or written: as a table, CSV, JSON or Parquet. All but the table are streamed."""
+"""Output of query rows as a table, CSV, JSON or Parquet. All formats except the table are streamed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import IO, Any
 
 from pipeline.cli.output import cell, console, table
 from pipeline.errors import UsageError
-from pipeline.query import Result
-from pipeline.storage import explained, sync_file, sync_folder
+from pipeline.query.running import Result
+from pipeline.storage import sync_file, sync_folder, translated_os_errors
 
 
 class Format(StrEnum):
@@ -28,7 +28,7 @@ class Format(StrEnum):
 
 
 def show(result: Result, limit: int) -> None:
-    """Prints the first rows as a table or, where that is too wide, one below the other."""
+    """Prints the first `limit` rows as a table or, if it is too wide, one below the other."""
     rows: list[list[Any]] = []
     with result.stream(limit + 1) as (_, batches):
         for batch in batches:
@@ -43,19 +43,19 @@ def show(result: Result, limit: int) -> None:
     else:
         _show_records(result.columns, shown)
     if len(rows) > limit:
-        note = f"{limit:,} of {result.count():,} rows; --limit shows more, --format csv, json or parquet has all"
+        note = f"{limit:,} of {result.count():,} rows; --limit shows more, --format csv, json or parquet shows all"
         console(stderr=True).print(note, markup=False)
 
 
 def write(result: Result, form: Format, target: Path | None) -> None:
-    """Writes all rows to standard output, or to a file that appears whole or not at all."""
+    """Writes all rows to standard output, or to a file that appears completely or not at all."""
     writer = {Format.csv: _write_csv, Format.json: _write_json, Format.parquet: _write_parquet}[form]
     if target is not None:
         with _replacing(target) as file:
             writer(result, file)
         return
     if form is Format.parquet and sys.stdout.isatty():
-        raise UsageError("Parquet is nothing for a terminal", next_step="add --output FILE, or choose --format csv")
+        raise UsageError("Parquet cannot be shown on a terminal", next_step="add --output FILE, or use --format csv")
     with _standard_output() as file:
         writer(result, file)
 
@@ -69,7 +69,7 @@ def _write_csv(result: Result, file: IO[bytes]) -> None:
 
 
 def _write_json(result: Result, file: IO[bytes]) -> None:
-    """Writes an array with one row a line. JSON has no NaN and no infinities: they become null."""
+    """Writes an array with one row per line. NaN and infinities, which JSON lacks, become null."""
     before = "[\n"
     with result.as_json().stream() as (_, batches):
         for batch in batches:
@@ -92,15 +92,17 @@ def _write_parquet(result: Result, file: IO[bytes]) -> None:
                 for batch in batches:
                     writer.write_batch(batch)
         except pa.ArrowNotImplementedError as error:
-            raise UsageError("a column does not go into Parquet", got=error, next_step="cast it to VARCHAR") from None
+            raise UsageError(
+                "a column cannot be written as Parquet", got=error, next_step="cast it to VARCHAR"
+            ) from None
 
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
-    """Opens a file that takes the target's place once it is written and synced."""
+    """Yields a temporary file that replaces the target once it is written and synced."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with explained(target):
+        with translated_os_errors(target):
             with temporary.open("xb") as file:
                 yield file
             sync_file(temporary)
@@ -112,26 +114,26 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _standard_output() -> Iterator[IO[bytes]]:
-    """A reader that has seen enough, such as `head`, ends the output without an error."""
+    """Yields standard output. A reader that closes the pipe early, such as `head`, causes no error."""
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
 
 
 def _plain(value: object) -> object:
-    """Returns a value in a form that a table shows well: times in UTC to the second, whole decimals as numbers."""
+    """Returns a value for display in a table: times in UTC to the second, wide integers as int."""
     if isinstance(value, datetime):
         utc = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
         return utc.isoformat(sep=" ", timespec="seconds")
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, Decimal) and value.as_tuple().exponent == 0:  # HUGEINT comes as a decimal, too
+        return int(value)
     return value
 
 
 def _headings(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str] | None:
-    """Returns headings with which the table fits the console, or None: then even folded values do not fit."""
+    """Returns headings with which the table fits the console, or None if it does not fit even with folded values."""
     from rich.cells import cell_len
     from rich.markup import escape
 

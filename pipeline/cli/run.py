@@ -1,22 +1,35 @@
-"""plan, run, backfill."""
+"""plan, run, backfill: scoring days."""
 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import (
+    JOB,
+    DateOption,
+    JobOption,
+    JsonOption,
+    LakeOption,
+    open_context,
+    period_or_last,
+    settings,
+)
 from pipeline.cli.output import bytes_text, console, emit_json, table
 from pipeline.cli.progress import progress
+from pipeline.cli.publish import show_targets
 from pipeline.cli.quality import show_checks
-from pipeline.context import Context, Progress
-from pipeline.errors import InputMissing, LakescoreError, UsageError
-from pipeline.job import find_job
-from pipeline.records import RunRecord, check_day
-from pipeline.run import Outcome
+from pipeline.errors import InputMissing, LakescoreError
+from pipeline.flow.day import Outcome
+from pipeline.job.config import Job
+from pipeline.job.loading import find_job
+from pipeline.records import RunRecord
+
+if TYPE_CHECKING:
+    from pipeline.flow.preview import Preview
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,12 +39,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def plan(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = False) -> None:
-    """Shows what a run of a day would do. Writes nothing."""
-    from pipeline.preview import preview
+    """Show what a run of a day would do. Writes nothing."""
+    from pipeline.flow.preview import preview
 
     with progress(quiet=json) as report:
-        ctx = _context(job, lake, report)
-        found = preview(ctx, _day(ctx, ds))
+        ctx = open_context(job, lake, report)
+        found = preview(ctx, period_or_last(ctx.job, ds))
     if json:
         emit_json(found.as_dict())
         return
@@ -41,91 +54,102 @@ def plan(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *
     rows += [(name, count, "") for name, count in found.dispositions.items()]
     rows[1:2] = [("to score", found.dispositions["scored"], _reasons(found.reasons))]
     table(("", "rows", ""), rows)
-    if found.withdrawn:
-        out.print(f"{found.withdrawn:,} rows that have a prediction are no longer in the input; they keep it")
+    for line in changes(found.carried_left, found.withdrawn, found.to_mark, marks=ctx.job.policy.withdrawn == "mark"):
+        out.print(line)
     if found.up_to_date:
         out.print("up to date: a run would not read any data")
-    elif found.estimated_s is not None:
+    elif found.renews:
+        out.print(f"a run would make the results of run {found.renews} current again, and not read any data")
+    else:
+        _show_cost(found)
+
+
+def _show_cost(found: Preview) -> None:
+    """Prints what would score a day, and for how long."""
+    out, choice = console(), found.choice
+    if choice.buckets is not None:
+        word, more = "bucket" if choice.buckets == 1 else "buckets", " or more" if choice.at_least else ""
+        out.print(f"scored in {choice.buckets:,} {word} of keys{more}, by {choice.engine}")
+    if found.estimated_s is not None:
         out.print(f"about {found.estimated_s:.1f} s of scoring at {found.rows_per_s:,.0f} rows/s, as in past runs")
     else:
-        out.print("no past run tells how long it takes")
+        out.print("no past run to estimate the duration from")
 
 
 def run(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = False) -> None:
-    """Scores what is not scored yet of a day, and of the days that the job looks back to."""
-    from pipeline import run as flow
+    """Score the rows of a day, and of the job's look-back days, that have no current prediction."""
+    from pipeline.flow import day as flow
 
     with progress(quiet=json) as report:
-        ctx = _context(job, lake, report)
-        outcomes = flow.run(ctx, _day(ctx, ds))
+        ctx = open_context(job, lake, report)
+        outcomes = flow.run(ctx, period_or_last(ctx.job, ds))
     if json:
         emit_json([_as_dict(outcome) for outcome in outcomes])
-        return
-    for outcome in outcomes:
+    for outcome in outcomes if not json else ():
         show_outcome(outcome)
+        if outcome.record is not None:
+            show_targets(ctx, outcome.record)
+    if any(outcome.left(ctx.job) for outcome in outcomes):
+        raise typer.Exit(1)
 
 
 def backfill(
-    first: Annotated[str, typer.Option("--from", help="The first day.")],
-    last: Annotated[str, typer.Option("--to", help="The last day; it is included.")],
+    first: Annotated[str, typer.Option("--from", help="First day.")],
+    last: Annotated[str, typer.Option("--to", help="Last day, inclusive.")],
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
-    airflow: Annotated[bool, typer.Option("--airflow", help="Ask Airflow for the runs, and do not wait.")] = False,
+    airflow: Annotated[bool, typer.Option("--airflow", help="Let Airflow run the days; do not wait for them.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Runs each day of a range that has input, oldest first. Goes on past a failed day, and fails at the end then."""
-    from pipeline import run as flow
+    """Run each day of a range that has input, oldest first. Continues after a failed day, and fails at the end."""
+    from pipeline.flow import day as flow
 
-    if check_day(first) > check_day(last):
-        raise UsageError("the range ends before it begins", got=f"{first} to {last}")
+    machine = settings(lake)
+    found = find_job(job, machine)
+    begin, end = found.range(first, last)
+    assert begin is not None
+    assert end is not None
     if airflow:
-        from pipeline import standalone
+        from pipeline.orchestration import local_airflow
 
-        machine = settings(lake)
-        said = standalone.backfill(find_job(job, machine), machine, first, last)
+        said = local_airflow.backfill(found, machine, begin, end)
         emit_json(said) if json else console().print("\n".join(said), markup=False)
         return
     with progress(quiet=True) as report:
-        ctx = _context(job, lake, report)
-        days = [day for day in ctx.lake.input_days(ctx.job.input.patterns.values()) if first <= day <= last]
+        ctx = open_context(job, lake, report)
+        periods = [period.ds for period in begin.through(end)]
+        days = flow.with_input(ctx, periods)
         if not days:
-            raise InputMissing(f"no day from {first} to {last} has input", where=ctx.lake.storage)
+            raise InputMissing(f"no {ctx.job.grain} from {first} to {last} has input", where=ctx.lake.storage)
         outcomes = []
         for outcome in flow.backfill(ctx, days):
             outcomes.append(outcome)
             if not json:
                 console().print(_line(outcome))
-    _finish_backfill(outcomes, first, last, json=json)
+    _finish_backfill(outcomes, found, len(periods), json=json)
+    if any(outcome.left(found) for outcome in outcomes):
+        raise typer.Exit(1)
 
 
-def _finish_backfill(outcomes: list[Outcome], first: str, last: str, *, json: bool) -> None:
+def _finish_backfill(outcomes: list[Outcome], job: Job, asked: int, *, json: bool) -> None:
     states = Counter(_state(outcome) for outcome in outcomes)
     scored = sum(_scored(outcome) for outcome in outcomes)
-    missing = (date.fromisoformat(last) - date.fromisoformat(first)).days + 1 - len(outcomes)
+    missing = asked - len(outcomes)
     if json:
         emit_json([_as_dict(outcome) for outcome in outcomes])
     else:
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         absent = f", {missing} without input" if missing else ""
-        console().print(f"[bold]{len(outcomes)} days[/]: {counts}{absent}; {scored:,} rows scored")
+        console().print(f"[bold]{len(outcomes)} {job.grain}s[/]: {counts}{absent}; {scored:,} rows scored")
     if failed := [outcome for outcome in outcomes if outcome.failed]:
         if json:
-            raise typer.Exit(1)  # the document says which days, and why; a second one could not be parsed
+            raise typer.Exit(1)  # the document names the failed days and errors; a second one would break parsing
         raise LakescoreError(
-            f"{len(failed)} of {len(outcomes)} days failed",
+            f"{len(failed)} of {len(outcomes)} {job.grain}s failed",
             got=", ".join(outcome.ds for outcome in failed[:10]) + (", ..." if len(failed) > 10 else ""),
-            next_step="the reasons stand above; the same command resumes with the failed days",
+            next_step="see the reasons above; the same command resumes with the failed days",
         )
-
-
-def _context(job: str, lake: str | None, report: Progress) -> Context:
-    machine = settings(lake)
-    return Context.open(find_job(job, machine), machine, report)
-
-
-def _day(ctx: Context, ds: str | None) -> str:
-    return ctx.job.yesterday(datetime.now(UTC)) if ds is None else check_day(ds)
 
 
 def _state(outcome: Outcome) -> str:
@@ -147,32 +171,39 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
     return {
         "ds": outcome.ds,
         "state": _state(outcome),
+        "skipped": outcome.skipped,
         "run_id": record.run_id if record else None,
         "ledger": record.ledger.counts() if record and record.ledger else None,
+        "carried_left": record.carried_left if record else None,
+        "withdrawn": record.withdrawn if record else None,
+        "marked": record.marked.rows if record else None,
         "checks": [check.model_dump(mode="json") for check in record.checks] if record else [],
         "statistics": record.statistics.model_dump() if record else None,
         "stages": [stage.model_dump() for stage in record.stages] if record and not outcome.up_to_date else [],
         "peak_memory_bytes": record.peak_memory_bytes if record and not outcome.up_to_date else None,
+        "warnings": list(record.warnings) if record else [],
         "error": outcome.error.as_dict() if outcome.error else None,
     }
 
 
 def _line(outcome: Outcome) -> str:
-    """One line of a backfill."""
+    """Returns the line of a backfill for one day."""
     colour = {"failed": "red", "complete": "green"}.get(_state(outcome), "dim")
     text = f"{outcome.ds}  [{colour}]{_state(outcome):<10}[/]"
     record = outcome.record
+    if outcome.skipped:
+        return f"{text}  {outcome.skipped}"
     if outcome.up_to_date or record is None or record.ledger is None:
         return text
     return f"{text}  {record.ledger.candidates.rows:>11,} rows  {_scored(outcome):>11,} scored"
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """The end of a run: the ledger, what was predicted, what it took."""
+    """Prints the result of a run: ledger, checks, predictions, time and memory."""
     out = console()
     record = outcome.record
     if record is None or record.ledger is None:
-        out.print(f"{outcome.ds}: no input, skipped")
+        out.print(f"{outcome.ds}: skipped, {outcome.skipped}", markup=False)
         return
     if outcome.up_to_date:
         candidates = record.ledger.candidates.rows
@@ -187,17 +218,31 @@ def show_outcome(outcome: Outcome) -> None:
     ]
     rows[1] = ("scored", ledger["scored"], _reasons(record.statistics.reasons))
     table(("", "rows", ""), rows)
+    if record.renews:
+        out.print(f"the results of run {record.renews} are current again; no data was read")
+    marks = record.job_config.get("policy", {}).get("withdrawn") == "mark"
+    for line in changes(record.carried_left, record.withdrawn, record.marked.rows, marks=marks):
+        out.print(line)
     show_checks(record.checks)
     _show_statistics(record)
+
+
+def changes(carried_left: int, withdrawn: int, marked: int, *, marks: bool) -> Iterator[str]:
+    """Yields what became of rows of which only carried values changed, and of predictions without an input row."""
+    if carried_left:
+        yield f"{carried_left:,} unchanged rows have other carried values now; they keep the stored ones"
+    if withdrawn:
+        fate = f"the job marks such rows, {marked:,} of them now" if marks else "they keep their predictions"
+        yield f"{withdrawn:,} predicted rows are no longer in the input; {fate}"
 
 
 def _show_statistics(record: RunRecord) -> None:
     out = console()
     shares = ", ".join(f"{name}: {share:.1%}" for name, share in record.statistics.shares.items())
     if shares and record.statistics.mean_confidence is not None:
-        out.print(f"predictions {shares}; mean confidence {record.statistics.mean_confidence:.3f}")
+        out.print(f"predictions {shares}; mean confidence {record.statistics.mean_confidence:.3f}", markup=False)
     elif shares:
-        out.print(f"labels {shares}")
+        out.print(f"labels {shares}", markup=False)
     if record.statistics.range:
         out.print(record.statistics.range)
     times = ", ".join(

@@ -1,1 +1,1 @@
-"""What changes for whom when one model version takes the place of another: both score the same rows."""
+"""Compares two model versions, which score the same rows: what changes, and for which segments."""

@@ -1,4 +1,4 @@
-"""What two versions make of the same rows: flips, overlap at the top, shift, calibration, segments; and the gate."""
+"""Compares two versions over the same rows: flips, overlap at the top, shift, calibration, segments; and the gate."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from duckdb import CaseExpression, ColumnExpression, ConstantExpression, FunctionExpression
 
-from pipeline import database, queries
 from pipeline.compare import rows
 from pipeline.context import Context
+from pipeline.database import sql_files
+from pipeline.database.aligning import union
+from pipeline.database.connection import column_types, empty_relation, translated_errors
 from pipeline.errors import InputMissing, QualityStop
-from pipeline.model.fit import NUMBER
-from pipeline.relations import union
+from pipeline.model.schema_check import NUMBER
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -26,8 +27,10 @@ KS = (10, 100, 1000)
 SHARES = (0.01, 0.1)
 SAMPLE_DAYS = 30
 LEAST = 30
-"""Rows of a segment, below which its share says little."""
+"""Number of rows that a segment needs: a share of fewer says little."""
 MOST_SEGMENTS = 20
+SEGMENTED = {"column_name": "VARCHAR", "segment": "VARCHAR", "flipped": "BOOLEAN", "shift": "DOUBLE"}
+"""Columns of the view `segmented`, and their types."""
 Row = dict[str, Any]
 
 
@@ -40,14 +43,14 @@ class Comparison:
     days: tuple[str, ...]
     sample: int | None
     target: str
-    """The class whose probability is the score."""
+    """Class whose probability is the score."""
     skipped: int
     summary: Row
     flips: list[Row]
     overlap: list[Row]
     histogram: list[Row]
     calibration: list[Row]
-    """Empty without labels."""
+    """One row per version; empty if there are no labels."""
     segments: list[Row]
 
     @property
@@ -60,7 +63,7 @@ class Comparison:
 
     @property
     def flip_limit(self) -> float:
-        """What the share is at most: of whole days itself, of a sample the upper end of its one-sided 95% interval."""
+        """Upper limit of the flip share: for whole days the share itself, for a sample its one-sided 95% limit."""
         return self.flip_share if self.sample is None else upper(self.flip_share, self.rows)
 
     def as_dict(self) -> Row:
@@ -78,14 +81,14 @@ def compare(
 ) -> Comparison:
     """Compares two versions of the job's model over a day, or over a sample of the newest days with input.
 
-    By default over the newest day. Raises ModelNotFound, ModelMismatch if they share no class, InputMissing.
+    By default over the newest day. Raises ModelNotFound, ModelMismatch if they cannot be compared, InputMissing.
     """
     a, b = (ctx.registry.resolve(ctx.job.model.name, version) for version in (first, second))
     wanted = rows.target_of(a, b, target)
     days = _days(ctx, ds, sample)
     with rows.compared(ctx, a, b, wanted, days, sample) as found:
         ks = [k for k in (*KS, *(int(share * found.rows) for share in SHARES)) if 0 < k <= found.rows]
-        with database.explained(", ".join(days)):
+        with translated_errors(", ".join(days)):
             segmented(found.con, found.columns).create_view("segmented")
             return Comparison(
                 job=ctx.job.name,
@@ -106,18 +109,18 @@ def compare(
 
 
 def gate(found: Comparison, max_flips: float) -> None:
-    """Raises QualityStop if more decisions than allowed change, or might: a sample is judged by its upper limit."""
+    """Raises QualityStop if more decisions change than `max_flips` allows; a sample is judged by its upper limit."""
     if found.flip_limit > max_flips:
         worst = next(iter(found.segments), None)
         hint = f"; most in {worst['column_name']} {worst['segment']}: {worst['share']:.1%}" if worst else ""
         raise QualityStop(
-            f"{found.second} decides otherwise than {found.first} for too many rows; it was not promoted",
+            f"{found.second} decides differently from {found.first} for too many rows; it was not promoted",
             where=f"{found.rows:,} rows of {', '.join(found.days[:3])}" + (" ..." if len(found.days) > 3 else ""),
             expected=f"at most {max_flips:.2%}",
             got=f"{found.flip_share:.2%}"
             + (f", up to {found.flip_limit:.2%} by the sample" if found.sample else "")
             + hint,
-            next_step=f"lakescore compare {found.first} {found.second}, then raise --max-flips if that is wanted",
+            next_step=f"lakescore compare {found.first} {found.second}, then raise --max-flips if that is intended",
         )
 
 
@@ -130,14 +133,14 @@ def upper(share: float, rows: int, z: float = 1.6449) -> float:
 def _days(ctx: Context, ds: str | None, sample: int | None) -> list[str]:
     if ds is not None:
         return [ds]
-    days = ctx.lake.input_days(ctx.job.input.patterns.values())
+    days = ctx.lake.input_days(ctx.job.patterns.values())
     if not days:
         raise InputMissing("no day has input", where=ctx.lake.storage, next_step="lakescore import FILES --date DAY")
     return days[-1:] if sample is None else days[-SAMPLE_DAYS:]
 
 
 def _ask(con: Connection, query: str, values: Mapping[str, Any] | None = None) -> list[Row]:
-    found = con.sql(queries.load(query), params=dict(values) if values else None)
+    found = con.sql(sql_files.load(query), params=dict(values) if values else None)
     return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
 
 
@@ -145,10 +148,13 @@ def _ask(con: Connection, query: str, values: Mapping[str, Any] | None = None) -
 
 
 def segmented(con: Connection, columns: Sequence[str]) -> Relation:
-    """Returns each row once for each column that parts the rows: carried ones of few values, features by quarters."""
+    """Returns each row once per segmenting column: carried columns with few values, and features by quarters.
+
+    There are no rows if no column segments: if all features have many values that are not numbers, or are lists.
+    """
     source = con.view("compared")
     parts = {name.removeprefix(rows.CARRIED): _value(source, name) for name in columns if name.startswith(rows.CARRIED)}
-    types = database.schema(source)
+    types = column_types(source)
     for name in columns:
         if name.startswith(rows.FEATURE):
             part = _quarter if NUMBER.fullmatch(types[name]) else _value
@@ -161,6 +167,8 @@ def segmented(con: Connection, columns: Sequence[str]) -> Relation:
         for name, part in parts.items()
         if part is not None
     ]  # fmt: skip
+    if not pieces:
+        return empty_relation(con, SEGMENTED)
     return union(pieces)
 
 
@@ -170,7 +178,7 @@ def _value(source: Relation, name: str) -> Expression | None:
 
 
 def _quarter(source: Relation, name: str) -> Expression:
-    """Returns which quarter of the rows a value is in, in words; fewer where many values are equal."""
+    """Returns, as text, the quarter of the rows that a value is in; there are fewer if many values are equal."""
     value = ColumnExpression(name).cast("DOUBLE")
     finite = CaseExpression(FunctionExpression("isfinite", value), value)
     cuts = source.aggregate([FunctionExpression("quantile_cont", finite, ConstantExpression([0.25, 0.5, 0.75]))])

@@ -1,10 +1,10 @@
-"""Scores the same rows with two model versions, in one streaming pass, into a file that SQL then asks."""
+"""Scores the same rows with two model versions in one streaming pass, into files that SQL then queries."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import ColumnExpression, FunctionExpression
 
-from pipeline import database, queries, unscored
+from pipeline.columns import RESERVED
 from pipeline.context import Context
+from pipeline.database import sql_files
+from pipeline.database.aligning import with_key_text
+from pipeline.database.connection import column_types, connect, empty_relation, read_parquet, translated_errors
+from pipeline.database.keys import feature_type
 from pipeline.errors import InputMissing, ModelMismatch
-from pipeline.features import to_matrix
-from pipeline.keys import feature_type
-from pipeline.model.fit import check_fit
-from pipeline.relations import with_key_text
-from pipeline.reserved import RESERVED
+from pipeline.model.matrix import to_matrix
+from pipeline.model.schema_check import check_fit, check_nulls
+from pipeline.selecting.input import input_rows, readable_input
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -31,20 +33,19 @@ if TYPE_CHECKING:
     from pipeline.model.manifest import Manifest, Signature
     from pipeline.model.predictor import Predictor
 
-BATCH_ROWS = 122_880
 CARRIED = "carried:"
 FEATURE = "feature:"
-"""Before the name of a column of the job, so that none can be taken for one of ours."""
+"""CARRIED and FEATURE are prefixes for the job's column names; no column of Lakescore begins with them."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A connection with the view `compared`; sql/compare says what its columns are."""
+    """A connection with the view `compared`, see sql/compare/compared.sql."""
 
     con: Connection
     rows: int
     skipped: int
-    """Rows that a model cannot score: a feature is NULL or infinite."""
+    """Number of rows that one of the models cannot score, because a feature is NULL or infinite."""
     labelled: int
     columns: tuple[str, ...]
 
@@ -53,18 +54,19 @@ class Compared:
 def compared(
     ctx: Context, first: Manifest, second: Manifest, target: str, days: Sequence[str], sample: int | None
 ) -> Iterator[Compared]:
-    """Scores the rows of the days, or of each an equal part of a sample; the score is the probability of `target`.
+    """Scores the rows of the days, or a sample with equal parts of each; the score is the probability of `target`.
 
-    The sample is the same every time. Raises InputMissing if there is no row that both can score.
+    The sample is the same every time. Raises InputMissing if both versions can score no row.
     """
     engine = ctx.job.engine
     models = [
         (manifest, ctx.registry.load(manifest, engine.device, ctx.job.model.trusted, precision=engine.precision))
         for manifest in (first, second)
     ]
+    limits = ctx.resources(max(len(manifest.signature.features) for manifest in (first, second)))
     with (
         tempfile.TemporaryDirectory(prefix="lakescore-compare-") as folder,
-        database.connection(engine.memory_limit, engine.threads) as con,
+        connect(limits.memory_limit, limits.threads) as con,
     ):
         ctx.lake.storage.attach(con)
         files = []
@@ -72,18 +74,18 @@ def compared(
         each = None if sample is None else -(-sample // len(days))
         for ds in days:
             path = Path(folder) / f"{ds}.parquet"
-            with database.explained(ds):
+            with translated_errors(ds):
                 scored, skipped = _score_day(ctx, con, models, target, ds, each, path, counts[0])
             counts = [counts[0] + scored, counts[1] + skipped]
             files += [str(path)] if scored else []
         if not files:
-            raise InputMissing("there is no row that both versions can score", where=", ".join(days))
-        database.parquet(con, files).create_view("scored_by_both")
+            raise InputMissing("no row can be scored by both versions", where=", ".join(days))
+        read_parquet(con, files).create_view("scored_by_both")
         labelled = _add_labels(ctx, con, days)
         yield Compared(con, counts[0], counts[1], labelled, tuple(con.view("compared").columns))
 
 
-def _score_day(  # noqa: PLR0917 - what a day is scored with
+def _score_day(  # noqa: PLR0917 - what scoring a day needs
     ctx: Context,
     con: Connection,
     models: Sequence[tuple[Manifest, Predictor]],
@@ -93,28 +95,27 @@ def _score_day(  # noqa: PLR0917 - what a day is scored with
     path: Path,
     number: int,
 ) -> tuple[int, int]:
-    """Writes the scored rows of a day; returns how many there are, and how many could not be scored."""
-    files = unscored.input_files(ctx, ds)
-    source = unscored.rows(con, ctx, files, ds)
-    rows = _chosen(ctx, source, [manifest for manifest, _ in models], sample)
+    """Writes the scored rows of a day; returns their number, and the number of rows that could not be scored."""
     scored = skipped = 0
     writer: pq.ParquetWriter | None = None
-    with rows.to_arrow_reader(BATCH_ROWS) as reader:
+    with ExitStack() as opened:
+        source = input_rows(con, ctx, opened.enter_context(readable_input(ctx, ds)), ds)
+        rows = _chosen(ctx, source, [manifest for manifest, _ in models], sample)
+        reader = opened.enter_context(rows.to_arrow_reader(ctx.batch_rows(len(rows.columns))))
         for batch in reader:
             table, dropped = _scored(ctx, batch, models, target, ds, number + scored)
             scored, skipped = scored + table.num_rows, skipped + dropped
-            writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer = writer or opened.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
             writer.write_table(table)
             ctx.progress("compare", scored + skipped, 0)
-    if writer is not None:
-        writer.close()
     return scored, skipped
 
 
 def _chosen(ctx: Context, source: Relation, manifests: Sequence[Manifest], sample: int | None) -> Relation:
-    types = database.schema(source)
+    types = column_types(source)
     for manifest in manifests:
         check_fit(manifest, None, types, f"{manifest.name} {manifest.version}")
+        check_nulls(manifest, ctx.job.policy.null_features, ctx.job.folder / "job.toml")
     features = dict.fromkeys(name for manifest in manifests for name in manifest.signature.features)
     carried = [name for name in ctx.job.input.carry if name in types]
     keyed = with_key_text(source, ctx.job.input.key, RESERVED)
@@ -130,7 +131,10 @@ def _chosen(ctx: Context, source: Relation, manifests: Sequence[Manifest], sampl
 def _scored(
     ctx: Context, batch: pa.RecordBatch, models: Sequence[tuple[Manifest, Predictor]], target: str, ds: str, number: int
 ) -> tuple[pa.Table, int]:
-    """Adds what both models give; `number` is that of the first row."""
+    """Adds the decisions and scores of both models; returns the table, and the number of rows that were dropped.
+
+    `number` is the number of the first row.
+    """
     from pipeline.model.predictor import SLICE_ROWS
 
     matrices = [_matrix(batch, manifest.signature) for manifest, _ in models]
@@ -157,36 +161,38 @@ def _scorable(ctx: Context, matrix: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _add_labels(ctx: Context, con: Connection, days: Sequence[str]) -> int:
-    """Makes the view `compared`, with the labels that were imported (docs/drift.md); returns how many rows have one."""
+    """Creates the view `compared` with imported labels (docs/drift.md); returns the number of rows that have one."""
     files = [file.path for ds in days for file in ctx.lake.storage.files(f"labels/job={ctx.job.name}/ds={ds}")]
     paths = [ctx.lake.storage.where(path) for path in files if path.endswith(".parquet")]
     if paths:
-        labels = with_key_text(database.parquet(con, paths), ctx.job.input.key, ("label", "job", "ds"))
+        labels = with_key_text(
+            read_parquet(con, paths, folders=("job", "ds")), ctx.job.input.key, ("label", "job", "ds")
+        )
         labels.select("ds", "key_text", "label").create_view("labels")
     else:
-        database.empty(con, {"ds": "VARCHAR", "key_text": "VARCHAR", "label": "VARCHAR"}).create_view("labels")
-    con.sql(queries.load("compare/compared")).create_view("compared")
+        empty_relation(con, {"ds": "VARCHAR", "key_text": "VARCHAR", "label": "VARCHAR"}).create_view("labels")
+    con.sql(sql_files.load("compare/compared")).create_view("compared")
     return int(con.view("compared").aggregate("count(label)").fetchall()[0][0]) if paths else 0
 
 
 def target_of(first: Manifest, second: Manifest, wanted: str | None) -> str:
-    """Returns the class whose probability is compared: the one wanted, or the first version's last one.
+    """Returns the class whose probability is compared: `wanted`, or by default the first version's last class.
 
-    Raises ModelMismatch if the versions do not both have it.
+    Raises ModelMismatch if a version lacks it, or is not a classification.
     """
     if others := [manifest for manifest in (first, second) if manifest.signature.task != "classification"]:
         raise ModelMismatch(
-            "only classifications can be compared",
-            got=", ".join(f"{manifest.version} is a {manifest.signature.task}" for manifest in others),
-            next_step="run both over a day, and join predictions_by_version with itself",
+            "only classification models can be compared",
+            got=", ".join(f"{manifest.version}: {manifest.signature.task}" for manifest in others),
+            next_step="run both over a day, and join the view predictions_by_version with itself",
         )
     classes = [[str(label) for label in manifest.signature.classes] for manifest in (first, second)]
     target = wanted or classes[0][-1]
     if any(target not in each for each in classes):
         raise ModelMismatch(
             f"the versions do not both have the class {target!r}",
-            expected="a class of both",
+            expected="a class that both have",
             got="; ".join(f"{m.version}: {', '.join(c)}" for m, c in zip((first, second), classes, strict=True)),
-            next_step="name a class that both have: --class",
+            next_step="choose one with --class",
         )
     return target

@@ -1,1 +1,1 @@
-"""What a day looked like, kept as a profile; how that differs from before; and what labels say of it later."""
+"""Drift: how a day's profile differs from training and from earlier days; and performance, once labels arrive."""

@@ -1,20 +1,22 @@
-"""Labels that arrive later: imported by key and day, they stay as they came, and a day's performance follows."""
+"""Labels that arrive later: imports them by key and day, unchanged, and then measures each day's performance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING
 
 from pipeline.context import Context, Progress, silent
-from pipeline.drift import store
 from pipeline.errors import SchemaMismatch, nearest
+from pipeline.profiles import store
 from pipeline.records import RunRecord
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
 
     from pipeline.ingest.publishing import Existing, PublishedDay
-    from pipeline.ingest.sources import Files
+    from pipeline.tabular.sources import Files
 
 LABEL = "label"
 
@@ -29,18 +31,22 @@ def import_labels(
     existing: Existing,
     progress: Progress = silent,
 ) -> tuple[PublishedDay, ...]:
-    """Imports the key's columns and the label of each row that has one; then measures the days.
+    """Imports key and label of each row that has a label, then measures the days.
 
-    Raises what an import raises, and SchemaMismatch for a label that is no class of the job's model.
+    Raises the errors of an import, and SchemaMismatch for a label that is not a class of the job's model, or a key that
+    is missing or not of the type of the job's keys. Then nothing is stored.
     """
     from pipeline.ingest.importing import Into, import_files
     from pipeline.ingest.publishing import Target
 
-    classes = ctx.registry.resolve(ctx.job.model.name, ctx.job.model.version).signature.classes
+    classes = ctx.manifest().signature.classes
     known = tuple(str(label) for label in classes)
 
     def change(rows: Relation) -> Relation:
-        return _labelled(rows, [*ctx.job.input.key, *([partition_by] if partition_by else [])], column, known, files)
+        key = [*ctx.job.input.key, *([partition_by] if partition_by else [])]
+        labelled = _labelled(rows, key, column, known, files)
+        _check_key(ctx, labelled, ds, files)
+        return labelled
 
     days = import_files(
         ctx.lake,
@@ -57,15 +63,51 @@ def import_labels(
 
 
 def measure_days(ctx: Context, days: Sequence[str]) -> int:
-    """Measures the newest complete run of each day, if there is one; returns the labelled predictions."""
+    """Measures the last complete run of each day, if any; returns the number of labelled predictions."""
     from pipeline.drift import performance
 
     return sum(performance.measure(ctx, record) for ds in days for record in _newest(ctx, ds))
 
 
 def _newest(ctx: Context, ds: str) -> list[RunRecord]:
-    record = ctx.lake.last_complete(ctx.job.name, ds)
+    record = ctx.lake.records.last_complete(ctx.job.name, ds)
     return [] if record is None else [record]
+
+
+def _check_key(ctx: Context, rows: Relation, ds: str | None, where: object) -> None:
+    """Raises SchemaMismatch if the labels lack the key, or if it is not of the type that the job's keys have."""
+    from duckdb import ColumnExpression
+
+    from pipeline.database.connection import column_types, connect, read_parquet
+    from pipeline.database.keys import check_same_key
+
+    key, types = ctx.job.input.key, column_types(rows)
+    with connect(threads=1) as con:
+        ctx.lake.storage.attach(con)
+        for path in _with_keys(ctx, ds):
+            known = column_types(read_parquet(con, [path]))
+            advice = f"write the key as it is in {path}, since keys of other types never match"
+            check_same_key(key, types, known, "the labels have another key than the job", where, advice)
+    missing = reduce(or_, (ColumnExpression(name).isnull() for name in key))
+    if count := rows.filter(missing).aggregate("count(*)").fetchall()[0][0]:
+        raise SchemaMismatch(
+            f"{count:,} labels have no key", where=where, expected=f"a value of {', '.join(key)} in each row"
+        )
+
+
+def _with_keys(ctx: Context, ds: str | None) -> list[str]:
+    """Returns files that show which key the job has: predictions, else labels, else input; none if there are none."""
+    from pipeline.selecting.input import stored_samples
+
+    lake, job = ctx.lake, ctx.job
+    if found := list(stored_samples(ctx, ds)):
+        return found
+    files = [file for file in lake.storage.files(f"labels/job={job.name}") if file.path.endswith(".parquet")]
+    if not files and job.input.path and job.input.text:
+        files = [file for day in lake.imported_days(job.name)[-1:] for file in lake.imported_files(job.name, day)]
+    elif not files and job.input.path and (days := lake.input_days(job.patterns.values())):
+        files = list(lake.input_files(job.patterns, days[-1])["unscored"])
+    return [lake.storage.where(file.path) for file in files[-1:]]
 
 
 def _labelled(rows: Relation, key: Sequence[str], column: str, known: Sequence[str], where: object) -> Relation:
@@ -79,21 +121,21 @@ def _labelled(rows: Relation, key: Sequence[str], column: str, known: Sequence[s
                 expected=f"{', '.join(key)} and the label",
                 got=", ".join(rows.columns),
             )
-    value = ColumnExpression(column)
-    if str(rows.types[rows.columns.index(column)]) == "BOOLEAN":
+    value, kind = ColumnExpression(column), str(rows.types[rows.columns.index(column)])
+    if kind == "BOOLEAN":
         value = value.cast("INTEGER")
-    whole = FunctionExpression(
-        "regexp_replace", value.cast("VARCHAR"), ConstantExpression(r"\.0+$"), ConstantExpression("")
-    )
+    whole = value.cast("VARCHAR")
+    if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):  # 1.0 is the class 1; a text `v2.0` is no `v2`
+        whole = FunctionExpression("regexp_replace", whole, ConstantExpression(r"\.0+$"), ConstantExpression(""))
     chosen = rows.filter(value.isnotnull()).select(*map(ColumnExpression, key), whole.alias(LABEL))
     label = ColumnExpression(LABEL)
     unknown = chosen.filter(~label.isin(*map(ConstantExpression, known))).select(label).distinct().limit(3).fetchall()
     if unknown:
         raise SchemaMismatch(
-            "a label is no class of the job's model",
+            "a label is not a class of the job's model",
             where=where,
             expected=", ".join(known),
             got=", ".join(repr(text) for (text,) in unknown),
-            next_step=f"is {column!r} the column of the labels?",
+            next_step=f"check that {column!r} is the column of the labels",
         )
     return chosen

@@ -1,1 +1,1 @@
-"""Why a key has its score: what was ever predicted for it, from which input row, and what the model makes of it."""
+"""Why a key has its score: all predictions for it, the input rows they came from, and what each feature adds."""

@@ -1,20 +1,23 @@
-"""The row of the input that a prediction was made from: which file, which row group, and whether it is still there."""
+"""Finds the input row that a prediction was made from: its file, its row group, and whether it is unchanged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-from duckdb import ColumnExpression, StarExpression
+from duckdb import ColumnExpression
 
-from pipeline import database, unscored
 from pipeline.context import Context
-from pipeline.errors import InputError, ModelError, SchemaMismatch
-from pipeline.explain import lookup
-from pipeline.keys import feature_type
+from pipeline.database.connection import column_types, fit, translated_errors
+from pipeline.database.keys import feature_type
+from pipeline.errors import InputChanged, InputError, ModelError, SchemaMismatch
+from pipeline.explain import key_lookup
+from pipeline.explain.found import InputRow
 from pipeline.records import FileInfo, RunRecord
+from pipeline.selecting.imported import Copies, reading_only, to_read
+from pipeline.selecting.input import NUMBER, Files, input_rows, rows_by_path
+from pipeline.selecting.source import FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,50 +27,54 @@ if TYPE_CHECKING:
     from pipeline.model.inputs import Input
     from pipeline.model.manifest import Signature
 
-FILE, NUMBER = "__file", "file_row_number"
-
-
-@dataclass(frozen=True)
-class InputRow:
-    files: tuple[str, ...]
-    """Those that the run has read."""
-    changed: tuple[str, ...]
-    """Of them those that have changed since, or are gone."""
-    file: str | None = None
-    """The one with the row; None if the job's SELECT makes the rows, or the row is no longer there."""
-    row_group: int | None = None
-    row: int | None = None
-    """Its number in the file, from 0."""
-    rows: int = 0
-    """Of the key in that day's input as it is now."""
-    features: dict[str, Any] | None = None
-    """Numbers as the model sees them, float32, and of other inputs the value itself; None if there is no row."""
-    same: bool | None = None
-    """Whether they have the fingerprint of the prediction: then this is what was scored."""
-    note: str | None = None
-    batch: pa.RecordBatch | None = field(default=None, repr=False, compare=False)
-    """The row, for the model."""
-
 
 def find(ctx: Context, con: Connection, text: str, record: RunRecord, fingerprint: int) -> InputRow:
-    """Looks up a key in the files that a run has read, as they are now. What cannot be read is noted."""
+    """Looks up a key in the input files of a run, as they are now. The result's `note` says what cannot be read.
+
+    Raises OutOfMemory or StorageUnavailable, which say nothing about the input.
+    """
     files = tuple(file.path for found in record.plan.input.values() for file in found)
     now = {
         name: [found for file in given if (found := ctx.lake.storage.head(file.path))] for name, given in _of(record)
     }
-    there = {file for found in now.values() for file in found}
-    changed = tuple(file.path for _, given in _of(record) for file in given if file not in there)
-    if not there:
-        return InputRow(files, changed, note="no file of the input is there any more")
-    if set(now) != set(ctx.job.input.patterns):
-        return InputRow(files, changed, note="the job reads its input from elsewhere now")
+    there = {file.path: file for found in now.values() for file in found}
+    known = [file for _, given in _of(record) for file in given]
+    changed = tuple(file.path for file in known if file.path not in there or not file.is_same(there[file.path]))
+    copies = _copies(ctx, record)
+    if not there and not copies:
+        return InputRow(files, changed, note="no input file exists any more")
+    if set(now) != set(ctx.job.patterns):
+        return InputRow(files, changed, note="the job now reads its input from other sources")
+    fit(con, ctx.resources(len(record.plan.features)))
     try:
-        rows = _rows(ctx, con, text, record, now)
-    except (duckdb.Error, InputError) as error:
+        with reading_only(ctx) as reading, translated_errors(", ".join(files)):
+            rows = _rows(ctx, con, text, record, {**_read(reading, record, now, copies), **copies})
+    except (duckdb.Error, InputError, InputChanged) as error:
         return InputRow(files, changed, note=f"the input cannot be read: {str(error).splitlines()[0]}")
     if not rows:
-        return InputRow(files, changed, note="the input has no such row any more")
+        return InputRow(files, changed, note="the input no longer has this row")
     return _chosen(ctx, files, changed, record, rows, fingerprint)
+
+
+def _copies(ctx: Context, record: RunRecord) -> dict[str, tuple[FileInfo]]:
+    """Returns the copies of text that the run has read and that are still there."""
+    copies = Copies(ctx.lake, ctx.job)
+    stored = {name: copies.stored(name, record.ds) for name in record.plan.imported}
+    return {
+        name: (file,)
+        for name, (file, says) in stored.items()
+        if file is not None and says["digest"] == record.plan.imported[name]
+    }
+
+
+def _read(
+    ctx: Context, record: RunRecord, now: Mapping[str, Sequence[FileInfo]], copies: Mapping[str, Sequence[FileInfo]]
+) -> Files:
+    """Returns the files to read, except those of copies; text is read as it is now."""
+    text = {name: found for name, found in ctx.job.patterns.items() if name in ctx.job.input.text - set(copies)}
+    listed = {**now, **ctx.lake.input_files(text, record.ds)}
+    left = {name: files for name, files in listed.items() if name not in copies}
+    return to_read(ctx, left, record.ds, _signature(ctx, record)).read
 
 
 def _of(record: RunRecord) -> list[tuple[str, tuple[FileInfo, ...]]]:
@@ -77,13 +84,13 @@ def _of(record: RunRecord) -> list[tuple[str, tuple[FileInfo, ...]]]:
 def _rows(
     ctx: Context, con: Connection, text: str, record: RunRecord, files: Mapping[str, Sequence[FileInfo]]
 ) -> list[dict[str, Any]]:
-    """Returns the key's rows: the features, and if they are read from files, which file and place."""
+    """Returns the key's rows, with their features, and file and row number if they are read directly from files."""
     source, place = _source(ctx, con, record.ds, files)
-    types = database.schema(source)
+    types = column_types(source)
     if missing := [name for name in (*record.plan.key, *record.plan.features) if name not in types]:
-        raise SchemaMismatch(f"it has no column {', '.join(missing)} any more")
+        raise SchemaMismatch(f"it no longer has the column {', '.join(missing)}")
     columns = [ColumnExpression(name).cast(feature_type(types[name])).alias(name) for name in record.plan.features]
-    found = lookup.rows_of(source, lookup.parse(con, text, record.plan.key, types))
+    found = key_lookup.rows_of(source, key_lookup.parse(con, text, record.plan.key, types))
     table = found.select(*columns, *(ColumnExpression(name) for name in place)).to_arrow_table()
     return [{"batch": batch, "row": row} for batch in table.to_batches() for row in range(batch.num_rows)]
 
@@ -91,15 +98,8 @@ def _rows(
 def _source(
     ctx: Context, con: Connection, ds: str, files: Mapping[str, Sequence[FileInfo]]
 ) -> tuple[Relation, tuple[str, ...]]:
-    if ctx.job.input.select:
-        return unscored.rows(con, ctx, files, ds), ()
-    paths = [ctx.lake.storage.where(file.path) for found in files.values() for file in found]
-    query = """
-        SELECT * FROM read_parquet(
-            $paths, hive_partitioning = true, hive_types_autocast = false, union_by_name = true,
-            filename = '__file', file_row_number = true)
-    """
-    return con.sql(query, params={"paths": paths}).select(StarExpression()), (FILE, NUMBER)
+    located = None if ctx.job.input.text else rows_by_path(con, ctx, files, ds, row_number=True)
+    return (input_rows(con, ctx, files, ds), ()) if located is None else (located, (FILE, NUMBER))
 
 
 def _chosen(
@@ -111,7 +111,7 @@ def _chosen(
     fingerprint: int,
 ) -> InputRow:
     """Returns the row that has the prediction's fingerprint, or else the first."""
-    from pipeline.features import row_fingerprints, to_matrix
+    from pipeline.model.matrix import row_fingerprints, to_matrix
 
     signature = _signature(ctx, record)
     names, inputs = record.plan.features, {} if signature is None else signature.inputs
@@ -132,14 +132,17 @@ def _chosen(
         place, number = batch.column(FILE)[0].as_py(), batch.column(NUMBER)[0].as_py()
         file = next(path for path in files if ctx.lake.storage.where(path) == place)
         group = _row_group(ctx, file, number)
-    note = None if file else "the job's SELECT makes the rows: they stand in no one file"
+    note = None
+    if file is None:
+        note = "the job's SELECT makes the rows, so they come from no single file"
+        note = f"a row of {', '.join(files)}" if not ctx.job.input.select else note
     return InputRow(files, changed, file, group, number, len(rows), values, same, note, batch)
 
 
 def _signature(ctx: Context, record: RunRecord) -> Signature | None:
-    """Returns that of the model; None if it is gone, and then features are taken to be numbers."""
+    """Returns the model's signature, or None if the model is gone; features are then taken to be numbers."""
     try:
-        return ctx.registry.resolve(record.model.name, record.model.version).signature
+        return ctx.manifest_of(record).signature
     except ModelError:
         return None
 
@@ -147,7 +150,7 @@ def _signature(ctx: Context, record: RunRecord) -> Signature | None:
 def _value(batch: pa.RecordBatch, name: str, inputs: Mapping[str, Input]) -> Any:
     if name in inputs and inputs[name].kind != "number":
         return batch.column(name)[0].as_py()
-    from pipeline.features import to_matrix
+    from pipeline.model.matrix import to_matrix
 
     value = float(to_matrix(batch, [name])[0, 0])
     return None if value != value else value  # noqa: PLR0124 - NaN

@@ -1,61 +1,31 @@
-"""Scores a stored input row again with the model that scored it, and says what each feature adds to the score."""
+"""Scores an input row again with the model that scored it, and computes what each feature adds to the score."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline import database, unscored
 from pipeline.context import Context
-from pipeline.drift import store
+from pipeline.database.connection import translated_errors
 from pipeline.explain import shapley
-from pipeline.explain.inputs import InputRow
-from pipeline.features import to_matrix
-from pipeline.job_tables import Precision
+from pipeline.explain.found import Attribution, FoundPrediction, InputRow, Replay
+from pipeline.job.config import Precision
 from pipeline.model import golden
 from pipeline.model.manifest import Manifest
+from pipeline.model.matrix import to_matrix
+from pipeline.profiles import store
 from pipeline.records import RunRecord
+from pipeline.selecting.input import input_rows, readable_input
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
     from numpy.typing import NDArray
 
-    from pipeline.explain.history import Explained
+    from pipeline.explain.found import FoundPrediction
     from pipeline.model.predictor import Predictor
-
-
-@dataclass(frozen=True)
-class Replay:
-    outputs: dict[str, Any]
-    """What the model gives now for the input row as it is now."""
-    difference: float
-    """The largest, of any number; infinite if a label or an item is another one."""
-    tolerance: float
-    same_input: bool
-    """Whether the row is the one that was scored; if not, a difference is no wonder."""
-    same_model: bool
-    """Whether the registry has the model's digest still."""
-
-    @property
-    def reproduced(self) -> bool:
-        return self.difference <= self.tolerance
-
-
-@dataclass(frozen=True)
-class Attribution:
-    method: str
-    target: str
-    """The column that is explained."""
-    baseline: str
-    """Which row the baseline is."""
-    baseline_features: dict[str, float]
-    baseline_score: float
-    score: float
-    shares: dict[str, float]
-    """Of each feature; they add up to `score - baseline_score`."""
 
 
 class Models:
@@ -66,7 +36,7 @@ class Models:
         self._loaded: dict[tuple[str, str, Precision], tuple[Manifest, Predictor]] = {}
 
     def of(self, record: RunRecord) -> tuple[Manifest, Predictor]:
-        """Gives the model in the precision of the run. Raises ModelNotFound or ModelMismatch."""
+        """Returns the model in the precision of the run. Raises ModelNotFound or ModelMismatch."""
         precision: Precision = (record.job_config.get("engine") or {}).get("precision", "float32")
         ref = (record.model.name, record.model.version, precision)
         if ref not in self._loaded:
@@ -76,8 +46,8 @@ class Models:
         return self._loaded[ref]
 
 
-def replay(models: Models, each: Explained) -> Replay | None:
-    """Returns None if the input row or the run's record is gone. Raises ModelNotFound or ModelMismatch."""
+def replay(models: Models, each: FoundPrediction) -> Replay | None:
+    """Scores the input row again; None if it or the run record is gone. Raises ModelNotFound or ModelMismatch."""
     if each.record is None or each.input is None or each.input.features is None:
         return None
     manifest, predictor = models.of(each.record)
@@ -97,7 +67,7 @@ def _plain(value: Any) -> Any:
 
 
 def _difference(found: dict[str, Any], stored: dict[str, Any]) -> float:
-    """Returns the largest difference of what are numbers; infinite if anything else differs, or is not there."""
+    """Returns the largest absolute difference of numbers; infinite if another value differs or one is missing."""
     worst = 0.0
     for name, value in stored.items():
         if name in ("prediction", "top_items"):
@@ -109,17 +79,19 @@ def _difference(found: dict[str, Any], stored: dict[str, Any]) -> float:
     return worst
 
 
-def attribution(models: Models, each: Explained) -> Attribution | None:
+def attribution(models: Models, each: FoundPrediction) -> Attribution | None:
     """Returns what each feature adds to the probability of the predicted class, or to the value.
 
-    It is compared with an average row: the mean of the training data if the model was registered with its profile, else
-    that of the day's rows. None for the other tasks, and for inputs that are no plain numbers: these have no average.
+    The row is compared with an average row: the mean of the training data if the model was registered with its profile,
+    else the mean of the day's rows; both are scaled as the signature declares. Returns None for other tasks, and for
+    inputs that are not numbers, which have no average.
     """
     if each.record is None or each.input is None or each.input.features is None:
         return None
     manifest, predictor = models.of(each.record)
     names = manifest.signature.features
-    if manifest.signature.inputs or manifest.signature.task not in ("classification", "regression"):
+    of_numbers = all(how.kind == "number" for how in manifest.signature.inputs.values())
+    if not of_numbers or manifest.signature.task not in ("classification", "regression"):
         return None
     baseline, which = _baseline(models, manifest, each.record)
     target = "value"
@@ -130,7 +102,7 @@ def attribution(models: Models, each: Explained) -> Attribution | None:
         return np.asarray(predictor.predict(matrix, 8192)[target], np.float64)
 
     row = _row(each.input, manifest)
-    start = np.array([baseline[name] for name in names], np.float32)
+    start = to_matrix(pa.record_batch({name: [baseline[name]] for name in names}), names, manifest.signature.inputs)[0]
     shares = shapley.shares(score, row, start)
     first, last = score(np.stack([start, row]))
     exact = len(names) <= shapley.EXACT
@@ -138,7 +110,7 @@ def attribution(models: Models, each: Explained) -> Attribution | None:
         method="exact Shapley values" if exact else f"Shapley values over {2 * shapley.ORDERS} drawn orders",
         target=target,
         baseline=which,
-        baseline_features={name: float(value) for name, value in zip(names, start, strict=True)},
+        baseline_features={name: float(baseline[name]) for name in names},
         baseline_score=float(first),
         score=float(last),
         shares=dict(zip(names, map(float, shares), strict=True)),
@@ -146,14 +118,14 @@ def attribution(models: Models, each: Explained) -> Attribution | None:
 
 
 def _row(found: InputRow, manifest: Manifest) -> NDArray[np.float32]:
-    """Returns what the model sees of the row: (columns,)."""
+    """Returns the row as the model sees it: (columns,)."""
     assert found.batch is not None
     row: NDArray[np.float32] = to_matrix(found.batch, manifest.signature.features, manifest.signature.inputs)[0]
     return row
 
 
 def _baseline(models: Models, manifest: Manifest, record: RunRecord) -> tuple[dict[str, float], str]:
-    """Returns the mean of each feature, and of which rows it is the mean."""
+    """Returns the mean of each feature, and a text that says of which rows."""
     ctx, names = models.ctx, manifest.signature.features
     if (means := _means(ctx.registry.baseline(manifest), names)) is not None:
         return means, f"mean of the training data of {manifest.name} {manifest.version}"
@@ -163,7 +135,7 @@ def _baseline(models: Models, manifest: Manifest, record: RunRecord) -> tuple[di
 
 
 def _means(content: bytes | None, names: tuple[str, ...]) -> dict[str, float] | None:
-    """Reads a profile (docs/drift.md); returns None if it lacks a feature."""
+    """Returns the mean of each feature from a profile (docs/drift.md), or None if one is missing."""
     import pyarrow.parquet as pq
 
     if content is None:
@@ -175,12 +147,11 @@ def _means(content: bytes | None, names: tuple[str, ...]) -> dict[str, float] | 
 
 
 def _scanned(models: Models, record: RunRecord, names: tuple[str, ...]) -> dict[str, float]:
-    """Reads a day's input, as it is now, for the mean of its finite values; 0 where there is none."""
+    """Returns the mean of each feature's finite values in a day's input as it is now; 0 if there are none."""
     from duckdb import CaseExpression, ColumnExpression, FunctionExpression
 
-    with database.explained(record.ds):
-        files = unscored.input_files(models.ctx, record.ds)
-        source = unscored.rows(models.con, models.ctx, files, record.ds)
+    with translated_errors(record.ds), readable_input(models.ctx, record.ds) as files:
+        source = input_rows(models.con, models.ctx, files, record.ds)
         means = []
         for name in names:
             value = ColumnExpression(name).cast("DOUBLE")

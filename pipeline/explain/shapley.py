@@ -1,8 +1,8 @@
 """What each feature adds to a score, by Shapley values against one baseline row.
 
-The score of a set of features is that of the baseline row with these features taken from the row that is explained. A
-feature's share is its addition, averaged over all orders in which the features can be taken. The shares always add up
-to `score(row) - score(baseline)`, and a feature that is as in the baseline has none.
+The score of a set of features is that of the baseline row with these features replaced by those of the explained row. A
+feature's share is the change of the score when it is added, averaged over all orders of adding features. The shares
+always add up to `score(row) - score(baseline)`, and a feature with its baseline value has a share of 0.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Score = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-"""(rows, features) to (rows,)"""
+"""Function from (rows, features) to the scores (rows,)."""
 
 EXACT = 12
-"""Up to so many features all sets are scored, 4,096 of 12; of more, orders are drawn."""
+"""Number of features up to which all sets are scored (4,096 sets for 12); for more features, orders are drawn."""
 ORDERS = 256
-"""Drawn, each together with its reverse."""
+"""Number of orders that are drawn; each is used together with its reverse."""
 
 
 def shares(score: Score, row: NDArray[np.float32], baseline: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -28,7 +28,7 @@ def shares(score: Score, row: NDArray[np.float32], baseline: NDArray[np.float32]
 
 
 def exact(score: Score, row: NDArray[np.float32], baseline: NDArray[np.float32]) -> NDArray[np.float64]:
-    """As `shares`, by scoring each of the 2^features sets."""
+    """Like `shares`, by scoring each of the 2^features sets."""
     count = len(row)
     sets = np.arange(2**count)
     taken = (sets[:, None] >> np.arange(count)) & 1 == 1  # (sets, features)
@@ -46,7 +46,7 @@ def exact(score: Score, row: NDArray[np.float32], baseline: NDArray[np.float32])
 def drawn(
     score: Score, row: NDArray[np.float32], baseline: NDArray[np.float32], orders: int = ORDERS
 ) -> NDArray[np.float64]:
-    """As `shares`, over orders that are drawn, the same every time, each with its reverse; these also add up."""
+    """Like `shares`, over drawn orders, each with its reverse. The seed is fixed; these shares also add up."""
     rng, count = np.random.default_rng(0), len(row)
     found = np.zeros(count)
     for _ in range(orders):

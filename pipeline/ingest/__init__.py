@@ -1,7 +1,7 @@
-"""How rows come into the lake: synthetic days (`generate`) and files of others (`importing`).
+"""How rows enter the lake: synthetic days (`generate`) and existing files (`importing`).
 
-    sources (delimited, jsonlines) -> importing ─┐
-                                    generate ────┴─> writing -> publishing
+    tabular.sources -> importing ─┐
+                       generate ──┴─> writing -> publishing
 
-Whatever the way in, a day becomes visible in one step; see `publishing` for what exactly is promised.
+Either way, a day becomes visible in one step; `publishing` documents the exact guarantees.
 """

@@ -1,4 +1,4 @@
-"""Synthetic days, for trying things out and for tests.
+"""Synthetic days, for experiments and tests.
 
 | column | distribution |
 |---|---|
@@ -10,13 +10,12 @@
 | `avg_transaction_value` | lognormal(4, 0.8) |
 | `days_since_last_purchase` | exponential with mean 30, not rounded |
 
-Whole numbers are stored as int64 and the others as double: the types with which the rows come back from CSV or JSON.
+Whole numbers are stored as int64 and the others as double: the types that an import from CSV or JSON would infer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date
 from itertools import chain, repeat
 
 import numpy as np
@@ -26,9 +25,9 @@ import pyarrow.compute as pc
 from pipeline.context import Progress, silent
 from pipeline.errors import UsageError
 from pipeline.ingest.publishing import UNSCORED, Existing, PublishedDay, staging
-from pipeline.ingest.writing import ROW_GROUP
-from pipeline.lake import Lake
-from pipeline.records import check_day
+from pipeline.lake.layout import Lake
+from pipeline.periods import Period
+from pipeline.storage.parquet import ROW_GROUP
 
 SCHEMA = pa.schema(
     {
@@ -42,7 +41,7 @@ SCHEMA = pa.schema(
     }
 )
 FEW_VALUES = ["age", "tenure_days", "num_purchases"]
-"""Columns worth a dictionary; on the others it costs half of the writing speed and saves nothing."""
+"""Columns worth dictionary-encoding; on the others it halves the writing speed and saves nothing."""
 
 
 def generate_day(
@@ -57,11 +56,11 @@ def generate_day(
 ) -> PublishedDay:
     """Writes a day below `unscored/`.
 
-    The rows depend on seed, day and `rows` only (and on numpy's version), and a longer day starts with the rows of a
-    shorter one. Raises UsageError if the day has files, unless they are to be replaced; adding to them would only
-    repeat their ids.
+    The rows depend only on seed, day and `rows` (and on numpy's version), and a longer day starts with the rows of a
+    shorter one. Raises UsageError if the day already has files and `replace` is not set; there is no append, because
+    it would repeat the ids.
     """
-    check_day(ds)
+    Period.parse(ds)
     if rows < 1 or not 1 <= files <= rows:
         raise UsageError("each file needs at least one row", got=f"{rows:,} rows in {files:,} files")
     sizes = chain(repeat(rows // files + 1, rows % files), repeat(rows // files))
@@ -74,9 +73,9 @@ def generate_day(
 
 
 def batches(ds: str, rows: int, seed: int = 0) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a day, a row group at a time, each from a random stream of its own."""
+    """Yields the rows of a day, one row group at a time; each row group has its own random stream."""
     for number, first in enumerate(range(0, rows, ROW_GROUP)):
-        stream = np.random.default_rng([seed, date.fromisoformat(ds).toordinal(), number])
+        stream = np.random.default_rng([seed, Period.parse(ds).number, number])
         yield _batch(stream, first).slice(0, rows - first)
 
 

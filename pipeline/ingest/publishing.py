@@ -1,21 +1,21 @@
-"""How finished files become the rows of a day: in one step for each day, or not at all.
+"""Publishes finished files as the rows of a day: atomically for each day, or not at all.
 
-Files are written and synced in a hidden folder beside the days, on their disk. Then, for each day:
+Files are written and synced in a hidden folder beside the days, on the same disk. Then, for each day:
 
-- a day that is not there: its folder is renamed into place. The rename fails if something is there, so nothing is
-  replaced by accident, whoever else writes;
-- `append`: its rows are one file, however many they are, and that file is linked under a name of its own;
-- `replace`: the two folders change places (`renameat2`, where the kernel has it; elsewhere there is a moment, between
-  two renames, in which the day is absent).
+- new day: its folder is renamed into place. The rename fails if the target is not empty, so concurrent writers never
+  replace anything by accident;
+- `append`: the rows are one file, whatever their number, which is linked under a unique name;
+- `replace`: the two folders are swapped (`renameat2` where the kernel has it; elsewhere the day is absent for a moment
+  between two renames).
 
-What a plain disk lets us promise: a listing of a day shows all of an import or nothing of it, and what it shows
-survives a power cut once the call has returned. Several days are checked before the first is published, and then follow
-each other within milliseconds; a crash in between leaves the earlier days, each whole. File names are never used twice:
-a reader with an old listing finds its files or an error, never other rows under the name that it knows. What was
-replaced is removed once the disk has confirmed the swap; only a reader that sleeps through that, between opening a
-folder and reading it, sees a part (a run of ours therefore looks again before it commits).
+Guarantees on a local disk: a listing of a day shows all of an import or nothing of it, and what it shows survives a
+power cut once the call has returned. All days are checked before the first is published; they are then published
+within milliseconds of each other, and a crash in between leaves the earlier days, each complete. File names are never
+reused: a reader with an old listing finds its files or gets an error, but never finds other rows under the same name.
+Replaced files are removed once the disk has confirmed the swap. Only a reader that pauses between opening a folder and
+reading it can see part of a day during that removal (a run therefore checks its input again before it commits).
 
-What a killed process left behind is removed by the next one that writes beside it.
+Leftovers of a killed process are removed by the next process that writes to the same place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -36,9 +36,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import LakescoreError, StorageError, UsageError
 from pipeline.ingest.writing import FILE_ROWS, DayWriter
-from pipeline.lake import Lake
+from pipeline.lake.layout import Lake
 from pipeline.records import FileInfo, new_run_id
-from pipeline.storage import explained, make_folder, sync_file, sync_folder
+from pipeline.storage import make_folder, sync_file, sync_folder, translated_os_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 PREFIX, IN_WORK = ".ingest-", ".tmp"
 ENDLESS = 1 << 62
 CURRENT_FOLDER, EXCHANGE = -100, 2
-"""AT_FDCWD and RENAME_EXCHANGE of renameat2(2)."""
+"""AT_FDCWD and RENAME_EXCHANGE, arguments of renameat2(2)."""
 
 
 class Existing(Enum):
-    """What to do about a day that has files."""
+    """What to do with a day that already has files."""
 
     refuse = "refuse"
     append = "append"
@@ -59,12 +59,12 @@ class Existing(Enum):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the files of a day lie. `folder` is relative to the lake and holds `{ds}`; `name` holds one `*`."""
+    """Location of a day's files. `folder` is relative to the lake and contains `{ds}`; `name` contains one `*`."""
 
     folder: str
     name: str
     row_key: tuple[str, ...] = field(default=(), compare=False)
-    """Columns by which one row is looked for (`explain`)."""
+    """Key columns by which `explain` looks up a single row; they get Bloom filters."""
 
     def day(self, ds: str) -> str:
         return self.folder.replace("{ds}", ds)
@@ -74,12 +74,12 @@ class Target:
 
     @property
     def base(self) -> str:
-        """The folder that all days have in common."""
+        """The folder that contains all days."""
         return PurePosixPath(self.folder.partition("{ds}")[0] + "x").parent.as_posix()
 
     @property
     def keys(self) -> set[str]:
-        """Columns that readers take from the path, such as `ds`, in small letters."""
+        """Columns that readers take from the path, such as `ds`, in lower case."""
         return {part.partition("=")[0].lower() for part in PurePosixPath(self.folder).parts if "=" in part}
 
 
@@ -91,6 +91,8 @@ class PublishedDay:
     ds: str
     rows: int
     files: tuple[FileInfo, ...]
+    types: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The DuckDB type of each column, if the day comes from files whose types were inferred."""
 
     @property
     def bytes(self) -> int:
@@ -101,14 +103,14 @@ class PublishedDay:
 
 
 class Staging:
-    """The days of one import while they are in work. Made by `staging`."""
+    """The unpublished days of one import. Made by `staging`."""
 
     def __init__(self, lake: Lake, target: Target, existing: Existing, folder: Path) -> None:
         self.lake, self.target, self.existing, self.folder = lake, target, existing, folder
         self.import_id = folder.name.removeprefix(PREFIX).removesuffix(IN_WORK)
         self._written: dict[str, DayWriter] = {}
         self._names: dict[str, str] = {}
-        """The published name of a file, where it is another one."""
+        """Published name by staged name, for files whose name changes when they are published."""
 
     @contextmanager
     def writer(
@@ -118,7 +120,7 @@ class Staging:
         sizes: Iterator[int] | None = None,
         dictionary: list[str] | None = None,
     ) -> Iterator[DayWriter]:
-        """Opens a day for writing; `sizes` are the rows of its files. Raises UsageError if the day is in the way."""
+        """Opens a day for writing; `sizes` are the rows per file. Raises UsageError if existing files prevent it."""
         self.check([ds])
         folder = self._staged(ds)
         if self.existing is Existing.append or (sizes is None and not self.lake.is_local):
@@ -127,16 +129,17 @@ class Staging:
         def place(number: int) -> Path:
             return folder / self.target.file(ds, f"part-{self.import_id}-{number:05d}")
 
-        with explained(folder):
+        with translated_os_errors(folder):
             folder.mkdir()
             with DayWriter(place, schema, sizes or repeat(FILE_ROWS), dictionary, self.target.row_key) as writer:
                 yield writer
         self._written[ds] = writer
 
     def publish(self) -> tuple[PublishedDay, ...]:
-        """Makes the days visible. Raises UsageError if a day's files are in the way, StorageError if the disk refuses.
+        """Makes the days visible.
 
-        Nothing was published then, except where the message says so: another writer, or the disk, came in between.
+        Raises UsageError if existing files prevent it, StorageError if the disk refuses. Nothing is published then,
+        unless the message says otherwise: another writer or the disk may interfere after the first day.
         """
         self.check(list(self._written))
         self._sync()
@@ -153,7 +156,7 @@ class Staging:
         return tuple(published)
 
     def check(self, days: list[str]) -> None:
-        """Raises UsageError if files of these days are in the way."""
+        """Raises UsageError if existing files prevent the publication of these days."""
         if self.existing is Existing.refuse:
             if taken := [ds for ds in days if self._entries(ds)]:
                 raise _taken(taken, self._where(taken[0]))
@@ -161,15 +164,15 @@ class Staging:
             for ds in days:
                 if foreign := [name for name in self._entries(ds) if not self._ours(ds, name)]:
                     raise UsageError(
-                        f"{ds} cannot be replaced: its folder holds files of other kinds, which would go as well",
+                        f"{ds} cannot be replaced: its folder also holds other files, which would be deleted",
                         where=f"{self._where(ds)}/{foreign[0]}",
                         expected=self.target.name,
                         next_step="remove the old files by hand, then import with --append",
                     )
 
     def _sync(self) -> None:
-        """All at the end, when most of it is on the disk: a sync after each file would wait for each."""
-        with explained(self.folder):
+        """Syncs all files at the end, when most data is already on disk: a sync after each file would be slower."""
+        with translated_os_errors(self.folder):
             for writer in self._written.values():
                 for path in writer.files:
                     sync_file(path)
@@ -177,7 +180,11 @@ class Staging:
                 sync_folder(self._staged(ds))
 
     def _ours(self, ds: str, name: str) -> bool:
-        return name.startswith((".", "_")) or fnmatchcase(name, self.target.file(ds, "*"))
+        return _hidden(name) or self._is_data(ds, name)
+
+    def _is_data(self, ds: str, name: str) -> bool:
+        """Tells whether an entry of a day's folder is a file that a reader of the target's pattern sees."""
+        return not _hidden(name) and "/" not in name and fnmatchcase(name, self.target.file(ds, "*"))
 
     def _publish(self, ds: str) -> None:
         staged, final = self._staged(ds), self._final(ds)
@@ -212,15 +219,17 @@ class Staging:
 
 
 class Upload(Staging):
-    """The same for a lake in an object store, where nothing can be renamed: a day is one object, put in one step.
+    """Staging for a lake in an object store, which has no rename: a day is one object, uploaded by one put.
 
-    `replace` overwrites the first object of the day, after it has removed the others: for a moment rows may be absent,
-    but never twice there. Several files (`generate --files`) appear one after the other.
+    `replace` first deletes all but one of the day's data objects and then overwrites that one: rows may be absent for a
+    moment, but are never duplicated. With several files (`generate --files`), they appear one after another. Hidden
+    objects, such as `_SUCCESS`, stay: rows under such a name would not be read.
     """
 
     def _publish(self, ds: str) -> None:
         folder, storage = self.target.day(ds), self.lake.storage
-        old = self._entries(ds) if self.existing is Existing.replace else []
+        entries = self._entries(ds) if self.existing is Existing.replace else []
+        old = [name for name in entries if self._is_data(ds, name)]
         for name in old[1:]:
             storage.delete(f"{folder}/{name}")
         for path in self._written[ds].files:
@@ -232,44 +241,49 @@ class Upload(Staging):
                 storage.create(f"{folder}/{path.name}", path)
 
     def _entries(self, ds: str) -> list[str]:
+        """Returns the names relative to the day's folder: an object in a subfolder has a `/` in its name."""
         prefix = self.target.day(ds)
         return [file.path.removeprefix(f"{prefix}/") for file in self.lake.storage.files(prefix)]
 
     def _sync_published(self) -> None:
-        """A put has returned once it is durable."""
+        """Does nothing: a put is durable when it returns."""
 
 
 @contextmanager
 def staging(lake: Lake, target: Target, existing: Existing) -> Iterator[Staging]:
-    """Makes the hidden folder, and removes it at the end with whatever was not published."""
+    """Creates the hidden staging folder and finally removes it, with everything that was not published."""
     lake.prepare()
     base = lake.workspace.path(target.base)
     kind = Staging if lake.is_local else Upload
-    with explained(base):
+    with translated_os_errors(base):
         make_folder(base)
         _sweep(base)
         folder = base / f"{PREFIX}{new_run_id()}"
         folder.mkdir()
         with _locked(folder):
             try:
-                # Only a folder that is locked gets the name by which others look for what a dead process left.
+                # Renamed only once locked: other processes treat unlocked folders of this name as leftovers.
                 folder = folder.rename(folder.with_name(folder.name + IN_WORK))
                 yield kind(lake, target, existing, folder)
             finally:
                 shutil.rmtree(folder)
 
 
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
 def _sweep(base: Path) -> None:
-    """Removes the folders of processes that have died: the kernel has taken their locks back."""
+    """Removes the folders of dead processes, whose locks the kernel has released."""
     for left in base.glob(f"{PREFIX}*{IN_WORK}"):
-        # in work; finished since it was listed; another user's
+        # still in use; removed since it was listed; owned by another user
         with suppress(BlockingIOError, FileNotFoundError, PermissionError), _locked(left):
             shutil.rmtree(left)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds a lock while the process lives. Raises BlockingIOError if another process holds it."""
+    """Locks a folder; the kernel releases the lock if the process dies. Raises BlockingIOError if already locked."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -279,7 +293,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swaps two folders in one step, or in two where the kernel or the file system cannot."""
+    """Swaps two folders atomically, or by renames where the kernel or file system does not support that."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is not None:
         if swap(CURRENT_FOLDER, os.fsencode(one), CURRENT_FOLDER, os.fsencode(other), EXCHANGE) == 0:
@@ -290,7 +304,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def swap_by_renames(one: Path, other: Path) -> None:
-    """`other` is absent for a moment, and back if the second rename fails."""
+    """Swaps two folders by renames. `other` is absent for a moment, and restored if the second rename fails."""
     aside = one.with_name(f"{one.name}.old")
     other.rename(aside)
     try:
@@ -302,12 +316,12 @@ def swap_by_renames(one: Path, other: Path) -> None:
 
 
 def _taken(days: list[str], where: str) -> UsageError:
-    what = f"{days[0]} has files already" if len(days) == 1 else f"{len(days)} of the days have files already"
+    what = f"{days[0]} already has files" if len(days) == 1 else f"{len(days)} of the days already have files"
     return UsageError(
         what,
         where=where,
         got=None if len(days) == 1 else ", ".join(days[:3]) + (", ..." if len(days) > 3 else ""),
-        next_step="--replace puts the new rows in their place; --append adds them (do not import the same file twice)",
+        next_step="--replace replaces their rows; --append adds to them (do not import the same file twice)",
     )
 
 
@@ -315,13 +329,13 @@ def _stopped(error: OSError | LakescoreError, where: str, published: int, total:
     done = f"{published} of {total} days are published, the others are not" if published else "nothing is published"
     if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return UsageError(
-            f"another writer filled the day in the meantime; {done}",
+            f"another process wrote files for this day during the import; {done}",
             where=where,
-            next_step="look at what is there, then decide between --append and --replace",
+            next_step="look at these files, then choose between --append and --replace",
         )
     return StorageError(
-        f"the files cannot be put in place; {done}",
+        f"the files cannot be published; {done}",
         where=where,
         got=str(error).splitlines()[0],
-        next_step="once the disk is in order, import again with --replace",
+        next_step="fix the disk, then import again with --replace",
     )

@@ -1,1 +1,1 @@
-"""Models: the registry on disk, the kinds of file it takes, and the loaded model that scores."""
+"""Models: the registry, the supported file formats, and the loaded model that scores."""

@@ -1,4 +1,4 @@
-"""Architectures that a file of bare weights may name, such as `mlp:tanh`: each a function and a line in BUILDERS."""
+"""Architectures that a file of bare weights may name, such as `mlp:tanh`; each has a function in BUILDERS."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from pipeline.errors import ModelRefused, nearest
 from pipeline.model.checkpoint import ACTIVATIONS, layers_of, stack
 
 
-def activation_of(architecture: str, where: object) -> str:
-    """Returns the activation of `mlp:<activation>`. Raises ModelRefused for an architecture that is not known."""
+def is_known(architecture: str) -> bool:
     name, _, variant = architecture.partition(":")
-    if name != "mlp" or variant not in ACTIVATIONS:
+    return name == "mlp" and variant in ACTIVATIONS
+
+
+def activation_of(architecture: str, where: object) -> str:
+    """Returns the activation of `mlp:<activation>`. Raises ModelRefused for an unknown architecture."""
+    if not is_known(architecture):
         known = [f"mlp:{activation}" for activation in ACTIVATIONS]
         raise ModelRefused(
             f"no architecture is called {architecture!r}{nearest(architecture, known)}",
             where=where,
             expected=", ".join(known),
-            next_step="export another architecture with torch.export, which needs no code of it: see models/README.md",
+            next_step="export other architectures with torch.export, which needs no model code: see models/README.md",
         )
-    return variant
+    return architecture.partition(":")[2]
 
 
 def _mlp(state: Mapping[str, torch.Tensor], architecture: str, where: object) -> nn.Module:
-    """Linear layers, in the order of their names where those end in numbers, with one activation between."""
+    """Builds linear layers, in the order of `state`, with the activation between them."""
     return stack(layers_of(state, where), activation_of(architecture, where))
 
 
@@ -34,7 +38,7 @@ BUILDERS: dict[str, Callable[[Mapping[str, torch.Tensor], str, object], nn.Modul
 
 
 def from_weights(state: Mapping[str, torch.Tensor], architecture: str, where: object) -> nn.Module:
-    """Returns the module: (rows, features) to (rows, outputs). Raises ModelRefused for weights of another one."""
+    """Returns the module: (rows, features) to (rows, outputs). Raises ModelRefused if the weights do not match it."""
     builder = BUILDERS.get(architecture.partition(":")[0])
     if builder is None:
         activation_of(architecture, where)

@@ -1,65 +1,88 @@
-"""The baseline: a profile of the rows that a model was trained on, features and its own scores. It holds no row."""
+"""The baseline: a profile of a model's training rows, of their features and scores. It contains no rows."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
-from pipeline import queries
-from pipeline.errors import InputMissing, SchemaMismatch, UsageError
+from pipeline.database import sql_files
+from pipeline.database.resources import batch_rows
+from pipeline.errors import ModelRefused, SchemaMismatch
+from pipeline.model.inputs import Fit, FixedList, Number
+from pipeline.model.user_rows import read_rows
 from pipeline.records import now
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
-    from torch import nn
 
-    from pipeline.drift.counting import Spec
+    from pipeline.histograms.counting import Spec
     from pipeline.model.manifest import Signature
     from pipeline.model.predictor import Predictor
+    from pipeline.tabular.sources import Files
 
 FILE = "baseline.parquet"
-BATCH_ROWS = 122_880
 CLASS, CONFIDENCE = "prediction", "prediction_proba"
+MOST_COLUMNS = 100
+"""Maximum number of columns of which a large sample is taken."""
 MOST_VALUES = 1000
-"""Of a vocabulary that is counted."""
+"""Maximum size of a vocabulary whose category is counted."""
 
 
-def make(module: nn.Module, signature: Signature, training: Path) -> bytes:
-    """Returns the content of `baseline.parquet`: a sample gives the edges, then all rows are counted in a stream.
+def make(predictor: Predictor, training: Files) -> bytes:
+    """Returns the content of `baseline.parquet`: takes the bin edges from a sample, then counts all rows in a stream.
 
-    Raises InputMissing, UsageError for a file of another kind, SchemaMismatch for an absent feature or no rows.
+    Raises SchemaMismatch for an absent feature, one that is not of the signature's kind, or no rows.
     """
-    from pipeline import database
-    from pipeline.drift.counting import Counting
-    from pipeline.drift.tables import to_bytes, to_table
-    from pipeline.features import to_matrix
-    from pipeline.model.predictor import Predictor
+    from pipeline.database.connection import connect
+    from pipeline.histograms.counting import Counting
+    from pipeline.histograms.table import to_bytes, to_table
+    from pipeline.model.matrix import to_matrix
+    from pipeline.tabular.sources import translated_read_errors
 
-    predictor = Predictor(module, signature, "cpu")
-    with database.connection(threads=1) as con, database.explained(training):
+    signature = predictor.signature
+    with connect(threads=1) as con, translated_read_errors(training):
         rows = _features(con, training, signature)
         counting = Counting(_specs(con, rows, predictor, training))
-        with rows.to_arrow_reader(BATCH_ROWS) as batches:
+        with rows.to_arrow_reader(batch_rows(signature.width)) as batches:
             for batch in batches:
                 counting.add_features(batch, to_matrix(batch, numbers(signature)), numbers(signature))
                 counting.add_predictions(*_predicted(predictor, batch))
     return to_bytes(to_table(counting, "training", now(), 0))
 
 
+def sample(signature: Signature, training: Files) -> pa.RecordBatch:
+    """Returns the features of a few training rows, the same every time. Raises the errors of `make`."""
+    from pipeline.database.connection import connect
+    from pipeline.tabular.sources import translated_read_errors
+
+    with connect(threads=1) as con, translated_read_errors(training):
+        _features(con, training, signature).create_view("training")
+        found = con.sql(sql_files.load("model/sample")).to_arrow_table().combine_chunks()
+    if found.num_rows == 0:
+        raise SchemaMismatch("the training data has no rows", where=training)
+    batch: pa.RecordBatch = found.to_batches()[0]
+    return batch
+
+
+def sample_query(columns: int) -> str:
+    """Returns the name of the SELECT that samples rows of so many columns: it holds all of them in memory."""
+    return "histograms/sample" if columns <= MOST_COLUMNS else "histograms/sample_of_wide"
+
+
 def scored_classes(signature: Signature) -> range:
-    """Returns the classes whose scores are judged: of two probabilities that sum to one, the second says all."""
+    """Returns the classes whose scores are counted: only the second of two, because two probabilities sum to one."""
     return range(1 if len(signature.classes) == 2 else 0, len(signature.classes))
 
 
 def numbers(signature: Signature) -> list[str]:
-    """Returns the features that are counted as numbers, as they come: before anything stands for NULL."""
+    """Returns the features that are counted as numbers; they are counted raw, before NULL is replaced."""
     return [name for name in signature.features if _kind(signature, name) == "number"]
 
 
 def scores(signature: Signature) -> list[str]:
-    """Returns the columns of a prediction that are counted as numbers; of a list its first element, the best."""
+    """Returns the prediction columns that are counted as numbers; of a list, the first (best) element is counted."""
     from pipeline.model.outputs import output_schema, probabilities
 
     match signature.task:
@@ -76,16 +99,16 @@ def scores(signature: Signature) -> list[str]:
 
 
 def numeric_outputs(signature: Signature) -> list[str]:
-    """Returns the scores, and of a classification the confidence."""
+    """Returns the score columns, and for a classification also the confidence."""
     return [*scores(signature), *([CONFIDENCE] if signature.task == "classification" else [])]
 
 
 def specs_of(signature: Signature, edges: dict[str, tuple[float, ...]]) -> tuple[Spec, ...]:
-    """Returns what is counted of a model's inputs and outputs; `edges` names all columns of numbers.
+    """Returns the columns to count of a model's inputs and outputs; `edges` must have every numeric column.
 
-    Numbers, and categories by their vocabulary; timestamps and lists are not counted.
+    Counts numbers, and categories by their vocabulary; timestamps and lists are not counted.
     """
-    from pipeline.drift.counting import Spec
+    from pipeline.histograms.counting import Spec
 
     found = [Spec("feature", name, edges[name]) for name in numbers(signature)]
     for name, how in signature.inputs.items():
@@ -103,11 +126,11 @@ def _kind(signature: Signature, name: str) -> str:
 
 
 def _predicted(predictor: Predictor, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Returns the rows, and what the model gives for them; with declared inputs without those that it cannot take."""
+    """Returns the rows and their predictions; if inputs are declared, without the rows that the model cannot take."""
     import numpy as np
     import pyarrow as pa
 
-    from pipeline.features import to_matrix
+    from pipeline.model.matrix import to_matrix
 
     signature = predictor.signature
     matrix = to_matrix(batch, signature.features, signature.inputs)
@@ -117,41 +140,89 @@ def _predicted(predictor: Predictor, batch: pa.RecordBatch) -> tuple[pa.RecordBa
     return batch, predictor.predict_arrow(matrix, 8192)
 
 
-def _features(con: Connection, path: Path, signature: Signature) -> Relation:
+def _features(con: Connection, files: Files, signature: Signature) -> Relation:
     from duckdb import ColumnExpression
 
     names = signature.features
-    if not path.is_file():
-        raise InputMissing("there are no training data", where=path)
-    match path.suffix.lower():
-        case ".parquet":
-            rows = con.sql("SELECT * FROM read_parquet($path)", params={"path": str(path)})
-        case ".csv":
-            rows = con.sql("SELECT * FROM read_csv($path)", params={"path": str(path)})
-        case _:
-            raise UsageError("the kind of file is not known", where=path, expected=".parquet or .csv")
+    rows = read_rows(con, files, signature)
     if missing := [name for name in names if name not in rows.columns]:
         raise SchemaMismatch(
-            f"the training data lack {', '.join(missing)}", where=path, expected=", ".join(names), got=rows.columns
+            f"the training data has no {', '.join(missing)}", where=files, expected=", ".join(names), got=rows.columns
         )
     plain = {name: ColumnExpression(name) for name in names}
-    plain |= {name: plain[name].cast("FLOAT").alias(name) for name in numbers(signature)}
+    for name in numbers(signature):
+        how = signature.inputs.get(name)
+        kind = "DOUBLE" if isinstance(how, Number) and how.scale else "FLOAT"  # scaled before it is rounded
+        plain[name] = plain[name].cast(kind).alias(name)
     return rows.select(*plain.values())
 
 
-def _specs(con: Connection, rows: Relation, predictor: Predictor, training: Path) -> tuple[Spec, ...]:
-    from pipeline.drift.counting import as_numbers, edges_of
-    from pipeline.features import to_matrix
+def _specs(con: Connection, rows: Relation, predictor: Predictor, training: Files) -> tuple[Spec, ...]:
+    from pipeline.histograms.counting import as_numbers, edges_of
+    from pipeline.model.matrix import to_matrix
 
     signature = predictor.signature
     names = numbers(signature)
     rows.create_view("profiled")
-    sample = con.sql(queries.load("drift/sample")).to_arrow_table().combine_chunks()
+    sample = con.sql(sql_files.load(sample_query(len(rows.columns)))).to_arrow_table().combine_chunks()
     if sample.num_rows == 0:
-        raise SchemaMismatch("the training data have no rows", where=training)
+        raise SchemaMismatch("the training data has no rows", where=training)
     batch = sample.to_batches()[0]
     matrix = to_matrix(batch, names)
     edges = {name: edges_of(matrix[:, index]) for index, name in enumerate(names)}
     _, outputs = _predicted(predictor, batch)
     edges |= {name: edges_of(as_numbers(outputs.column(name))) for name in numeric_outputs(signature)}
     return specs_of(signature, edges)
+
+
+def fitted(signature: Signature, training: Files | None, where: object) -> Signature:
+    """Returns the signature with each `fit` of a scale replaced by values of the training rows.
+
+    The standard deviation is that over all rows (divided by their number), as of sklearn's StandardScaler. NULL is
+    replaced if the signature says by what, and else ignored. Raises the errors of `make`, and ModelRefused without
+    training data or if a feature has not two different values.
+    """
+    while names := signature.unfitted:
+        if training is None:
+            raise ModelRefused(
+                f"the scale of {', '.join(names)} is to be fitted, but there is no training data",
+                where=where,
+                next_step="pass --baseline with the training rows",
+            )
+        signature = _fitted_once(signature, names, training)
+    return signature
+
+
+def _fitted_once(signature: Signature, names: Sequence[str], training: Files) -> Signature:
+    """Fits the first step of each of the features that is to be fitted."""
+    import numpy as np
+
+    from pipeline.database.connection import connect
+    from pipeline.model.encoding import doubles
+    from pipeline.model.scaling import Moments, scaled
+    from pipeline.tabular.sources import translated_read_errors
+
+    places, moments = {}, {}
+    for name in names:
+        how = signature.inputs[name]
+        assert isinstance(how, Number | FixedList)
+        places[name] = how, next(place for place, step in enumerate(how.scale) if isinstance(step, Fit))
+        moments[name] = Moments(how.width)
+    with (
+        connect(threads=1) as con,
+        translated_read_errors(training),
+        _features(con, training, signature).to_arrow_reader(batch_rows(signature.width)) as batches,
+    ):
+        for batch in batches:
+            for name, (how, place) in places.items():
+                values = doubles(batch.column(name), how, name)
+                if how.null is not None:
+                    values = np.where(np.isnan(values), how.null, values)
+                moments[name].add(scaled(values, how.scale[:place]))
+    inputs = dict(signature.inputs)
+    for name, (how, place) in places.items():
+        fit = how.scale[place]
+        assert isinstance(fit, Fit)
+        step = moments[name].step(fit, name, training)
+        inputs[name] = how.model_copy(update={"scale": (*how.scale[:place], step, *how.scale[place + 1 :])})
+    return signature.model_copy(update={"inputs": inputs})

@@ -1,4 +1,4 @@
-"""What is registered beside a model's file: the rest of its signature, its metrics, and where it came from."""
+"""Metadata that is registered with a model's file: the rest of its signature, its metrics, and its origin."""
 
 from __future__ import annotations
 
@@ -15,24 +15,29 @@ from pipeline.model.manifest import Provenance
 @dataclass(frozen=True)
 class Card:
     signature: Mapping[str, Any] = field(default_factory=dict)
-    """Entries of a signature beside `features` and `classes`: `task`, `inputs`, `architecture`, `quantiles`, ..."""
+    """Signature entries other than `features` and `classes`: `task`, `inputs`, `architecture`, `quantiles`, ..."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Finite numbers by name."""
+    """Metrics by name, finite numbers."""
     source: str | None = None
-    """Where the file came from; None is its path."""
+    """Where the file came from; by default, its path."""
     details: Mapping[str, str] = field(default_factory=dict)
-    """What another registry says of the model."""
+    """Metadata of the model from another registry."""
+    scaling: str | Mapping[str, Any] | None = None
+    """How features are scaled, beside what `signature` says: see `scalers.declared`."""
     trusted: str | None = None
-    """The sha256 of a file whose code may be run; None if no code may."""
+    """The sha256 of a file whose code may be run; None if no code may be run."""
+    assume_mlp: bool = False
+    """Whether to assume that a file of weights is a stack of linear layers, if nothing says it."""
 
-    def provenance(self, path: object, written_by: str | None) -> Provenance:
+    def provenance(self, path: object, written_by: str | None, findings: Mapping[str, str]) -> Provenance:
+        """`findings` is what registration found out by itself, and why, by subject."""
         versions = {name: metadata.version(name) for name in ("lakescore", "torch")}
         written = {"file": written_by} if written_by else {}
         return Provenance(
             by=_user(),
             source=self.source or str(path),
             versions={**versions, "python": platform.python_version(), **written},
-            details=dict(self.details),
+            details={**self.details, **findings},
         )
 
 

@@ -1,9 +1,9 @@
-"""How slices of a matrix go through a model on a CUDA device, so that copies and arithmetic overlap.
+"""Runs slices of a matrix through a model on a CUDA device, so that copies and arithmetic overlap.
 
-Each thread that scores has two lanes: a stream, and pinned memory for a slice and for what is made of it. While the
-device scores the slice of one lane, the next slice is copied into the other. Tensors of a lane are made and used on its
-stream alone, so that the caching allocator never gives their memory to another one too early; pinned memory is used
-again only after the event behind the copy from it, or into it.
+Each scoring thread has two lanes. A lane is a stream, with pinned memory for one slice and its results. While the
+device scores the slice of one lane, the next slice is copied into the other. The tensors of a lane are allocated and
+used only on its stream, so that the caching allocator never reuses their memory too early; pinned memory is reused only
+after the event that follows the copy from or into it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Compute = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 
 class Busy:
-    """When the device was at work for us, by events before and after each forward pass; of any thread.
+    """Measures how long the device is busy with forward passes, by events before and after each pass, in all threads.
 
-    A pass counts from its first operation to its last, with the gaps in which the device waited for the next one.
+    A pass counts from its first operation to its last, including gaps in which the device waits for the next operation.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,9 +35,9 @@ class Busy:
         self._base.synchronize()
 
     def add(self, began: torch.cuda.Event, ended: torch.cuda.Event) -> None:
-        """Takes two events that have happened."""
+        """Adds a pass, given two events that have completed."""
         with self._lock:
-            start = self._base.elapsed_time(began)  # float32: after an hour to a quarter of a millisecond
+            start = self._base.elapsed_time(began)  # float32: precise to 0.25 ms after one hour
             self._spans.append((start, start + began.elapsed_time(ended)))
 
     def clear(self) -> None:
@@ -45,13 +45,13 @@ class Busy:
             self._spans.clear()
 
     def seconds(self) -> float:
-        """Returns the time in which at least one pass was at work."""
+        """Returns the time, in seconds, during which at least one pass was running."""
         with self._lock:
             return covered(self._spans) / 1000
 
 
 def covered(spans: Sequence[tuple[float, float]]) -> float:
-    """Returns how much of a line is covered by spans (start, end), which may overlap and stand in any order."""
+    """Returns the total length covered by spans (start, end), which may overlap and be in any order."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -61,50 +61,53 @@ def covered(spans: Sequence[tuple[float, float]]) -> float:
 
 @dataclass(frozen=True)
 class _Slice:
-    """What a lane has begun, and has not given back yet."""
+    """A slice that a lane has started and not yet finished."""
 
     start: int
     rows: int
     results: tuple[torch.Tensor, ...]
-    """In pinned memory, the rows as last axis; there once `done` has happened."""
+    """Results in pinned memory, with rows as the last axis; valid once `done` has completed."""
     began: torch.cuda.Event
     ended: torch.cuda.Event
     done: torch.cuda.Event
 
 
 class Lane:
-    """One stream of one thread. Its pinned memory grows to what the largest slice needs, and stays."""
+    """One stream of one thread. Its pinned memory grows to the size of the largest slice and is kept."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's own
-        self._stream.wait_stream(torch.cuda.default_stream(device))  # on which the model was brought there
+        self._stream.wait_stream(torch.cuda.default_stream(device))  # it copied the model to the device
         self._pinned: dict[object, torch.Tensor] = {}
         self._begun: _Slice | None = None
 
     def begin(self, part: torch.Tensor, start: int, compute: Compute) -> None:
-        """Starts on a slice, the rows from `start` on, and returns before it is scored. The lane must be empty.
+        """Starts scoring a slice whose first row is `start`, and returns before it is scored. The lane must be empty.
 
-        Raises what `compute` raises, torch.cuda.OutOfMemoryError above all; the lane is empty then.
+        Raises what `compute` raises, notably torch.cuda.OutOfMemoryError; the lane is empty then.
         """
         assert self._begun is None
-        given = self._memory("given", part.shape, part.dtype).copy_(part)
+        by_columns = part.stride(0) < part.stride(1)
+        lying = part.t() if by_columns else part  # copied as it lies in memory; the device transposes faster
+        given = self._memory("given", lying.shape, part.dtype).copy_(lying)
         began, ended, done = _event(timing=True), _event(timing=True), _event()
         with torch.cuda.stream(self._stream):
             try:
-                own = given.to(self._device, non_blocking=True)  # (rows, columns)
+                own = given.to(self._device, non_blocking=True)
+                own = own.t().contiguous() if by_columns else own  # (rows, columns)
                 began.record()
                 scored = compute(own)
                 ended.record()
                 results = tuple(self._back(index, values) for index, values in enumerate(scored))
                 done.record()
             except BaseException:
-                self._stream.synchronize()  # it may still read from the pinned memory
+                self._stream.synchronize()  # the stream may still be reading from pinned memory
                 raise
         self._begun = _Slice(start, len(part), results, began, ended, done)
 
     def finish(self, results: Sequence[torch.Tensor], busy: Busy) -> None:
-        """Waits for the slice that was begun, if any, and puts its results in their place."""
+        """Waits for the slice in progress, if any, and copies its results to their rows in `results`."""
         if (begun := self._begun) is None:
             return
         self._begun = None
@@ -114,16 +117,16 @@ class Lane:
         busy.add(begun.began, begun.ended)
 
     def drop(self) -> None:
-        """Forgets the slice that was begun, after an error elsewhere."""
+        """Discards the slice in progress, after an error elsewhere."""
         self._begun = None
         self._stream.synchronize()
 
     def _back(self, index: int, values: torch.Tensor) -> torch.Tensor:
-        """Starts copying a result into pinned memory; only what is contiguous on both sides is copied in one go."""
+        """Starts copying a result into pinned memory; makes it contiguous first, so that it is one copy."""
         return self._memory(index, values.shape, values.dtype).copy_(values.contiguous(), non_blocking=True)
 
     def _memory(self, name: object, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        """Returns pinned memory of a shape: the same as last time, if that was large enough."""
+        """Returns pinned memory of a shape; reuses the previous buffer if it is large enough."""
         kept = self._pinned.get((name, dtype))
         if kept is None or kept.numel() < shape.numel():
             kept = self._pinned[name, dtype] = torch.empty(shape.numel(), dtype=dtype, pin_memory=True)
@@ -131,16 +134,16 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of all threads that score with one model."""
+    """The lanes of all threads that use one model."""
 
     def __init__(self, device: str, compute: Compute, limits: Limits) -> None:
-        """`compute` gives what is to be stored of a slice, the rows as last axis, from its matrix on the device."""
+        """`compute` maps a slice on the device to the tensors to store, with rows as the last axis."""
         self.busy = Busy(torch.device(device))
         self._device, self._compute, self._limits = torch.device(device), compute, limits
         self._of_thread = threading.local()
 
     def fill(self, results: Sequence[torch.Tensor], matrix: torch.Tensor, batch_rows: int) -> None:
-        """Scores a matrix slice by slice into the results. A slice too large for the memory is halved and tried again.
+        """Scores a matrix slice by slice into `results`. A slice too large for the memory is halved and retried.
 
         Raises ModelError if a single row is too large.
         """
@@ -151,7 +154,7 @@ class Lanes:
             self._fill(lanes, results, matrix, batch_rows)
         except BaseException:
             for lane in lanes:
-                with suppress(RuntimeError):  # of a device that is lost, each call fails: the first error says why
+                with suppress(RuntimeError):  # every call fails on a lost device; keep the first error
                     lane.drop()
             raise
 
@@ -163,17 +166,17 @@ class Lanes:
             lane = lanes[turn % len(lanes)]
             lane.finish(results, self.busy)
             part = matrix[start : start + min(batch_rows, self._limits.most_rows)]
-            if self._begins(lane, part, start):
+            if self._try_begin(lane, part, start):
                 start, turn = start + len(part), turn + 1
                 continue
-            for other in lanes:  # what they hold is free then
+            for other in lanes:  # frees the memory that they hold
                 other.finish(results, self.busy)
             self._limits.halve(len(part))
         for lane in lanes:
             lane.finish(results, self.busy)
 
-    def _begins(self, lane: Lane, part: torch.Tensor, start: int) -> bool:
-        """Returns False if the memory is not enough; the error, which holds on to tensors, is gone by then."""
+    def _try_begin(self, lane: Lane, part: torch.Tensor, start: int) -> bool:
+        """Returns False if memory ran out. A separate function, so that the error and its tensors are released."""
         try:
             lane.begin(part, start, self._compute)
         except torch.cuda.OutOfMemoryError as error:
@@ -183,5 +186,5 @@ class Lanes:
 
 
 def _event(*, timing: bool = False) -> torch.cuda.Event:
-    """Makes an event; a thread that waits for one without timing leaves its core to the others."""
+    """Returns an event; waiting for an event without timing blocks instead of spinning on a core."""
     return torch.cuda.Event(enable_timing=timing, blocking=not timing)  # type: ignore[no-untyped-call]  # torch's own

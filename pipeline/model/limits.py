@@ -1,4 +1,4 @@
-"""How many rows go through a model at a time at most: what its task and its file allow, and what the memory does."""
+"""The maximum number of rows per forward pass, as set by the model's task, its file and the available memory."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from pipeline.errors import ModelError
 
 
 class Limits:
-    """Shared by all threads that score with one model: what did not fit for one does not for another."""
+    """The limit, shared by all threads that use one model: a slice too large for one is too large for all."""
 
     def __init__(self, most_rows: int, device: str) -> None:
         self.most_rows, self._device = most_rows, device
 
     def halve(self, rows: int) -> None:
-        """Is told that so many rows were too many."""
+        """Lowers the limit to half of `rows`, which did not fit into memory."""
         self.most_rows = min(max(1, rows // 2), self.most_rows)
 
     def check_fits(self, rows: int, error: BaseException) -> None:
-        """Raises ModelError if it was a single row that did not fit."""
+        """Raises ModelError if even a single row did not fit."""
         if rows == 1:
             raise ModelError(
-                "the device has not the memory to score a single row",
+                "the device does not have enough memory to score a single row",
                 where=self._device,
                 got=str(error).splitlines()[0],
-                next_step="end what else uses it, or set LAKESCORE_DEVICE=cpu",
+                next_step="stop other programs that use it, or set LAKESCORE_DEVICE=cpu",
             ) from error

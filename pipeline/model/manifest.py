@@ -1,11 +1,11 @@
-"""`model.json`: what a registered model is, and the digest that names its content for ever."""
+"""`model.json`: the description of a registered model, with the digest that permanently identifies its content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -19,8 +19,9 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.errors import ModelError, nearest
-from pipeline.model.inputs import Input, Label
+from pipeline.errors import ModelError
+from pipeline.model.inputs import Fit, FixedList, Input, Label, Number, is_int64
+from pipeline.parsing import first_problem
 from pipeline.records import Frozen, ModelRef, Name
 
 MANIFEST_FORMAT = 1
@@ -28,52 +29,67 @@ MOST_RANKS = 1000
 RESTORE = "restore model.json from a backup, or register the model under a new version"
 
 Kind = Literal["checkpoint", "program", "safetensors", "pickled"]
-"""How the model's file is read; `kinds.py` answers for each."""
+"""The kind of a model file; `formats.py` reads each of them."""
 Task = Literal["classification", "regression", "multilabel", "ranking"]
+Outputs = Literal["logits", "probabilities", "log_probabilities"]
 Feature = Annotated[str, StringConstraints(min_length=1)]
 Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Signature(Frozen):
-    """What the model takes and gives."""
+    """The inputs and outputs of a model."""
 
     features: tuple[Feature, ...] = Field(min_length=1)
-    """The input columns, in the order of the matrix that the model was trained on."""
+    """The input columns, in the order used in training."""
     task: Task = "classification"
     classes: tuple[Label, ...] = ()
-    """The label of each output, all text or all integers (int64): of a ranking, the items. A regression has none."""
+    """The label of each output, all text or all int64; for a ranking, the items. A regression has none."""
     inputs: dict[Feature, Input] = {}
-    """What the features are that are no plain numbers or booleans, or may be NULL."""
+    """Declarations of features that may be NULL or are not plain numbers or booleans."""
     architecture: str | None = None
-    """Of a file of bare weights, such as `mlp:tanh`; None is the checkpoint's own, linear layers with ReLU."""
+    """Architecture for a file of bare weights, such as `mlp:tanh`; None is linear layers with ReLU."""
+    outputs: Outputs = "logits"
+    """For a classification or multi-label: what the model outputs. Models registered before this field give logits."""
     variance: Literal["variance", "log_variance"] | None = None
-    """Of a regression that gives two outputs: what the second is, beside the mean."""
+    """For a regression with two outputs: the meaning of the second output; the first is the mean."""
     quantiles: tuple[Level, ...] = ()
-    """Of a regression that gives several outputs: their levels, ascending. The prediction is the middle one."""
+    """For a regression with several outputs: their levels, ascending. The middle one is the prediction."""
     threshold: Level = 0.5
-    """Of multi-label: the probability from which a label is among those predicted."""
+    """For multi-label: the probability from which a label is predicted."""
     top: Annotated[int, Field(ge=1, le=MOST_RANKS, strict=True)] | None = None
-    """Of a ranking: how many items are kept of each row, the best first."""
+    """For a ranking: the number of items to keep per row, best first."""
 
     @property
     def width(self) -> int:
-        """The columns of the matrix."""
+        """Number of columns of the matrix."""
         return len(self.columns)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The feature of each column of the matrix."""
+        """The feature that each column of the matrix comes from."""
         return tuple(
             name for name in self.features for _ in range(self.inputs[name].width if name in self.inputs else 1)
         )
 
     @property
-    def categories(self) -> frozenset[str]:
-        return frozenset(name for name, how in self.inputs.items() if how.kind == "category")
+    def int64(self) -> tuple[str, ...]:
+        """The features that the model takes as int64, in order."""
+        return tuple(name for name in self.features if is_int64(self.inputs.get(name)))
 
     @property
-    def outputs(self) -> int:
-        """The columns that the model gives; of two classes it may give a single one."""
+    def unfitted(self) -> tuple[str, ...]:
+        """The features with a scale whose values are still to be taken from the training data."""
+        scales = {name: how.scale for name, how in self.inputs.items() if isinstance(how, Number | FixedList)}
+        return tuple(name for name, scale in scales.items() if any(isinstance(step, Fit) for step in scale))
+
+    @property
+    def categories(self) -> frozenset[str]:
+        """The features of which the model knows certain values only; in the matrix, others are infinite."""
+        return frozenset(name for name, how in self.inputs.items() if how.kind in ("category", "integer"))
+
+    @property
+    def output_count(self) -> int:
+        """Number of columns that the model outputs; for two classes, it may output only one."""
         if self.task != "regression":
             return len(self.classes)
         return 2 if self.variance else len(self.quantiles) or 1
@@ -83,7 +99,7 @@ class Signature(Frozen):
     def _unique(cls, names: tuple[str | int, ...]) -> tuple[str | int, ...]:
         if len(set(names)) < len(names):
             twice = sorted(repr(name) for name, count in Counter(names).items() if count > 1)
-            raise ValueError(f"{', '.join(twice)} stands there twice")
+            raise ValueError(f"{', '.join(twice)} appears twice")
         return names
 
     @field_validator("classes")
@@ -97,42 +113,45 @@ class Signature(Frozen):
     def _of_one_task(self) -> Signature:
         fewest = {"classification": 2, "multilabel": 1, "regression": 0, "ranking": 1}[self.task]
         if len(self.classes) < fewest:
-            raise ValueError(f"`classes` of a {self.task} has at least {fewest} items, not {len(self.classes)}")
+            raise ValueError(f"`classes` of a {self.task} needs at least {fewest} items, not {len(self.classes)}")
         if self.task == "regression" and self.classes:
             raise ValueError("a regression has no `classes`")
+        if self.task in ("regression", "ranking") and "outputs" in self.model_fields_set:
+            raise ValueError(f"`outputs` belongs to a classification or multilabel; a {self.task} is stored as it is")
         if self.task != "regression" and (self.variance or self.quantiles):
             raise ValueError("`variance` and `quantiles` belong to a regression")
         if self.variance and self.quantiles:
-            raise ValueError("a regression gives a variance or quantiles, not both")
+            raise ValueError("a regression has a variance or quantiles, not both")
         if (self.task == "ranking") != (self.top is not None) or (self.top or 0) > len(self.classes):
-            raise ValueError("`top` belongs to a ranking, which has it, and at least as many items in `classes`")
+            raise ValueError("a ranking needs `top`, and at least as many `classes`; other tasks have no `top`")
         if list(self.quantiles) != sorted(set(self.quantiles)) or (self.quantiles and len(self.quantiles) % 2 == 0):
-            raise ValueError("`quantiles` are ascending, and of an odd number: the middle one is the prediction")
+            raise ValueError("`quantiles` must be ascending and odd in number: the middle one is the prediction")
         if any(round(level, 4) != level for level in self.quantiles):
-            raise ValueError("`quantiles` have at most four decimals: a column is named by each")
+            raise ValueError("`quantiles` may have at most four decimals: they become column names")
         if strange := sorted(set(self.inputs) - set(self.features)):
-            raise ValueError(f"`inputs` names {', '.join(strange)}, which is no feature")
+            raise ValueError(f"`inputs` names {', '.join(strange)}, which is not a feature")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out what came later and is not used, so that digests of models registered before stay as they are."""
-        later = ("inputs", "architecture", "variance", "quantiles", "threshold", "top")
+        """Omits unused later fields, so that digests of models registered before these fields existed stay valid."""
+        later = ("inputs", "architecture", "outputs", "variance", "quantiles", "threshold", "top")
         document: dict[str, Any] = handler(self)
         unused = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
         return {name: value for name, value in document.items() if name not in unused}
 
 
 class Provenance(Frozen):
-    """Who registered a model, from where, and with what."""
+    """Who registered a model, its source, and the software versions."""
 
     by: str
     source: str
-    """The file's path, or the URL of the registry that it came from."""
+    """Path of the file, or URL in the registry that it came from."""
     versions: dict[str, str]
-    """Of Lakescore, Python and torch at registration, and of what wrote the file if it says so."""
+    """Versions of Lakescore, Python and torch at registration, and of the software that wrote the file, if known."""
     details: dict[str, str] = {}
-    """What another registry says of it, such as the run that trained it."""
+    """Metadata from another registry, such as the run that trained the model. `outputs` has the reason why the model's
+    outputs are taken to be what the signature says."""
 
 
 class Manifest(Frozen):
@@ -146,13 +165,13 @@ class Manifest(Frozen):
     kind: Kind
     signature: Signature
     recorded_version: str | None = None
-    """What the file says of itself; nothing depends on it."""
+    """Version stated in the file; informational only."""
     golden: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """sha256 of `golden.parquet`: inputs, and what the model gave for them when it was registered."""
+    """The sha256 of `golden.parquet`: inputs, and the model's outputs for them at registration."""
     baseline: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """sha256 of `baseline.parquet`: a profile of the training data, against which drift is judged."""
+    """The sha256 of `baseline.parquet`: a profile of the training data, used as a reference for drift."""
     metrics: dict[str, float] = {}
-    """As the training code measured them; nothing depends on them."""
+    """Metrics measured by the training code; informational only."""
     provenance: Provenance | None = None
     registered_at: datetime
 
@@ -176,14 +195,14 @@ def digest(files: Mapping[str, bytes], signature: Signature) -> str:
 
 
 def parse(content: bytes, where: object) -> Manifest:
-    """Reads the text of a `model.json`. Raises ModelError, naming the file and the field."""
+    """Parses a `model.json`. Raises ModelError that names the file and the field."""
     try:
         document = json.loads(content)
     except ValueError as error:  # not JSON, or not UTF-8
         raise ModelError(f"model.json cannot be read: {error}", where=where, next_step=RESTORE) from None
     if isinstance(document, dict) and document.get("format", MANIFEST_FORMAT) != MANIFEST_FORMAT:
         raise ModelError(
-            "model.json: `format` is not one that is known here",
+            "model.json: unknown `format`",
             where=where,
             expected=MANIFEST_FORMAT,
             got=repr(document["format"]),
@@ -192,21 +211,5 @@ def parse(content: bytes, where: object) -> Manifest:
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        what, got = problem(error)
-        raise ModelError(f"model.json: {what}", where=where, got=got, next_step=RESTORE) from None
-
-
-def problem(error: ValidationError) -> tuple[str, str | None]:
-    """Returns the first problem in words and the value that is wrong; for an unknown key, the nearest valid one."""
-    first = error.errors(include_url=False)[0]
-    location = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key `{location}`{nearest(str(first['loc'][-1]), _keys_at(first['loc'][:-1]))}", None
-    if first["type"] == "missing":
-        return f"`{location}` is missing", None
-    message = first["msg"].removeprefix("Value error, ")
-    return f"`{location}`: {message}" if location else message, repr(first["input"])
-
-
-def _keys_at(location: Sequence[int | str]) -> list[str]:
-    return list((Signature if "signature" in location else Manifest).model_fields)
+        problem = first_problem(error, Manifest)
+        raise ModelError(f"model.json: {problem.what}", where=where, got=problem.got, next_step=RESTORE) from None

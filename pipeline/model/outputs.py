@@ -1,4 +1,4 @@
-"""The columns of a prediction, as the task gives them."""
+"""The columns of a prediction, by task."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pipeline.model.manifest import Signature
 
 
 def output_schema(signature: Signature) -> pa.Schema:
-    """Returns the columns that a model gives of each row, none of them NULL.
+    """Returns the columns of a prediction; none of them is nullable.
 
-    Classification: `prediction` (the class), `prediction_proba` (its probability), `prob_class_<i>` of each class.
-    Regression: `value`, and `value_variance`, or `value_q<percent>` of each quantile. Multi-label: `prediction` (the
-    list of labels), `prob_class_<i>` of each. Ranking: `top_items` and `top_scores`, two lists, the best first.
+    Classification: `prediction` (the class), `prediction_proba` (its probability), `prob_class_<i>` for each class.
+    Regression: `value`, and `value_variance`, or `value_q<percent>` for each quantile. Multi-label: `prediction` (the
+    list of labels), `prob_class_<i>` for each label. Ranking: `top_items` and `top_scores`, two lists, best first.
     """
     match signature.task:
         case "classification":
@@ -39,7 +39,7 @@ def probabilities(signature: Signature) -> list[str]:
 
 
 def quantile(level: float) -> str:
-    """Returns the column of a quantile: `value_q5` of 0.05, `value_q97_5` of 0.975."""
+    """Returns the column name of a quantile: `value_q5` for 0.05, `value_q97_5` for 0.975."""
     return f"value_q{level * 100:g}".replace(".", "_")
 
 

@@ -1,6 +1,7 @@
-"""Whole modules saved with `torch.save(model)`: pickle, which runs whatever code the file asks for.
+"""Whole modules saved with `torch.save(model)`: these are pickles, which can run any code in the file.
 
-Only for a file whose digest somebody has pinned, saying `trust_code` with it: once to register it, once in the job.
+They are loaded only if their digest is pinned explicitly, with `--trust-code` at registration and again with
+`trust_code` in the job.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ def check_trusted(content: bytes, pinned: str | None, where: object) -> None:
     actual = hashlib.sha256(content).hexdigest()
     if pinned != actual:
         raise ModelRefused(
-            "code in a model file is trusted only if the file's sha256 is pinned, and it is another one or none",
+            "code in a model file is trusted only if the file's sha256 is pinned; this file's sha256 is not",
             where=where,
-            expected=pinned or "a sha256 from whoever trained the model",
+            expected=pinned or "a pinned sha256, from the person who trained the model",
             got=actual,
-            next_step="compare it with what the training wrote down, then pass --trust-code with that sha256",
+            next_step="compare it with the sha256 recorded at training, then pass that with --trust-code",
         )
 
 
 def build(content: bytes, where: object) -> nn.Module:
-    """Runs the code in the file. Raises ModelRefused if that gives no module."""
+    """Runs the code in the file and returns its module. Raises ModelRefused if it does not contain one."""
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
-    except Exception as error:  # whatever its code raises: a class that is not importable, most often
+    except Exception as error:  # any error from its code; most often a class that cannot be imported
         raise ModelRefused(
             "the pickled model cannot be loaded",
             where=where,
@@ -39,5 +40,5 @@ def build(content: bytes, where: object) -> nn.Module:
             next_step="install the package that its classes come from, or export the model with torch.export",
         ) from error
     if not isinstance(found, nn.Module):
-        raise ModelRefused("the file holds no module", where=where, got=type(found).__name__)
+        raise ModelRefused("the file does not contain a module", where=where, got=type(found).__name__)
     return found.float()

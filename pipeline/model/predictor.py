@@ -1,4 +1,4 @@
-"""A loaded model: a matrix in, the columns of predictions out. This is the hot path."""
+"""A loaded model, which turns a matrix into prediction columns. This is the hot path."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import ModelMismatch, UsageError
-from pipeline.job_tables import Precision
+from pipeline.errors import ModelError, ModelMismatch, UsageError
+from pipeline.job.config import Precision
 from pipeline.model.cuda import Busy, Lanes
 from pipeline.model.heads import Results, head_of
 from pipeline.model.limits import Limits
 from pipeline.model.manifest import Signature
-from pipeline.model.modes import prepared
 from pipeline.model.outputs import output_schema
+from pipeline.model.precision import computes_in_half, prepared
 
 SLICE_ROWS = 8192
-"""Rows that go through a model at a time where nobody says, or has measured, otherwise."""
+"""Default number of rows per forward pass, used if none is configured or measured."""
 
 
 class Predictor:
-    """May be called from several threads at once: it sets nothing global, and each call has its own result."""
+    """A model ready to score. Thread-safe: it changes no global state, and each call has its own result."""
 
     def __init__(
         self,
@@ -36,19 +36,24 @@ class Predictor:
         precision: Precision = "float32",
         compiled: bool = False,
     ) -> None:
-        """`module` takes float32 (rows, columns) and gives (rows, outputs), of two classes perhaps only the second.
+        """`module` takes float32 (rows, columns) and returns (rows, outputs); for two classes, one output is enough.
 
-        A classifier and a multi-label model give logits, a regression values, a ranking scores of all items.
-        Raises UsageError if the device is not there, ModelError if the model cannot be run in this precision, or not
-        compiled.
+        A classifier or multi-label model returns what `outputs` of the signature says, a regression values, a ranking
+        the scores of all items.
+        Raises UsageError for an unavailable device, ModelError if the model cannot be run in this precision or cannot
+        be compiled.
         """
         self.signature = signature
         self.device = choose_device(device)
         self.precision, self.compiled = precision, compiled
         self._as_it_is = module.eval().requires_grad_(requires_grad=False).to(self.device)
         self.module = prepared(self._as_it_is, signature.width, self.device, precision, compiled=compiled)
+        first = next(iter(module), None) if isinstance(module, nn.Sequential) and not compiled else None
+        self._layout = torch.preserve_format if isinstance(first, nn.Linear) else torch.contiguous_format
+        """Layout of the slices that the module is given: a matrix product takes any, a program may not."""
         self._schema = output_schema(signature)
-        self._head = head_of(signature)
+        self.half = precision == "bfloat16" or computes_in_half(module)
+        self._head = head_of(signature, half=self.half)
         limit: int = getattr(module, "most_rows", sys.maxsize)
         self._limits = Limits(min(limit, self._head.most_rows), self.device)
         self._lanes = Lanes(self.device, self._compute, self._limits) if self.device != "cpu" else None
@@ -57,30 +62,45 @@ class Predictor:
         return self._schema
 
     def in_float32(self) -> Predictor:
-        """Returns the same model as it is, of which the precision and compiling are nothing but a faster form."""
+        """Returns the same model in float32, not compiled: the reference for the faster variants."""
         return Predictor(self._as_it_is, self.signature, self.device)
 
     @property
     def most_rows(self) -> int:
-        """How many rows go through the model at a time at most, as the task and the model's file say."""
+        """Maximum number of rows per forward pass, as limited by the task, the model's file and memory."""
         return self._limits.most_rows
 
     @property
     def busy(self) -> Busy | None:
-        """When the device was at work, if it is not the CPU."""
+        """Busy time of the device; None on the CPU."""
         return None if self._lanes is None else self._lanes.busy
 
     def predict(self, matrix: NDArray[np.float32], batch_rows: int) -> dict[str, NDArray[Any]]:
-        """Returns the columns of `output_schema`, each (rows,), of a ranking (rows, top); text as objects.
+        """Returns the columns of `output_schema`, each (rows,), or (rows, top) for a ranking; text as objects.
 
-        `matrix` is float32 (rows, columns) as `features.to_matrix` makes it; `batch_rows` go through the model at a
-        time, or fewer where memory is short. Raises ModelMismatch for another matrix, ModelError if no single row fits.
+        `matrix` is float32 (rows, columns) from `matrix.to_matrix`; `batch_rows` is the number of rows per forward
+        pass, reduced if memory is short. Raises ModelMismatch if the matrix has another shape or dtype, ModelError if
+        not even a single row fits into memory.
         """
         return dict(zip(self._schema.names, self._head.numpy(self._score(matrix, batch_rows)), strict=True))
 
     def predict_arrow(self, matrix: NDArray[np.float32], batch_rows: int) -> pa.RecordBatch:
-        """Returns what `predict` does, as one batch of `output_schema`: for labels of text ten times as fast."""
+        """Returns the same as `predict`, as one batch of `output_schema`; ten times as fast for text labels."""
         return pa.record_batch(self._head.arrow(self._score(matrix, batch_rows)), schema=self._schema)
+
+    def raw(self, matrix: NDArray[np.float32]) -> torch.Tensor:
+        """Returns what the model itself outputs, in its own precision, for a few rows: (rows, outputs).
+
+        Raises ModelMismatch if this is not one row per row, with the number of outputs of the signature.
+        """
+        self._check(matrix, 1)
+        parts = []
+        with torch.inference_mode():
+            step = min(SLICE_ROWS, self.most_rows)
+            for start in range(0, len(matrix), step):
+                part = torch.from_numpy(matrix[start : start + step].copy()).to(self.device)
+                parts.append(self._outputs(part))
+        return torch.cat(parts).cpu()
 
     def _score(self, matrix: NDArray[np.float32], batch_rows: int) -> Results:
         self._check(matrix, batch_rows)
@@ -90,7 +110,7 @@ class Predictor:
         return results
 
     def _fill(self, results: list[torch.Tensor], matrix: torch.Tensor, batch_rows: int) -> None:
-        """Scores slice by slice into the results; a slice too large for the memory is halved and tried again."""
+        """Scores slice by slice into `results`; a slice too large for the memory is halved and retried."""
         start = 0
         with torch.inference_mode():
             if self._lanes is not None:
@@ -107,17 +127,28 @@ class Predictor:
                 start += len(part)
 
     def _try(self, part: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
-        """Returns what the head makes of a part, the rows as last axis; None if memory ran out."""
+        """Returns the head's results for a part, with rows as the last axis; None if memory ran out."""
         try:
-            return self._compute(part.clone())  # (rows, columns); a module may write into what it is given
+            return self._compute(part.clone(memory_format=self._layout))  # (rows, columns); a module may write into it
         except torch.cuda.OutOfMemoryError as error:
             self._limits.check_fits(len(part), error)
-            return None  # tried again outside: the error holds on to the tensors of the failed pass
+            return None  # the caller retries: here, the error still holds the tensors of the failed pass
 
     def _compute(self, own: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        raw = self.module(own)
+        return self._head.compute(self._outputs(own))
+
+    def _outputs(self, own: torch.Tensor) -> torch.Tensor:
+        try:
+            raw: torch.Tensor = self.module(own)
+        except IndexError as error:  # from an embedding
+            raise ModelError(
+                "the model looks up an index that it does not have",
+                got=str(error).splitlines()[0],
+                next_step="set `min` and `max` for its integers in the signature, so that other rows are rejected; "
+                "to register it, --golden or --baseline with rows that it knows also helps",
+            ) from error
         self._check_outputs(raw, len(own))
-        return self._head.compute(raw)
+        return raw
 
     def _check(self, matrix: NDArray[np.float32], batch_rows: int) -> None:
         if batch_rows < 1:
@@ -125,23 +156,23 @@ class Predictor:
         columns = self.signature.width
         if matrix.ndim != 2 or matrix.shape[1] != columns or matrix.dtype != np.float32:
             raise ModelMismatch(
-                "the matrix is not one that the model takes",
+                "the model does not accept this matrix",
                 expected=f"float32 (rows, {columns})",
                 got=f"{matrix.dtype} {matrix.shape}",
             )
 
     def _check_outputs(self, raw: torch.Tensor, rows: int) -> None:
-        binary = self.signature.task == "classification" and self.signature.outputs == 2
-        if raw.ndim != 2 or len(raw) != rows or raw.shape[1] not in {self.signature.outputs, 1 if binary else -1}:
+        binary = self.signature.task == "classification" and self.signature.output_count == 2
+        if raw.ndim != 2 or len(raw) != rows or raw.shape[1] not in {self.signature.output_count, 1 if binary else -1}:
             raise ModelMismatch(
-                "the model does not give what its signature says",
-                expected=f"({rows}, {self.signature.outputs})",
+                "the model's output does not match its signature",
+                expected=f"({rows}, {self.signature.output_count})",
                 got=str(tuple(raw.shape)),
             )
 
 
 def choose_device(name: str) -> str:
-    """Returns the device to use; `auto` is CUDA where there is one. Raises UsageError for one that is not there."""
+    """Returns the device to use; `auto` is CUDA if available, else the CPU. Raises UsageError if unavailable."""
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if name == "auto":
         return "cuda" if cuda else "cpu"

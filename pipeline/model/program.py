@@ -1,7 +1,7 @@
-"""`torch.export` programs: a graph of tensor operations and its weights, of any architecture, run step by step.
+"""`torch.export` programs: a graph of tensor operations with its weights, of any architecture, run step by step.
 
-The graph is data: each node names an operation of `operations.py` and its arguments. A program takes one float32 tensor
-(rows, features), with any number of rows, and gives one of (rows, outputs) or (rows,).
+The graph is data: each node names an operation of `operations.py` and its arguments. A program takes tensors of float32
+or int64, (rows, columns) or (rows,), with any number of rows, and returns one, (rows, outputs) or (rows,).
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from pipeline.errors import ModelRefused
-from pipeline.model import operations
-from pipeline.model.archive import DTYPES, HOW_TO_EXPORT, Archive, integer
+from pipeline.model import ending, operations
+from pipeline.model.archive import DTYPES, HOW_TO_EXPORT, HOW_TO_EXPORT_ROWS, Archive, integer
+from pipeline.model.feeding import Port
 
-FLOAT32 = 7
+FLOAT32, INT64 = 7, 5
 SYMBOL = re.compile(r"(?:Symbol\(')?(\w+)(?:'[^()]*\))?")
-"""A size that is a number of its own, as torch 2.13 and earlier ones write it."""
+"""A symbolic size without arithmetic, as torch 2.13 and earlier versions write it."""
 MEMORY_FORMATS = {
     1: torch.contiguous_format,
     2: torch.channels_last,
@@ -29,21 +30,21 @@ MEMORY_FORMATS = {
     4: torch.preserve_format,
 }
 PLAIN = ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_int_lists")
-HOW_TO_SIMPLIFY = "export it as torch.export.export(...).run_decompositions(), which gives ATen's core operations"
+HOW_TO_SIMPLIFY = "export it as torch.export.export(...).run_decompositions(), which leaves only ATen's core operations"
 
 
 class Value(NamedTuple):
-    """A value that an earlier step gave."""
+    """A reference to a result of an earlier step."""
 
     name: str
 
 
 class Device(NamedTuple):
-    """The device that the model runs on, whichever it was exported on."""
+    """A placeholder for the device that the model runs on, whichever it was exported on."""
 
 
 def _either(content: Mapping[str, Any]) -> Any:
-    """Returns a value by name, or the constant that stands in its place."""
+    """Returns a reference by name, or the constant given in its place."""
     ((kind, value),) = content.items()
     if kind == "as_name":
         return Value(value)
@@ -52,7 +53,7 @@ def _either(content: Mapping[str, Any]) -> Any:
 
 READERS: dict[str, Callable[[Any], Any]] = {
     "as_none": lambda _content: None,
-    "as_float": float,  # of text such as "-Infinity" too, for which JSON has no number
+    "as_float": float,  # also parses text such as "-Infinity", which is not a JSON number
     "as_floats": lambda content: [float(each) for each in content],
     "as_tensor": lambda content: Value(content["name"]),
     "as_tensors": lambda content: [Value(each["name"]) for each in content],
@@ -66,7 +67,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
         lambda content: [_either(each) for each in content],
     ),
 }
-"""How an argument of each kind is read."""
+"""Reader for the arguments of each kind."""
 
 
 @dataclass(frozen=True)
@@ -75,33 +76,48 @@ class Step:
     arguments: tuple[Any, ...]
     named: Mapping[str, Any]
     results: tuple[str | tuple[str, ...], ...]
-    """The names that the results get; a tuple for a list of tensors."""
+    """Names of the results; a tuple of names for a list of tensors."""
     last_uses: tuple[str, ...] = ()
-    """Values that nothing needs after this step."""
+    """Names of the values that are not needed after this step."""
 
 
 class Program(nn.Module):
     def __init__(self, archive: Archive) -> None:
-        """Raises ModelRefused for a program that could do more than compute, or takes and gives something else."""
+        """Raises ModelRefused for a program that could do more than compute, or has other inputs or outputs."""
         super().__init__()
         self._archive = archive
         module = archive.program["graph_module"]
         graph = module["graph"]
         self._read_signature(module["signature"])
-        self.inputs, self.outputs = self._read_shapes(graph)
-        self.most_rows = self._read_range(graph["tensor_values"][self._input]["sizes"][0])
+        self.ports, self.outputs = self._read_shapes(graph)
+        self.most_rows = self._read_range([graph["tensor_values"][name]["sizes"][0] for name in self._inputs])
         self._steps = _freed([step for node in graph["nodes"] if (step := self._step(node))], self._output)
+        self.ending = ending.of_steps(self._steps, self._output, len(graph["tensor_values"][self._output]["sizes"]))
+        given = (each for step in self._steps for each in (*step.arguments, *step.named.values()))
+        self.casts_to_half = any(each in (torch.float16, torch.bfloat16) for each in given)
         self.written_by = f"torch {archive.program.get('torch_version', 'of unknown version')}"[:100]
         del self._archive
 
-    def forward(self, matrix: torch.Tensor) -> torch.Tensor:
+    @property
+    def inputs(self) -> int:
+        """Number of float32 columns that it takes."""
+        return sum(port.columns for port in self.ports if not port.int64)
+
+    @property
+    def int64(self) -> int:
+        """Number of int64 values that it takes per row."""
+        return sum(port.columns for port in self.ports if port.int64)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """Takes a tensor for each of `ports`."""
         values: dict[str, Any] = {name: getattr(self, place) for name, place in self._places.items()}
-        values[self._input] = matrix
+        values.update(zip(self._inputs, tensors, strict=True))
+        device = tensors[0].device
         for step in self._steps:
-            arguments = [_resolved(each, values, matrix.device) for each in step.arguments]
-            named = {name: _resolved(each, values, matrix.device) for name, each in step.named.items()}
+            arguments = [_resolved(each, values, device) for each in step.arguments]
+            named = {name: _resolved(each, values, device) for name, each in step.named.items()}
             found = step.operation(*arguments, **named)
-            results = found if len(step.results) > 1 else (found,)
+            results = (found,) if len(step.results) == 1 else found or ()
             for names, result in zip(step.results, results, strict=True):
                 values.update({names: result} if isinstance(names, str) else zip(names, result, strict=True))
             for name in step.last_uses:
@@ -110,7 +126,7 @@ class Program(nn.Module):
         return output if output.ndim == 2 else output.unsqueeze(1)
 
     def _read_signature(self, signature: Mapping[str, Any]) -> None:
-        """Keeps the weights, and the names of what goes in and comes out."""
+        """Stores the weights, and the names of the input and the output."""
         tensors = {"weights": self._archive.tensors("weights"), "constants": self._archive.tensors("constants")}
         self._places: dict[str, str] = {}
         inputs = []
@@ -127,49 +143,75 @@ class Program(nn.Module):
                 case _:
                     tensor = None
             if tensor is None:
-                raise self._archive.refused("the program has an input that is no tensor", f"{kind}: {content}")
+                raise self._archive.refused("the program has an input that is not a tensor", f"{kind}: {content}")
             place = self._places[content["arg"]["name"]] = f"tensor_{len(self._places)}"
             if tensor.is_floating_point():
                 self.register_parameter(place, nn.Parameter(tensor, requires_grad=False))
             else:
                 self.register_buffer(place, tensor)
         outputs = [spec.get("user_output", {}).get("arg", {}).get("as_tensor") for spec in signature["output_specs"]]
-        if len(inputs) != 1 or inputs[0] is None or len(outputs) != 1 or outputs[0] is None:
+        if not inputs or None in inputs or len(outputs) != 1 or outputs[0] is None:
             raise self._archive.refused(
-                "a program takes one tensor and gives one, and changes nothing of itself",
+                "a program must take tensors, return one tensor, and not modify its own state",
                 f"inputs {inputs}, outputs {signature['output_specs']}",
-                f"call model.eval() first, and wrap what takes or gives more; {HOW_TO_EXPORT}",
+                f"call model.eval() first, and wrap a model with other inputs or more outputs; {HOW_TO_EXPORT}",
             )
-        self._input, self._output = str(inputs[0]), str(outputs[0]["name"])
+        self._inputs, self._output = tuple(map(str, inputs)), str(outputs[0]["name"])
 
-    def _read_shapes(self, graph: Mapping[str, Any]) -> tuple[int, int]:
-        """Returns the columns of the input and of the output."""
-        takes, gives = (graph["tensor_values"][name] for name in (self._input, self._output))
-        shapes = [[size.get("as_int", "rows") for size in meta["sizes"]] for meta in (takes, gives)]
-        got = f"{DTYPES.get(takes['dtype'])} {tuple(shapes[0])} to {DTYPES.get(gives['dtype'])} {tuple(shapes[1])}"
-        if len(shapes[0]) == 2 and shapes[0][0] != "rows":
+    def _read_shapes(self, graph: Mapping[str, Any]) -> tuple[tuple[Port, ...], int]:
+        """Returns the inputs, and the number of columns of the output."""
+        metas = [graph["tensor_values"][name] for name in (*self._inputs, self._output)]
+        shapes = [[size.get("as_int", "rows") for size in meta["sizes"]] for meta in metas]
+        *taken, given = (
+            f"{DTYPES.get(meta['dtype'])} {tuple(sizes)}" for meta, sizes in zip(metas, shapes, strict=True)
+        )
+        got = f"{', '.join(taken)} to {given}"
+        for sizes in shapes[:-1]:
+            if sizes and sizes[0] != "rows":
+                raise self._archive.refused(
+                    f"the program was exported for exactly {sizes[0]} rows at a time", got, HOW_TO_EXPORT_ROWS
+                )
+        if metas[-1]["dtype"] in DTYPES and not DTYPES[metas[-1]["dtype"]].is_floating_point:
             raise self._archive.refused(
-                f"the program was exported for {shapes[0][0]} rows at a time and no others", got
+                "the program outputs whole numbers, which are classes rather than scores",
+                got,
+                "export the model without its last step, such as argmax or a comparison, so that it outputs the scores",
             )
-        right = takes["dtype"] == FLOAT32 and [size == "rows" for size in shapes[0]] == [True, False]
-        floating = DTYPES.get(gives["dtype"], torch.int64).is_floating_point
-        if not right or not floating or [size == "rows" for size in shapes[1]] not in ([True, False], [True]):
+        right = all(meta["dtype"] in (FLOAT32, INT64) for meta in metas[:-1])
+        floating = DTYPES.get(metas[-1]["dtype"], torch.int64).is_floating_point
+        if (
+            not right
+            or not floating
+            or not all([size == "rows" for size in sizes] in ([True, False], [True]) for sizes in shapes)
+        ):
             raise ModelRefused(
-                "the program does not take a matrix and give one",
+                "the program does not map a matrix to a matrix",
                 where=self._archive.where,
-                expected="torch.float32 ('rows', features) to floating-point numbers ('rows', outputs)",
+                expected="torch.float32 or torch.int64 ('rows', columns) to floating-point numbers ('rows', outputs)",
                 got=got,
-                next_step="wrap the model in one that does, and export that",
+                next_step="wrap the model in a module that does, and export that",
             )
-        return integer(takes["sizes"][1]), integer(gives["sizes"][1]) if len(shapes[1]) == 2 else 1
+        widths = [integer(meta["sizes"][1]) if len(meta["sizes"]) == 2 else 1 for meta in metas]
+        ports = [
+            Port(meta["dtype"] == INT64, width, flat=len(meta["sizes"]) == 1)
+            for meta, width in zip(metas[:-1], widths[:-1], strict=True)
+        ]
+        return tuple(ports), widths[-1]
 
-    def _read_range(self, rows: Mapping[str, Any]) -> int:
-        """Returns how many rows may go through at a time."""
-        text = str(rows.get("as_expr", {}).get("expr_str"))
+    def _read_range(self, sizes: Sequence[Mapping[str, Any]]) -> int:
+        """Returns the maximum number of rows per forward pass, from the first size of each input."""
+        texts = {str(size.get("as_expr", {}).get("expr_str")) for size in sizes}
+        if len(texts) > 1:
+            raise self._archive.refused(
+                "the program's inputs may have different numbers of rows",
+                ", ".join(sorted(texts)),
+                'pass the same Dim("rows") for the first dimension of each input to torch.export',
+            )
+        (text,) = texts
         symbol = SYMBOL.fullmatch(text)
         limits = self._archive.program.get("range_constraints", {}).get(symbol[1], {}) if symbol else {}
-        if symbol is None or (limits.get("min_val") or 0) > 2:  # 2 is what the exporter itself assumes
-            raise self._archive.refused("the program does not take any number of rows", f"{text} {limits}")
+        if symbol is None or (limits.get("min_val") or 0) > 2:  # the exporter itself assumes 2
+            raise self._archive.refused("the program does not accept every number of rows", f"{text} {limits}")
         most = limits.get("max_val")
         return sys.maxsize if most is None else int(most)
 
@@ -180,19 +222,19 @@ class Program(nn.Module):
         operation = operations.find(target)
         if operation is None:
             raise self._archive.refused(
-                "the program names an operation that is not one of those allowed; it was not run",
+                "the program names an operation that is not allowed; it was not run",
                 target,
                 HOW_TO_SIMPLIFY,
             )
         arguments, named = [], {}
         for each in node["inputs"]:
             value = self._argument(each["arg"])
-            if (each["name"] in ("train", "training") and value is True) or (each["name"] == "dropout_p" and value):
-                raise self._archive.refused("the program was exported while training", target)
             if each.get("kind", 1) == 2:
                 named[each["name"]] = value
             else:
                 arguments.append(value)
+        if operations.in_training(operation, arguments, named):
+            raise self._archive.refused("the program was exported in training mode", target)
         return Step(operation, tuple(arguments), named, tuple(self._result(output) for output in node["outputs"]))
 
     def _argument(self, argument: Mapping[str, Any]) -> Any:
@@ -201,7 +243,7 @@ class Program(nn.Module):
             return content
         if kind in READERS:
             return READERS[kind](content)
-        raise self._archive.refused("the program has an argument that is no number or tensor", kind)
+        raise self._archive.refused("the program has an argument of an unsupported kind", kind)
 
     def _result(self, output: Mapping[str, Any]) -> str | tuple[str, ...]:
         ((kind, content),) = output.items()
@@ -209,19 +251,19 @@ class Program(nn.Module):
             return tuple(str(each["name"]) for each in content)
         name = content.get("name") or content.get("as_name") if isinstance(content, Mapping) else None
         if name is None:
-            raise self._archive.refused("the program has a step whose result is no number or tensor", kind)
+            raise self._archive.refused("the program has a step whose result is not a number or tensor", kind)
         return str(name)
 
 
 def build(content: bytes, where: object) -> Program:
-    """Raises ModelRefused."""
+    """Returns the program in a `.pt2` file. Raises ModelRefused."""
     archive = Archive(content, where)
     try:
         return Program(archive)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
-        # made by hand, or by a torch that writes it otherwise
+        # hand-written, or from a torch version with another format
         raise archive.refused(
-            "the graph is not one that torch.export writes", f"{type(error).__name__}: {error}"
+            "the graph is not in the format of torch.export", f"{type(error).__name__}: {error}"
         ) from error
 
 
@@ -234,7 +276,7 @@ def _resolved(argument: Any, values: Mapping[str, Any], device: torch.device) ->
 
 
 def _freed(steps: Sequence[Step], output: str) -> tuple[Step, ...]:
-    """Notes after which step each value is needed no more, so that memory does not grow with the depth."""
+    """Marks the last use of each value, so that it can be freed and memory does not grow with the depth."""
     needed = {output}
     found = []
     for step in reversed(steps):

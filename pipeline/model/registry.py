@@ -1,7 +1,7 @@
-"""The models of a folder: `<name>/<version>/model.json` beside the model's file, and `<name>/aliases.json`.
+"""A folder of models: `<name>/<version>/model.json` beside the model's file, and `<name>/aliases.json`.
 
-A name and version stand for one digest for ever. A version appears whole or not at all, by one rename; an alias is the
-only thing that changes, by replacing a file. Readers take no lock; writers of one model take turns.
+A name and version permanently identify one digest. A version appears atomically, by one rename; only aliases ever
+change, by an atomic replacement of their file. Readers take no lock; writers of one model take turns.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,21 +20,27 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import ModelError, ModelMismatch, ModelNotFound, ModelRefused, UsageError, nearest
-from pipeline.job_tables import Precision
-from pipeline.model import baseline, golden, kinds
+from pipeline.job.config import Precision
+from pipeline.model import baseline, formats, golden, scalers, unstated, user_rows
 from pipeline.model.card import Card
-from pipeline.model.manifest import Manifest, digest, parse, problem
+from pipeline.model.identity import check_trusted, other_content
+from pipeline.model.manifest import Manifest, digest, parse
+from pipeline.model.trial import try_out
+from pipeline.parsing import first_problem
 from pipeline.records import NAME, Name, check_name, now
-from pipeline.storage import LocalStorage, explained, make_folder, sync_folder
+from pipeline.storage import LocalStorage, make_folder, sync_folder, translated_os_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.model.predictor import Predictor
+    from pipeline.tabular.sources import Files
 
 PRODUCTION = "production"
 MANIFEST = "model.json"
 ALIASES = "aliases.json"
+VERSION = re.compile(r"v?\d[\d.]*")
+"""What looks like a version, and not like an alias."""
 RESTORE = "put the registered file back, or register the model under a new version"
 _ALIASES = TypeAdapter(dict[Name, Name])
 
@@ -43,10 +50,18 @@ class Registry:
         self.root = root
         self._storage = LocalStorage(root)
 
+    @property
+    def url(self) -> str:
+        """The address by which another process opens the registry."""
+        return str(self.root.absolute())
+
     # Reading
 
     def resolve(self, name: str, version_or_alias: str) -> Manifest:
-        """Raises ModelNotFound, naming what there is, and ModelError for a damaged `model.json`."""
+        """Returns the manifest of a version or alias.
+
+        Raises ModelNotFound, with the names that exist, and ModelError for a damaged `model.json`.
+        """
         check_name(version_or_alias, "version")
         aliases = self.aliases(name)
         manifest = self._manifest(name, aliases.get(version_or_alias, version_or_alias))
@@ -55,7 +70,7 @@ class Registry:
         return manifest
 
     def manifests(self, name: str | None = None) -> list[Manifest]:
-        """Returns the registered versions of a model, or of all, by name and then oldest first."""
+        """Returns the registered versions of one model or of all models, by name, oldest first."""
         found = [
             manifest
             for each in (self._names() if name is None else [check_name(name, "model")])
@@ -65,27 +80,27 @@ class Registry:
         return sorted(found, key=lambda manifest: (manifest.name, manifest.registered_at))
 
     def aliases(self, name: str) -> dict[str, str]:
-        """Returns the version that each alias of a model stands for."""
+        """Returns the aliases of a model and the version that each points to."""
         key = f"{check_name(name, 'model')}/{ALIASES}"
         content = self._read(key)
         try:
             return {} if content is None else _ALIASES.validate_json(content)
         except ValidationError as error:
-            what, got = problem(error)
+            problem = first_problem(error, Manifest, valid=())
             raise ModelError(
-                f"{ALIASES} cannot be read: {what}",
+                f"{ALIASES} cannot be read: {problem.what}",
                 where=self.root / key,
                 expected='a JSON object such as {"production": "v1"}',
-                got=got,
+                got=problem.got,
                 next_step="correct it, or remove it and promote again",
             ) from None
 
     def content(self, manifest: Manifest) -> bytes:
-        """Returns the model's file. Raises ModelMismatch if it, or the signature, is not what was registered."""
+        """Returns the model's file. Raises ModelMismatch if the file or the signature is not as registered."""
         folder = self.root / manifest.name / manifest.version
         content = self._read(f"{manifest.name}/{manifest.version}/{manifest.file}")
         if content is None:
-            raise ModelMismatch(f"the model's file {manifest.file} is not there", where=folder, next_step=RESTORE)
+            raise ModelMismatch(f"the model's file {manifest.file} is missing", where=folder, next_step=RESTORE)
         if (actual := digest({manifest.file: content}, manifest.signature)) != manifest.digest:
             raise ModelMismatch(
                 f"model {manifest.name} {manifest.version} is not what was registered: its digest differs",
@@ -105,32 +120,32 @@ class Registry:
         precision: Precision = "float32",
         compiled: bool = False,
     ) -> Predictor:
-        """Returns the model, ready to score. `trusted` is the digest of a model whose file's code may be run.
+        """Returns the model, ready to score. `trusted` is the digest of a model whose code may be run.
 
-        Raises ModelMismatch as `content` does, ModelRefused for code without trust, and what `Predictor` raises.
+        Raises ModelMismatch as `content` does, ModelRefused for untrusted code, and the errors of `Predictor`.
         """
         from pipeline.model.predictor import Predictor
 
         check_trusted(manifest, trusted)
         content = self.content(manifest)
         where = self.root / manifest.name / manifest.version / manifest.file
-        module = kinds.module(manifest.kind, content, where, manifest.signature)
+        module = formats.module(manifest.kind, content, where, manifest.signature)
         return Predictor(module, manifest.signature, device, precision=precision, compiled=compiled)
 
     def golden(self, manifest: Manifest) -> bytes | None:
-        """Returns `golden.parquet`, or None if there is none. Raises ModelMismatch if it was changed."""
+        """Returns the content of `golden.parquet`, or None. Raises ModelMismatch if it was changed."""
         if manifest.golden is None:
             return None
         return self._unchanged(manifest, self._golden_file(manifest), manifest.golden, "golden batch")
 
     def baseline(self, manifest: Manifest) -> bytes | None:
-        """Returns `baseline.parquet`, or None if there is none. Raises ModelMismatch if it was changed."""
+        """Returns the content of `baseline.parquet`, or None. Raises ModelMismatch if it was changed."""
         if manifest.baseline is None:
             return None
         return self._unchanged(manifest, self._baseline_file(manifest), manifest.baseline, "baseline")
 
     def _unchanged(self, manifest: Manifest, file: str, digest: str, what: str) -> bytes:
-        """Returns the content of a model's file. Raises ModelMismatch if it has not the digest of its registration."""
+        """Returns the content of a file. Raises ModelMismatch if it does not have the registered digest."""
         content = self._read(f"{manifest.name}/{manifest.version}/{file}")
         if content is None or hashlib.sha256(content).hexdigest() != digest:
             raise ModelMismatch(
@@ -152,27 +167,56 @@ class Registry:
         features: Sequence[str] | None,
         classes: Sequence[str | int] | None = None,
         alias: str | None = None,
-        examples: pa.Table | None = None,
-        training: Path | None = None,
+        examples: pa.Table | Files | None = None,
+        training: Files | None = None,
         card: Card = Card(),  # noqa: B008 -- frozen
     ) -> Manifest:
-        """Copies a model into the registry; the same content again changes nothing and succeeds.
+        """Copies a model into the registry. Registering the same content again succeeds and changes nothing.
 
-        `features` are in the order of the model's training; None takes those that the file lists. `classes` likewise,
-        and are 0, 1, ... if the file lists none. `examples` are rows for the golden batch: the features and, if the
-        training code gave them, its `prob_class_<i>`, which the model must reproduce. `training` is a Parquet or CSV
-        file of training rows, whose profile is kept. `card` holds the rest. Nothing is written if anything is wrong:
-        raises ModelRefused for the file, or for a version that names other content; UsageError for a name or an absent
-        file.
+        `features` are in the order used in training; by default, those listed in the file. `classes` likewise, or
+        0, 1, ... if the file lists none. `examples` are rows for the golden batch: the features and optionally the
+        outputs of the training code, such as `prob_class_<i>`, which the model must reproduce. `training` are files of
+        training rows, whose profile is kept. `card` has the other metadata. What the model outputs is found out, unless
+        the card's signature says it.
+
+        A file of weights does not say its structure: `unstated.settle` tells what does.
+
+        Raises ModelRefused for a bad file, a version that has other content, or if what the model outputs or its
+        structure cannot be told; UsageError for an invalid name or an absent file. Nothing is written then.
         """
         self._check_names(name, version, alias)
-        content = kinds.read_file(checkpoint)
-        found = kinds.inspect(content, checkpoint, card.signature.get("architecture"), trusted=card.trusted)
-        signature = found.signature(features, classes, checkpoint, card.signature)
-        file = kinds.FILES[found.kind]
-        module = kinds.module(found.kind, content, checkpoint, signature)
-        batch = golden.make(module, signature, examples, checkpoint)
-        profile = None if training is None else baseline.make(module, signature, training)
+        content = formats.read_file(checkpoint)
+        found = formats.inspect(content, checkpoint, card.signature.get("architecture"), trusted=card.trusted)
+        names = features or card.signature.get("features") or found.features
+        entries = scalers.declared(card.signature, card.scaling, found.scaler, names, checkpoint)
+        signature = baseline.fitted(found.signature(features, classes, checkpoint, entries), training, checkpoint)
+        if card.assume_mlp and found.weights is None:
+            raise ModelRefused(
+                "the file has a structure of its own, and nothing about it is assumed",
+                where=checkpoint,
+                got=f"a {found.kind}",
+                next_step="omit --assume-mlp",
+            )
+        file = formats.FILES[found.kind]
+        module = formats.module(found.kind, content, checkpoint, signature)
+        before = self._manifest(name, version)
+        rows = user_rows.table(examples, signature)
+        tried = try_out(
+            module,
+            signature,
+            rows,
+            training,
+            checkpoint,
+            stated="outputs" in card.signature,
+            before=None if before is None else before.signature,
+        )
+        signature, profile = tried.signature, tried.baseline
+        findings = dict(tried.findings)
+        registered_before = before is not None and before.digest == digest({before.file: content}, signature)
+        if found.weights is not None and not registered_before:  # of what is registered, nothing is asked again
+            findings["structure"] = unstated.settle(
+                found.weights, module, signature, rows, checkpoint, assume_mlp=card.assume_mlp
+            )
         manifest = Manifest(
             name=name,
             version=version,
@@ -181,18 +225,18 @@ class Registry:
             kind=found.kind,
             signature=signature,
             recorded_version=found.version,
-            golden=hashlib.sha256(batch).hexdigest(),
+            golden=hashlib.sha256(tried.golden).hexdigest(),
             baseline=None if profile is None else hashlib.sha256(profile).hexdigest(),
             metrics=dict(card.metrics),
-            provenance=card.provenance(checkpoint, found.written_by),
+            provenance=card.provenance(checkpoint, found.written_by, findings),
             registered_at=now(),
         )
         with self._writing(name):
             self._check_apart(name, version=version, alias=alias)
-            registered = self._add(manifest, content, batch, profile)
+            registered = self._add(manifest, content, tried.golden, profile)
             if profile is not None and registered.baseline is None:
                 raise ModelRefused(
-                    f"{name} {version} was registered without training data, for ever",
+                    f"{name} {version} was registered without training data, and a version cannot be changed",
                     where=self.root / name / version,
                     next_step="register it under a new version",
                 )
@@ -201,9 +245,9 @@ class Registry:
         return registered
 
     def promote(self, name: str, version: str, alias: str = PRODUCTION) -> None:
-        """Lets an alias stand for a version, given by its own name or that of another alias.
+        """Points an alias to a version, which is given by name or by another alias.
 
-        Raises ModelNotFound if there is no such version, UsageError for an alias that is a version's name.
+        Raises ModelNotFound for an unknown version, UsageError if the alias is the name of a version.
         """
         check_name(alias, "alias")
         manifest = self.resolve(name, version)
@@ -212,22 +256,16 @@ class Registry:
             self._point(name, alias, manifest.version)
 
     def _add(self, manifest: Manifest, content: bytes, batch: bytes, profile: bytes | None) -> Manifest:
-        """Enters a version, unless it is there. Raises ModelRefused if it is there with other content."""
+        """Adds a version unless it already exists. Raises ModelRefused if it exists with other content."""
         folder = self.root / manifest.name / manifest.version
         existing = self._manifest(manifest.name, manifest.version)
         if existing is not None:
             if existing.digest != manifest.digest:
-                raise ModelRefused(
-                    f"{manifest.name} {manifest.version} names other content already, for ever",
-                    where=folder,
-                    expected=existing.digest,
-                    got=manifest.digest,
-                    next_step="register it under a new version",
-                )
+                raise other_content(existing, manifest, folder)
             self.content(existing)
             return existing
         if folder.exists():
-            raise ModelRefused("something that is not a model lies there", where=folder, next_step="move it away")
+            raise ModelRefused("the version's folder exists but is not a model", where=folder, next_step="move it away")
         building = f"{manifest.name}/.{manifest.version}.{secrets.token_hex(4)}.tmp"
         try:
             self._storage.write(f"{building}/{manifest.file}", content)
@@ -253,12 +291,12 @@ class Registry:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
-        """Lets one process at a time write to a model, and clears what one that crashed left half built."""
+        """Locks a model for writing, and removes incomplete files that a crashed process has left."""
         folder = self.root / name
-        with explained(folder):
+        with translated_os_errors(folder):
             make_folder(folder)
             with (folder / ".lock").open("ab") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # released with the file, also by a crash
+                fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, even by a crash
                 for left in folder.glob(".*.tmp"):
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
                 yield
@@ -269,29 +307,29 @@ class Registry:
         if alias is not None:
             check_name(alias, "alias")
         if version in (ALIASES, alias):
-            raise UsageError(f"a version cannot be called {version!r}: that is the name of something else")
+            raise UsageError(f"a version cannot be called {version!r}: this name is already used")
         if (folder := self.root / name).exists() and not folder.is_dir():
-            raise UsageError(f"a model cannot be called {name!r}: a file lies there", where=folder)
+            raise UsageError(f"a model cannot be called {name!r}: a file has this name", where=folder)
 
     def _check_apart(self, name: str, *, version: str | None, alias: str | None) -> None:
-        """Raises UsageError if one name would be both a version and an alias."""
+        """Raises UsageError if a name would be both a version and an alias."""
         aliases, versions = self.aliases(name), self._versions(name)
         if version in aliases or alias in versions:
             both, kind = (version, "an alias") if version in aliases else (alias, "a version")
             raise UsageError(
-                f"{both!r} is {kind} of {name} already",
+                f"{both!r} is already {kind} of {name}",
                 where=self.root / name,
                 expected=f"a name other than the versions {_listed(versions)} and the aliases {_listed(aliases)}",
                 next_step="choose another name",
             )
 
-    # What is there
+    # Listing
 
     def _names(self) -> list[str]:
         return [name for name in self._storage.folders("") if NAME.fullmatch(name) and self._versions(name)]
 
     def _versions(self, name: str) -> list[str]:
-        """Returns the complete versions; what is being built starts with a dot."""
+        """Returns the complete versions; folders of incomplete versions start with a dot."""
         if not (self.root / name).is_dir():
             return []
         folders = self._storage.folders(name)
@@ -305,57 +343,38 @@ class Registry:
         manifest = parse(content, self.root / key)
         if (manifest.name, manifest.version) != (name, version):
             raise ModelError(
-                "model.json is that of another model: `name` and `version` are not those of its folder",
+                "model.json belongs to another model: `name` and `version` do not match its folder",
                 where=self.root / key,
                 expected=f"{name} {version}",
                 got=f"{manifest.name} {manifest.version}",
-                next_step="move the folder back; a copy is registered, not made by hand",
+                next_step="move the folder back; to copy a model, register it",
             )
         return manifest
 
     def _read(self, key: str) -> bytes | None:
         path = self.root / key
-        with explained(path):
+        with translated_os_errors(path):
             return path.read_bytes() if path.is_file() else None
 
     def _not_found(self, name: str, wanted: str, aliases: dict[str, str]) -> ModelNotFound:
         if versions := self._versions(name):
             shown = [*versions, *(f"{alias} (alias of {version})" for alias, version in aliases.items())]
-            dangling = f" (it stands for {aliases[wanted]}, which is not there)" if wanted in aliases else ""
+            promote = f"lakescore models promote {name} VERSION --alias {wanted}, or name one of these"
+            dangling = f" (it points to {aliases[wanted]}, which does not exist)" if wanted in aliases else ""
             return ModelNotFound(
                 f"model {name} has no version or alias {wanted!r}{dangling or nearest(wanted, [*versions, *aliases])}",
                 where=self.root / name,
                 expected=_listed(shown),
-                next_step=f"lakescore models promote {name} VERSION --alias {wanted}, or name one of these",
+                next_step="name one of these" if VERSION.fullmatch(wanted) else promote,
             )
         names = self._names()
+        register = f"lakescore models register CHECKPOINT --name {name} --version v1 --features ..."
+        there = names or type(self) is not Registry or self.root.is_dir()
         return ModelNotFound(
             f"no model is called {name!r}{nearest(name, names)}",
-            where=self.root,
+            where=self.root if there else f"{self.root}, a folder that does not exist",
             expected=_listed(names),
-            next_step=f"lakescore models register CHECKPOINT --name {name} --version v1 --features ...",
-        )
-
-
-def check_trusted(manifest: Manifest, trusted: str | None) -> None:
-    """Raises ModelRefused if the model's file holds code and `trusted` is not the model's digest."""
-    if manifest.kind == "pickled" and trusted != manifest.digest:
-        raise ModelRefused(
-            f"the file of model {manifest.name} {manifest.version} holds code, which is run only if the job trusts it",
-            expected='trust_code = true and digest = "..." under [model] in job.toml',
-            got=f"the model's digest is {manifest.digest}" + (f", the job's {trusted}" if trusted else ""),
-            next_step="name this digest there if you trust whoever made it, or export the model with torch.export",
-        )
-
-
-def check_pinned(manifest: Manifest, pinned: str | None) -> None:
-    """Raises ModelMismatch if a job pins another digest."""
-    if pinned is not None and pinned != manifest.digest:
-        raise ModelMismatch(
-            f"model {manifest.name} {manifest.version} is not the one that the job pins",
-            expected=pinned,
-            got=manifest.digest,
-            next_step="correct `digest` under [model] in job.toml, or promote the model that it names",
+            next_step=register if there else f"correct LAKESCORE_MODELS, or {register}",
         )
 
 

@@ -1,8 +1,8 @@
-"""The same registry in an object store, where nothing can be renamed or locked.
+"""The registry in an object store, which has no renames and no locks.
 
-The names of a version's files have the digest of their content, so that two registrations never write to the same one,
-and `model.json` is created only if it is not there: it makes the version appear, whole. An alias is changed only if it
-is still what was read.
+File names of a version contain the digest of their content, so that two registrations with different content never
+write to the same file. `model.json` is created last, and only if absent: this makes the version appear atomically.
+Aliases are changed by compare-and-swap.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import CommitConflict, ModelRefused
+from pipeline.errors import CommitConflict
 from pipeline.model import baseline, golden
+from pipeline.model.identity import other_content
 from pipeline.model.manifest import Manifest, digest
 from pipeline.model.registry import ALIASES, MANIFEST, Registry
 from pipeline.records import NAME
@@ -34,7 +35,11 @@ def open_registry(url: str) -> Registry:
 class RemoteRegistry(Registry):
     def __init__(self, url: str) -> None:
         super().__init__(Path(url))
-        self._remote = open_storage(url)
+        self._remote, self._url = open_storage(url), url
+
+    @property
+    def url(self) -> str:
+        return self._url
 
     def _add(self, manifest: Manifest, content: bytes, batch: bytes, profile: bytes | None) -> Manifest:
         manifest = _named_by_content(manifest, content)
@@ -54,13 +59,7 @@ class RemoteRegistry(Registry):
         if existing is None:
             return manifest
         if existing.digest != manifest.digest:
-            raise ModelRefused(
-                f"{manifest.name} {manifest.version} names other content already, for ever",
-                where=self._remote.where(f"{manifest.name}/{manifest.version}"),
-                expected=existing.digest,
-                got=manifest.digest,
-                next_step="register it under a new version",
-            )
+            raise other_content(existing, manifest, self._remote.where(f"{manifest.name}/{manifest.version}"))
         self.content(existing)
         return existing
 
@@ -79,11 +78,11 @@ class RemoteRegistry(Registry):
             aliases = {**self.aliases(name), alias: version}
             if self._remote.update(key, json.dumps(aliases, indent=1, sort_keys=True).encode() + b"\n", seen):
                 return
-        raise CommitConflict("others keep changing the aliases", where=self._remote.where(key))
+        raise CommitConflict("other processes keep changing the aliases", where=self._remote.where(key))
 
     @contextmanager
     def _writing(self, _name: str) -> Iterator[None]:
-        """Nobody waits: what two writers could both do is refused to the second where it is done."""
+        """Takes no lock: conditional writes in `_add` and `_point` detect concurrent writers."""
         yield
 
     def _names(self) -> list[str]:

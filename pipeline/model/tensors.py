@@ -1,4 +1,4 @@
-"""safetensors: bare weights, and metadata of text. Of what they are the weights, the metadata or the caller says."""
+"""Reads safetensors: bare weights and text metadata. The metadata or the caller names the architecture."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MOST_HEADER = 100_000_000
 @dataclass(frozen=True)
 class Weights:
     tensors: dict[str, torch.Tensor]
-    """By name, in the order in which the layers run."""
+    """Tensors by name, in the order in which the layers run."""
     metadata: dict[str, str]
 
 
 def names_in(metadata: Mapping[str, str], key: str) -> tuple[str, ...] | None:
-    """Returns a list from the metadata: JSON, or text with commas."""
+    """Returns a list from the metadata: JSON, or comma-separated text. None if the key is absent."""
     if (text := metadata.get(key)) is None:
         return None
     try:
@@ -42,7 +42,7 @@ def looks_like_one(content: bytes) -> bool:
 
 
 def parse(content: bytes, where: object) -> Weights:
-    """Raises ModelRefused for a file that is damaged."""
+    """Parses a safetensors file. Raises ModelRefused if it is damaged, or the order of its layers is unknown."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -51,7 +51,7 @@ def parse(content: bytes, where: object) -> Weights:
         tensors = load(content)
     except (SafetensorError, ValueError, RecursionError, KeyError) as error:
         raise ModelRefused(
-            "the file is not one of safetensors",
+            "the file is not a valid safetensors file",
             where=where,
             got=str(error).splitlines()[0][:200],
             next_step=f"write it again: {HOW_TO_SAVE}",
@@ -60,42 +60,58 @@ def parse(content: bytes, where: object) -> Weights:
     return Weights(_ordered(tensors, names_in(metadata, "layers"), where), metadata)
 
 
-def build(weights: Weights, architecture: str | None, where: object) -> tuple[nn.Module, str]:
-    """Returns the module and its architecture. Raises ModelRefused if none is named, or it has other weights."""
+def build(weights: Weights, architecture: str, where: object) -> nn.Module:
+    """Returns the module. Raises ModelRefused if the file names another architecture or its weights do not match it."""
     named = weights.metadata.get("architecture")
-    if (architecture or named) is None or (architecture and named and architecture != named):
+    if named is not None and named != architecture:
         raise ModelRefused(
-            "safetensors hold weights, and no word of how they are used"
-            if named is None
-            else "the file names another architecture",
+            "the file names another architecture",
             where=where,
-            expected="an architecture with its activation, such as mlp:relu",
-            got=named or "none in the metadata",
-            next_step="pass --architecture mlp:relu, if that is what was trained, or " + HOW_TO_SAVE,
+            expected=architecture,
+            got=named,
+            next_step="leave --architecture out, or " + HOW_TO_SAVE,
         )
-    chosen = architecture or named
-    assert chosen is not None
-    return from_weights(weights.tensors, chosen, where), chosen
+    return from_weights(weights.tensors, architecture, where)
+
+
+def check_order(weights: Weights, where: object) -> None:
+    """Raises ModelRefused if the layers of a file that is being registered could run in more than one order.
+
+    Files registered earlier are read in the order in which they have been read since.
+    """
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in weights.tensors))
+    numbered = [layer for layer in layers if re.search(r"\d", layer)]
+    alike = len({re.sub(r"\d+", "#", layer) for layer in numbered}) <= 1
+    single = [layer for layer in layers if layer not in numbered]
+    widths = {size for layer in (layers[0], *single) for size in weights.tensors[f"{layer}.weight".lstrip(".")].shape}
+    either_end = bool(single and numbered) and len(widths) == 1
+    if "layers" not in weights.metadata and (not alike or either_end):
+        raise _order_unknown(layers, where)
 
 
 def _ordered(tensors: dict[str, torch.Tensor], listed: Sequence[str] | None, where: object) -> dict[str, torch.Tensor]:
-    """Returns the tensors in the order in which the layers run, which safetensors do not keep.
+    """Returns the tensors in the order in which the layers run, which safetensors files do not keep.
 
-    That is the order of the metadata's `layers`, or of the numbers in their names, one without a number last.
+    The order is that of `layers` in the metadata, or else of the numbers in the layer names, with at most one layer
+    without a number, which comes last.
     """
     layers = sorted({name.rpartition(".")[0] for name in tensors})
     if listed is None:
         numbers = {layer: [int(digits) for digits in re.findall(r"\d+", layer)] for layer in layers}
         listed = sorted(layers, key=lambda layer: (not numbers[layer], numbers[layer], layer))
-        told = len([layer for layer in layers if not numbers[layer]]) <= 1
+        order_known = len([layer for layer in layers if not numbers[layer]]) <= 1
     else:
-        told = set(listed) == set(layers)
-    if not told:
-        raise ModelRefused(
-            "nothing says in which order the layers run",
-            where=where,
-            expected="numbers in their names, such as fc1 and fc2, or the metadata's `layers`: a JSON list",
-            got=", ".join(layers),
-            next_step='save it with metadata={"layers": json.dumps(["first", "second", ...]), ...}',
-        )
+        order_known = set(listed) == set(layers)
+    if not order_known:
+        raise _order_unknown(layers, where)
     return {name: tensors[name] for layer in listed for name in sorted(tensors) if name.rpartition(".")[0] == layer}
+
+
+def _order_unknown(layers: Sequence[str], where: object) -> ModelRefused:
+    return ModelRefused(
+        "the order of the layers is unknown",
+        where=where,
+        expected="numbers in their names, such as fc1 and fc2, or the metadata's `layers`: a JSON list",
+        got=", ".join(layers),
+        next_step='save it with metadata={"layers": json.dumps(["first", "second", ...]), ...}',
+    )

@@ -1,1 +1,1 @@
-"""Telling people how a run ended: the message (`message.py`), and the ways it goes out (`channels.py`)."""
+"""Notifications about the end of a run: the message (`message.py`) and its delivery (`channels.py`)."""

@@ -1,13 +1,16 @@
-"""What people are told about a run: made from its record alone, the same under Airflow and without."""
+"""The message about a run, composed from its run record alone: the same with and without Airflow."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Literal
 
-from pipeline.job import Job
-from pipeline.lake import Lake
+from pipeline.job.config import Job
+from pipeline.lake.layout import Lake
+from pipeline.publish.delivery import Delivery, DeliveryState
 from pipeline.quality.verdict import described
 from pipeline.records import RunRecord, State
 from pipeline.report import facts
@@ -20,6 +23,7 @@ class Message:
     level: Level
     title: str
     lines: tuple[str, ...]
+    attachments: tuple[Path, ...] = ()
 
     @property
     def text(self) -> str:
@@ -38,43 +42,61 @@ def compose(
     *,
     stopped: bool = False,
     report: str | None = None,
+    deliveries: Sequence[Delivery] = (),
 ) -> Message:
-    """Returns the message about a day: its run, if one was begun, and the error that ended it, if one did.
+    """Returns the message about a day: its run, if one was started, and the error that ended it, if any.
 
-    `stopped` says that bad data was the reason, where there is no record that says it.
+    `stopped` marks bad data as the cause if there is no run record with that state; `deliveries` are those of the run.
     """
     error = error or (record.error if record else None)
     odd = unusual(job, record) if record and not error else []
     level: Level = "warning" if odd else "success"
     if error is not None:
         level = "stopped" if stopped or (record and record.state is State.stopped) else "failure"
+    undelivered = error is not None and record is not None and record.state is State.complete and bool(deliveries)
     rows = record.ledger.scored.rows if record and record.ledger else None
     outcome = {
         "success": f"{rows or 0:,} rows scored",
         "warning": f"{rows or 0:,} rows scored, but something is unusual",
-        "failure": "failed",
+        "failure": f"{rows or 0:,} rows scored, but not delivered" if undelivered else "failed",
         "stopped": "stopped because of bad data, nothing was published",
     }[level]
-    lines = [f"Day: {ds}", *(f"Unusual: {text}" for text in odd), *(_about(record) if record else [])]
+    lines = [
+        f"{job.grain.capitalize()}: {ds}",
+        *(f"Unusual: {text}" for text in odd),
+        *(_about(record) if record else []),
+    ]
+    lines += [_delivery(each) for each in deliveries]
     if error is not None:
-        lines += [f"Error: {error}", "Readers still see what was published before."]
+        lines += [f"Error: {error}", *(() if undelivered else ("Readers still see the predictions published before.",))]
     if report is not None:
         lines.append(f"Report: {report}")
     return Message(level, f"{job.name} {ds}: {outcome}", tuple(lines))
 
 
+def _delivery(delivery: Delivery) -> str:
+    rows = f", {delivery.rows:,} rows" if delivery.state is DeliveryState.delivered else ""
+    why = f": {delivery.reason}" if delivery.reason else ""
+    return f"Target {delivery.target} ({delivery.kind}): {delivery.state}{rows}{why}"
+
+
+def skipped(job: Job, ds: str, reason: str) -> Message:
+    """Returns the message about a day that the job skips: no failure, and nothing to do."""
+    return Message("success", f"{job.name} {ds}: skipped", (f"{job.grain.capitalize()}: {ds}", f"Skipped: {reason}"))
+
+
 def report_of(lake: Lake, record: RunRecord | None) -> str | None:
-    """Returns where the page of a run is, or else the index of the lake, if there is one."""
+    """Returns the location of the page of a run, else of the index of the lake, else None."""
     keys = (*((facts.page_of(record),) if record else ()), facts.INDEX)
     return next((lake.storage.where(key) for key in keys if lake.storage.head(key) is not None), None)
 
 
 def unusual(job: Job, record: RunRecord) -> list[str]:
-    """Returns what a person should look at, although the run is complete."""
+    """Returns descriptions of what is unusual about a run without an error."""
     found, statistics = list(record.warnings), record.statistics
     confidence = statistics.mean_confidence
     if confidence is not None and confidence < job.notify.confidence_below:
-        found.append(f"mean confidence {confidence:.3f}, under {job.notify.confidence_below}")
+        found.append(f"mean confidence {confidence:.3f}, below {job.notify.confidence_below}")
     for name, share in statistics.shares.items() if confidence is not None else ():
         if share > job.notify.share_above:
             found.append(f"{share:.1%} of the predictions are {name}")

@@ -1,1 +1,1 @@
-"""Data quality: suites, the checks that every job has, guards, quarantine, history, Data Docs: docs/quality.md."""
+"""Data quality: suites, built-in checks, guards, quarantine and history. See docs/quality.md."""

@@ -1,4 +1,4 @@
-"""The guard of the loaded model, before it scores anything. The others are in builtin.py and outputs.py."""
+"""The guard that checks the loaded model before it scores anything. The others are in builtin.py and outputs.py."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def golden_batch(ctx: Context, record: RunRecord, manifest: Manifest, predictor: Predictor) -> tuple[CheckResult, ...]:
-    """Runs the model over its golden batch; a model registered without one has no result.
+    """Runs the model over its golden batch. Returns no check if the model was registered without one.
 
-    Raises QualityStop if it is not reproduced, ModelMismatch if `golden.parquet` is not the registered one.
+    Raises QualityStop if the batch is not reproduced, ModelMismatch if `golden.parquet` is not the registered one.
     """
     from pipeline.model import golden
 
@@ -39,7 +39,7 @@ def golden_batch(ctx: Context, record: RunRecord, manifest: Manifest, predictor:
         what, next_step = _stopped(found.precision)
         raise stop(
             [*record.checks, check],
-            f"the model {manifest.name} {manifest.version} is {what}",
+            f"the model {manifest.name} {manifest.version} {what}",
             ctx.registry.root / manifest.name / manifest.version,
             f"{next_step}; nothing was scored",
         )
@@ -53,5 +53,5 @@ def _in(precision: str) -> str:
 def _stopped(precision: str) -> tuple[str, str]:
     """Returns what is wrong with the model, and what to do about it."""
     if precision == "float32":
-        return "not the one registered", "compare the versions of torch and the driver with those at registration"
-    return f"too far off in {precision}", 'set precision = "float32" under [engine] in job.toml'
+        return "does not reproduce its golden batch", "compare the torch and driver versions with those at registration"
+    return f"is too far off in {precision}", 'set precision = "float32" under [engine] in job.toml'

@@ -1,11 +1,9 @@
-"""DuckDB for SQLAlchemy, as far as Great Expectations needs it: it reads one view of an open connection.
+"""A DuckDB dialect for SQLAlchemy, as far as Great Expectations needs it to read one view of an open connection.
 
-Three things are not as SQLAlchemy has them by default. Great Expectations closes a connection before it fetches, so
-each
-result is fetched at once (an expectation's result is one row; raw values are never asked for unless the job wants
-samples).
-Column types come from information_schema. And `DremioDialect` is the mark by which Great Expectations writes
-REGEXP_MATCHES, which DuckDB understands. Only what docs/quality.md lists is tested.
+It differs from SQLAlchemy's defaults in four ways. Great Expectations closes a connection before it fetches, so each
+result is fetched at once (an expectation's result is one row; raw values are only requested if the job wants samples).
+Column types come from information_schema. The attribute `DremioDialect` makes Great Expectations write REGEXP_MATCHES,
+which DuckDB understands. All names are quoted. Only what docs/quality.md lists is tested.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.sql.compiler import IdentifierPreparer
 
 COLUMNS = """
     SELECT column_name, data_type FROM information_schema.columns
@@ -56,11 +55,11 @@ class _Cursor:
         return self._rows.pop(0) if self._rows else None
 
     def close(self) -> None:
-        """The connection is not ours to close."""
+        """Does nothing: the connection belongs to the caller."""
 
 
 class _Connection:
-    """A DB-API connection over one that is open, and stays so. Nothing is written, so there is nothing to commit."""
+    """A DB-API connection over an open one, which stays open. Nothing is written, so there is nothing to commit."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self._con = con
@@ -80,8 +79,16 @@ class _DBAPI:
     Error = duckdb.Error
 
 
+class _Quoting(IdentifierPreparer):
+    """Quotes every name: the reserved words of DuckDB are others than those that SQLAlchemy knows."""
+
+    def _requires_quotes(self, value: str) -> bool:
+        return True
+
+
 class DuckDBDialect(DefaultDialect):
     name = "duckdb"
+    preparer = _Quoting
     DremioDialect = True
     supports_statement_cache = False
 
@@ -109,6 +116,6 @@ def engine(con: duckdb.DuckDBPyConnection) -> Engine:
 
 
 def _type_called(kind: str) -> Any:
-    """Returns SQLAlchemy's type of that name, or one made for it: Great Expectations compares classes and names."""
+    """Returns SQLAlchemy's type of that name, or a new one: Great Expectations compares classes and their names."""
     known = getattr(sa.types, kind, None)
     return known() if isinstance(known, type) else type(kind, (sa.types.NullType,), {})()

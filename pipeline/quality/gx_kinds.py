@@ -1,10 +1,8 @@
-"""Two expectations that Great Expectations lacks, made in its own way, so that suites, results and Data Docs know them.
+"""Two expectations that Great Expectations lacks, built on its classes, so that suites support them.
 
-`expect_column_values_to_be_finite`: NaN passes "not null" and ">= 0" in a database. `expect_rows_to_be_distinct`:
-its own
-`expect_compound_columns_to_be_unique` joins on equality in SQL, so that it misses copies with a NULL in them, and
-counts
-the first row of each too; ours counts the surplus copies, NULL equal to NULL.
+`expect_column_values_to_be_finite`: NaN passes "not null" and ">= 0" in a database. `expect_rows_to_be_distinct`: the
+`expect_compound_columns_to_be_unique` of Great Expectations joins on equality in SQL, so it misses copies that contain
+a NULL, and it also counts the first row of each key. This one counts only the surplus copies, with NULL equal to NULL.
 """
 
 from __future__ import annotations
@@ -76,7 +74,7 @@ class TableSurplusCopies(TableMetricProvider):
 
 
 class ExpectRowsToBeDistinct(BatchExpectation):
-    """Expect no two rows to have the same values in all of some columns."""
+    """Expect no two rows to have equal values in all columns of `column_list`."""
 
     column_list: Sequence[str]
     metric_dependencies = ("table.surplus_copies", "table.row_count")

@@ -1,4 +1,4 @@
-"""The history of validation: each result is a row of a Parquet file under `quality/`, one file a run and suite."""
+"""The validation history: Parquet files under `quality/`, one file per run and suite, one row per result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(
     checks: Sequence[CheckResult],
     findings: Sequence[Any],
 ) -> None:
-    """Keeps the results of one suite, and its page in the Data Docs if Great Expectations took part."""
+    """Writes the results of one suite; examples of bad values only if Great Expectations was asked for them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -37,15 +37,12 @@ def write(
         return
     at = now()
     of_run = {"run_id": run_id, "model_version": version, "validated_at": at}
-    rows = [{**check.model_dump(mode="json"), **of_run} for check in checks]
+    examples = {finding.rule.name: list(finding.examples) for finding in findings if finding.examples}
+    rows = [{**check.model_dump(mode="json"), **of_run, "examples": examples.get(check.name)} for check in checks]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema()), buffer, compression="zstd")
     ctx.lake.prepare()
     ctx.lake.storage.write(key(ctx.job.name, ds, run_id, side), buffer.getvalue())
-    if findings:
-        from pipeline.quality import pages
-
-        pages.write(ctx.lake, ctx.job.name, ds, run_id, side, findings)
 
 
 def key(job: str, ds: str, run_id: str, side: str) -> str:
@@ -72,5 +69,8 @@ def schema() -> pa.Schema:
             ("share", pa.float64()),
             ("engine", text),
             ("validated_at", pa.timestamp("us", "UTC")),
+            ("expected", text),
+            ("description", text),
+            ("examples", pa.list_(text)),
         ]
     )

@@ -1,20 +1,23 @@
-"""A few numbers about each feature of a day, in one pass: for the built-in checks of the input."""
+"""Measures each feature of a day, for the built-in checks of the input."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING
 
-from duckdb import CaseExpression, ColumnExpression, ConstantExpression, FunctionExpression
+from duckdb import CaseExpression, CoalesceOperator, ColumnExpression, ConstantExpression, FunctionExpression
 
-from pipeline import database
-from pipeline.model.fit import NUMBER
+from pipeline.database import wide
+from pipeline.database.connection import column_types
+from pipeline.model.schema_check import NUMBER
+from pipeline.selecting.source import FILE
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
     from duckdb import Expression
+
+    from pipeline.selecting.views import DayInput
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,9 @@ class Feature:
     not_finite: int
     low: float | None
     high: float | None
-    """Of the finite values."""
+    """Largest finite value; `low` is the smallest. None if no value is finite."""
     scale: float | None
-    """Mean of ln(1 + |x|) over the finite values: tells another unit, and hardly feels an outlier."""
+    """Mean of ln(1 + |x|) over the finite values: shows a change of unit, and outliers hardly affect it."""
 
     @property
     def constant(self) -> bool:
@@ -37,43 +40,64 @@ class Feature:
 class Profile:
     rows: int
     default_rows: int
-    """Rows all of whose features are 0 or NULL."""
+    """Number of rows whose features are all 0 or NULL."""
     features: tuple[Feature, ...]
 
 
 def measure(relation: Relation, features: Sequence[str]) -> Profile:
-    """Reads the feature columns once. Of one that is no number, only what is NULL counts."""
+    """Measures the feature columns. In a column that is not numeric, only NULLs are counted."""
+    types = column_types(relation)
+    numeric = [bool(NUMBER.fullmatch(types[name])) for name in features]
+    values = [_number(name) if number else _stand_in(name) for name, number in zip(features, numeric, strict=True)]
     zero = ConstantExpression(0)
-    terms = [FunctionExpression("count_star")]
-    types = database.schema(relation)
-    values = {
-        name: ColumnExpression(name).cast("DOUBLE") if NUMBER.fullmatch(types[name]) else None for name in features
-    }
-    defaults: list[Expression] = [
-        ColumnExpression(name).isnull() if value is None else value.isnull() | (value == zero)
-        for name, value in values.items()
-    ]
-    terms.append(FunctionExpression("count_if", reduce(lambda left, right: left & right, defaults)))
-    for name, value in values.items():
-        terms += [FunctionExpression("count", ColumnExpression(name)), *_of_number(value)]
-    (row,) = relation.aggregate([term.alias(f"t{number}") for number, term in enumerate(terms)]).fetchall()
-    rows, default_rows, *numbers = row
+    default = (_or_zero(wide.lowest(values)) == zero) & (_or_zero(wide.highest(values)) == zero)
+    whole = [FunctionExpression("count_star"), FunctionExpression("count_if", default)]
+    (rows, default_rows), measured = wide.aggregate(relation, whole, values, TERMS)
     found = []
-    for index, name in enumerate(features):
-        present, not_finite, low, high, scale = numbers[5 * index : 5 * index + 5]
-        found.append(Feature(name, rows - present, not_finite or 0, low, high, scale))  # count_if of NULLs is NULL
+    for name, number, (present, not_finite, *sizes) in zip(features, numeric, measured, strict=True):
+        low, high, scale = sizes if number else (None, None, None)
+        found.append(Feature(name, rows - (present or 0), not_finite or 0, low, high, scale))
     return Profile(rows, default_rows or 0, tuple(found))
 
 
-def _of_number(value: Expression | None) -> list[Expression]:
-    if value is None:
-        return [ConstantExpression(None)] * 4
-    finite = FunctionExpression("isfinite", value)
-    sane = CaseExpression(finite, value)
-    size = FunctionExpression("ln", ConstantExpression(1) + FunctionExpression("abs", sane))
-    return [
-        FunctionExpression("count_if", ~finite),
-        FunctionExpression("min", sane),
-        FunctionExpression("max", sane),
-        FunctionExpression("avg", size),
-    ]
+def scale_by_file(day: DayInput, feature: str) -> list[tuple[str, float]]:
+    """Returns the scale of a feature in each file of a day, by path; none if the rows are those of a SELECT."""
+    rows = day.by_file()
+    if rows is None:
+        return []
+    scale = _scale(_number(feature)).alias("scale")
+    found = rows.aggregate([ColumnExpression(FILE).alias("path"), scale]).order("path").fetchall()
+    return [(path, value) for path, value in found if value is not None]
+
+
+def _number(name: str) -> Expression:
+    return ColumnExpression(name).cast("DOUBLE")
+
+
+def _stand_in(name: str) -> Expression:
+    """Returns a number in place of any other value, and NULL where there is none."""
+    return CaseExpression(ColumnExpression(name).isnotnull(), ConstantExpression(1.0))
+
+
+def _or_zero(value: Expression) -> Expression:
+    return CoalesceOperator(value, ConstantExpression(0.0))
+
+
+def _finite(value: Expression) -> Expression:
+    return CaseExpression(FunctionExpression("isfinite", value), value)
+
+
+def _scale(value: Expression) -> Expression:
+    return FunctionExpression(
+        "avg", FunctionExpression("ln", ConstantExpression(1) + FunctionExpression("abs", _finite(value)))
+    )
+
+
+TERMS: tuple[Callable[[Expression], Expression], ...] = (
+    lambda value: FunctionExpression("count", value),
+    lambda value: FunctionExpression("count_if", ~FunctionExpression("isfinite", value)),
+    lambda value: FunctionExpression("min", _finite(value)),
+    lambda value: FunctionExpression("max", _finite(value)),
+    _scale,
+)
+"""Values, values that are not finite, and of the finite ones the lowest, the highest and the scale."""

@@ -1,13 +1,13 @@
-"""Examines predictions: row rules judge the staged rows, shares and guards the partition as it would be with them.
+"""Validates predictions: row rules over the staged rows, shares and guards over the partition including them.
 
-So one changed row does not look like "all scores are equal".
+Over the staged rows alone, a single changed row would look like "all scores are equal".
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import reduce
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -20,16 +20,22 @@ from duckdb import (
     StarExpression,
 )
 
-from pipeline import database, queries, staging
-from pipeline.keys import key_expression
+from pipeline.columns import HIVE
+from pipeline.database import sql_files, wide
+from pipeline.database.connection import column_types, connect_shared, read_parquet, translated_errors
+from pipeline.database.keys import key_expression
+from pipeline.model.outputs import output_schema
 from pipeline.quality import examine as inputs
-from pipeline.quality import suite, tasks
+from pipeline.quality import output_rules
 from pipeline.quality.builtin import FEWEST_ROWS
 from pipeline.quality.examine import Examined
-from pipeline.quality.kinds import is_row_rule
 from pipeline.quality.verdict import built_in, check_off, of_finding
 from pipeline.records import CheckResult, Plan, RunRecord, Severity, Term
-from pipeline.storage import explained, make_folder, sync_folder
+from pipeline.selecting.triage import WITHDRAWN
+from pipeline.staging.folders import remove_empty, staged_files, staging_folder
+from pipeline.storage import make_folder, sync_folder, translated_os_errors
+from pipeline.suite import suite
+from pipeline.suite.expectations import is_row_rule
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,72 +50,110 @@ if TYPE_CHECKING:
 
 STAGED, PARTITION = "__staged", "__partition"
 NEARLY_CONSTANT = 1e-5
-"""A range of scores over a whole partition that no working model gives."""
+"""Range of the scores over a whole partition up to which they count as constant: no working model's are so close.
+
+For regression and ranking it is relative to the largest absolute score, if that is above 1.
+"""
 COLLAPSED = 1e-3
-"""Mean entropy of a row, as a share of that of equal probabilities, under which the model is certain of everything."""
+"""Mean row entropy, as a share of that of equal probabilities, up to which the model counts as always certain."""
 MOST = 0.95
 LEAST_CONFIDENCE = 0.5
 
 
 def examine(ctx: Context, record: RunRecord) -> Examined:
-    """Validates what a run has staged. Reads; writes nothing."""
+    """Validates what a run has staged. Writes nothing."""
     check_off(ctx.job)
-    staged = staging.files(ctx, record, "scored")
+    staged = staged_files(ctx, record, "scored")
     if not staged:
         stored = bool(record.plan.base)
         return Examined((_noted(ctx, "no_predictions", success=stored, observed="nothing to store"),))
-    signature = ctx.registry.resolve(record.model.name, record.model.version).signature
-    with database.workplace(ctx.job.engine.memory_limit, ctx.job.engine.threads) as con, database.explained(staged[0]):
+    signature = ctx.manifest_of(record).signature
+    with connect_shared(ctx.resources(len(output_schema(signature)))) as con, translated_errors(staged[0]):
         ctx.lake.storage.attach(con)
-        _create_views(con, ctx, record, staged)
-        checks = [*_about_rows(ctx, con, record, signature), *_about_partition(ctx, con, signature)]
-        findings = _suite(ctx, con, whole=not record.plan.base)
+        views = _staged_views(con, ctx, record, staged)
+        checks = [*_about_rows(ctx, views, record, signature), *_about_partition(ctx, views, signature)]
+        findings = _suite(ctx, views)
     checks += [of_finding("output", finding) for finding in findings]
     return Examined(tuple(checks), findings=tuple(findings))
 
 
 def reject(ctx: Context, record: RunRecord) -> Path:
-    """Moves what a run has staged to where no run reads it; returns that folder."""
+    """Moves what a run has staged to `.rejected/`, which no run reads; returns the new folder."""
     disk = ctx.lake.workspace
-    source = disk.path(staging.folder_of(record))
-    target = disk.path(staging.folder_of(record).replace(".staging/", ".rejected/", 1))
-    with explained(target):
+    source = disk.path(staging_folder(record))
+    target = disk.path(staging_folder(record).replace(".staging/", ".rejected/", 1))
+    with translated_os_errors(target):
         make_folder(target.parent)
         source.rename(target)
         sync_folder(target.parent)
         sync_folder(source.parent)
-        staging.remove_empty(source.parent, disk.path(".staging"))
+        remove_empty(source.parent, disk.path(".staging"))
     return target
 
 
-def _create_views(con: Connection, ctx: Context, record: RunRecord, staged: Sequence[Path]) -> None:
-    rows = database.parquet(con, staged)
-    key = key_expression(record.plan.key, database.schema(rows)).alias("__key")
+@dataclass(frozen=True)
+class StagedViews:
+    """What a run has staged, and the partition as it would be with it, as views in a connection."""
+
+    con: Connection
+    staged: str
+    """Name of the view of the staged rows."""
+    partition: str
+    """Name of the view of the partition; for its first run, the same view."""
+
+    @property
+    def rows(self) -> Relation:
+        return self.con.view(self.staged)
+
+    @property
+    def whole(self) -> Relation:
+        return self.con.view(self.partition)
+
+
+def _staged_views(con: Connection, ctx: Context, record: RunRecord, staged: Sequence[Path]) -> StagedViews:
+    rows = read_parquet(con, staged, folders=HIVE)
     rows.create_view(STAGED)
     if not record.plan.base:
-        return
-    rows.select(key, StarExpression()).create_view("predicted")
-    base = database.parquet(con, [ctx.lake.storage.where(file.path) for file in record.plan.base])
-    base.select(key, StarExpression(exclude=["job", "ds", "model_version"])).create_view("stored")
-    con.sql(queries.load("quality/partition")).create_view(PARTITION)
+        return StagedViews(con, STAGED, STAGED)
+    base = [ctx.lake.storage.where(file.path) for file in record.plan.base]
+    after_commit(con, record.plan.key, rows, base, staged_files(ctx, record, WITHDRAWN)).create_view(PARTITION)
+    return StagedViews(con, STAGED, PARTITION)
 
 
-def _about_rows(ctx: Context, con: Connection, record: RunRecord, signature: Signature) -> Iterator[CheckResult]:
-    """The checks of each staged row, in one pass."""
-    rows = con.view(STAGED)
-    rows = rows.select(StarExpression(), key_expression(record.plan.key, database.schema(rows)).alias("__key"))
+def after_commit(
+    con: Connection, key: Sequence[str], staged: Relation, base: Sequence[str], withdrawing: Sequence[Path]
+) -> Relation:
+    """Returns the predictions of a partition as they will be: staged rows, and stored rows for all other keys.
+
+    `base` are the files with the stored rows, `withdrawing` staged files by which withdrawn keys lose theirs.
+    """
+    stored = read_parquet(con, base)
+    keyed = key_expression(key, column_types(stored)).alias("__key")
+    others = [name for name in HIVE if name in staged.columns]
+    staged.select(keyed, StarExpression(exclude=others)).create_view("predicted", replace=True)
+    stored.select(keyed, StarExpression()).create_view("stored", replace=True)
+    gone = read_parquet(con, withdrawing) if withdrawing else stored.filter(ConstantExpression(value=False))
+    gone.select(keyed).create_view("withdrawing", replace=True)
+    return con.sql(sql_files.load("quality/partition"))
+
+
+def _about_rows(ctx: Context, views: StagedViews, record: RunRecord, signature: Signature) -> Iterator[CheckResult]:
+    """Yields the checks of the staged rows; one pass counts the rows that fail each."""
+    rows = views.rows
+    rows = rows.select(StarExpression(), key_expression(record.plan.key, column_types(rows)).alias("__key"))
     terms = {"rows": FunctionExpression("count_star"), "hash_sum": SQLExpression("sum(hash(__key))")}
-    bad_rows = tasks.bad_rows(signature, rows.columns)
+    bad_rows = output_rules.bad_rows(signature, rows.columns)
     terms |= {name: FunctionExpression("count_if", condition) for name, condition in bad_rows.items()}
     (values,) = rows.aggregate([term.alias(name) for name, term in terms.items()]).fetchall()
     found = dict(zip(terms, values, strict=True))
     count, hash_sum = found.pop("rows"), found.pop("hash_sum")
     expected = record.dispositions.get("scored", 0)
-    yield built_in(ctx.job, "output", "rows_scored", success=count == expected, observed=f"{count:,} of {expected:,}")
+    observed = f"{count:,} of {expected:,} rows"
+    yield built_in(ctx.job, "output", "rows_scored", success=count == expected, observed=observed)
     if signature.task == "ranking":
         values_of = {"items": [str(item) for item in signature.classes]}
-        ((unknown,),) = con.sql(queries.load("quality/unknown_items"), params=values_of).fetchall()
-        observed = f"{unknown:,} that the model does not know"
+        ((unknown,),) = views.con.sql(sql_files.load("quality/unknown_items"), params=values_of).fetchall()
+        observed = f"{unknown:,} unknown to the model"
         yield built_in(ctx.job, "output", "items_known", success=unknown == 0, observed=observed)
     doubled = _doubled(rows, record.plan, Term(rows=count, hash_sum=hash_sum))
     found = {"keys_once": doubled, **{name: bad or 0 for name, bad in found.items()}}
@@ -118,9 +162,9 @@ def _about_rows(ctx: Context, con: Connection, record: RunRecord, signature: Sig
 
 
 def _doubled(rows: Relation, plan: Plan, staged: Term) -> int:
-    """Counts the staged rows whose key stands there before.
+    """Returns the number of surplus staged rows, beyond the first of each key.
 
-    If every candidate was scored, in number and in the sum of hashes, they are as unique as the plan has found them.
+    If the staged rows match the candidates in count and hash sum, the plan has already shown that keys are unique.
     """
     if staged == plan.candidates and not plan.repeated and plan.duckdb == duckdb.__version__:
         return 0
@@ -128,23 +172,21 @@ def _doubled(rows: Relation, plan: Plan, staged: Term) -> int:
     return int(staged.rows - distinct)
 
 
-def _about_partition(ctx: Context, con: Connection, signature: Signature) -> Iterator[CheckResult]:
-    """The checks of the partition as it would be, in two passes."""
-    rows = con.view(_partition(con))
-    columns = tasks.scores(rows.columns)
+def _about_partition(ctx: Context, views: StagedViews, signature: Signature) -> Iterator[CheckResult]:
+    """Yields the checks of the partition including the staged rows, in two passes."""
+    rows = views.whole
+    columns = output_rules.scores(views.rows.columns)  # stored rows may be of another model, with other outputs
     low, high = (FunctionExpression(name, *columns[:1]).cast("DOUBLE") for name in ("min", "max"))
     terms = [FunctionExpression("count_star"), low, high]
-    terms += [FunctionExpression("max", column) - FunctionExpression("min", column) for column in columns]
-    (values,) = rows.aggregate([term.alias(f"t{number}") for number, term in enumerate(terms)]).fetchall()
-    count, lowest, highest, *ranges = values
+    (count, lowest, highest), found = wide.aggregate(rows, terms, columns, [_range])
     enough = count >= FEWEST_ROWS
     if signature.task == "classification":
         yield from _about_classes(ctx, rows, columns, enough=enough)
     if signature.task == "ranking":
-        share, observed = _most_frequent(rows, tasks.best("top_items"))
+        share, observed = _most_frequent(rows, output_rules.best("top_items"))
         yield _noted(ctx, "first_item_share", success=not enough or share <= MOST, observed=observed + " first")
     size = max(1.0, abs(lowest), abs(highest)) if signature.task in ("regression", "ranking") else 1.0
-    widest = max(ranges) / size
+    widest = max(each for (each,) in found) / size
     yield built_in(
         ctx.job,
         "output",
@@ -155,13 +197,18 @@ def _about_partition(ctx: Context, con: Connection, signature: Signature) -> Ite
     )
 
 
+def _range(value: Expression) -> Expression:
+    return FunctionExpression("max", value) - FunctionExpression("min", value)
+
+
 def _about_classes(
     ctx: Context, rows: Relation, columns: Sequence[Expression], *, enough: bool
 ) -> Iterator[CheckResult]:
     terms = [FunctionExpression("avg", ColumnExpression("prediction_proba")).alias("confidence")]
     terms.append(FunctionExpression("avg", _entropy(columns)).alias("entropy"))
     ((confidence, entropy),) = rows.aggregate(terms).fetchall()
-    yield _noted(ctx, "mean_confidence", success=confidence >= LEAST_CONFIDENCE, observed=f"{confidence:.4f}")
+    observed = f"mean confidence {confidence:.4f}"
+    yield _noted(ctx, "mean_confidence", success=confidence >= LEAST_CONFIDENCE, observed=observed)
     share, observed = _most_frequent(rows, ColumnExpression("prediction"))
     yield _noted(ctx, "class_share", success=not enough or share <= MOST, observed=observed)
     relative = entropy / math.log(len(columns))
@@ -169,13 +216,13 @@ def _about_classes(
         ctx,
         "collapsed_entropy",
         success=not enough or relative > COLLAPSED,
-        observed=f"{relative:.3g} of the most",
+        observed=f"mean entropy {relative:.3g} of the maximum",
         guard=True,
     )
 
 
 def _most_frequent(rows: Relation, value: Expression) -> tuple[float, str]:
-    """Returns the largest share of one value, and says it."""
+    """Returns the share of the most frequent value, 0 to 1, and a text that names both."""
     grouped = rows.aggregate([value.alias("value"), FunctionExpression("count_star").alias("n")])
     counts = grouped.order("n DESC").fetchall()
     label, most = counts[0]
@@ -183,27 +230,16 @@ def _most_frequent(rows: Relation, value: Expression) -> tuple[float, str]:
     return share, f"{share:.1%} are {label}"
 
 
-def _suite(ctx: Context, con: Connection, *, whole: bool) -> list[Finding]:
-    """Judges the job's own suite: row rules on the staged rows, the others on the partition."""
+def _suite(ctx: Context, views: StagedViews) -> list[Finding]:
+    """Runs the job's output suite: row rules over the staged rows, the others over the partition."""
     rules = suite.load(ctx.job, "output")
     samples = ctx.job.quality.samples
-    on_rows = [rule for rule in rules if whole or is_row_rule(rule.type)]
+    on_rows = [rule for rule in rules if views.partition == views.staged or is_row_rule(rule.type)]
     on_partition = [rule for rule in rules if rule not in on_rows]
     found: list[Finding] = []
-    for view, judged in ((STAGED, on_rows), (_partition(con), on_partition)):
-        found += inputs.judge(con, view, judged, inputs.count(con, view, judged), samples=samples)
+    for view, judged in ((views.staged, on_rows), (views.partition, on_partition)):
+        found += inputs.judge(views.con, view, judged, inputs.count(views.con, view, judged), samples=samples)
     return found
-
-
-def _partition(con: Connection) -> str:
-    """Returns the view of the partition; on its first run that is what is staged."""
-    views = [
-        name
-        for (name,) in con.sql(
-            "SELECT view_name FROM duckdb_views() WHERE database_name = current_database()"
-        ).fetchall()
-    ]
-    return PARTITION if PARTITION in views else STAGED
 
 
 def _noted(ctx: Context, name: str, *, success: bool, observed: str, guard: bool = False) -> CheckResult:
@@ -211,10 +247,10 @@ def _noted(ctx: Context, name: str, *, success: bool, observed: str, guard: bool
 
 
 def _entropy(columns: Sequence[Expression]) -> Expression:
-    """Returns the entropy of a row in nats; 0 ln 0 is 0."""
+    """Returns the entropy of a row in nats, with 0 ln 0 = 0."""
     zero = ConstantExpression(0.0)
-    terms = []
-    for column in columns:
-        value = column.cast("DOUBLE")
-        terms.append(CaseExpression(value > zero, value * FunctionExpression("ln", value)).otherwise(zero))
-    return zero - reduce(lambda left, right: left + right, terms)
+
+    def term(value: Expression) -> Expression:
+        return CaseExpression(value > zero, value * FunctionExpression("ln", value)).otherwise(zero)
+
+    return zero - wide.total(columns, term)

@@ -1,8 +1,8 @@
-"""The rows in quarantine: how many and why, which, and letting some pass in spite of the rules that they break.
+"""The rows in quarantine: counts them by reason, lists them, and releases some despite the rules that they break.
 
-A release is a Parquet file under `releases/`: keys, and the reasons that are waived. Only rules of the suite can be:
-what has no key, or a NULL where the model takes none, cannot be scored. The mark of completeness is removed, so the
-next run of the day looks again.
+A release is a Parquet file under `releases/` with keys and the reasons that are waived. Only rules of the suite can be
+waived: a row without a key, or with a NULL that the model does not accept, cannot be scored. A release removes
+`_SUCCESS`, so that the next run of the day checks the input again.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
-from pipeline import database, queries
+from pipeline.columns import HIVE, OF_REJECTED
+from pipeline.database import sql_files
+from pipeline.database.aligning import with_key_text
+from pipeline.database.connection import connect, read_parquet, translated_errors
 from pipeline.errors import UsageError, nearest
-from pipeline.lake import Partition
-from pipeline.quality import suite
+from pipeline.lake.layout import Partition
 from pipeline.records import new_run_id, now
-from pipeline.relations import with_key_text
+from pipeline.suite import suite
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -25,18 +27,16 @@ if TYPE_CHECKING:
 
     from pipeline.context import Context
 
-OURS = ("reasons", "run_id", "quarantined_at", "job", "ds")
-
 
 def days(ctx: Context) -> list[tuple[str, str, int]]:
-    """Returns day, reason and rows, of what is rejected now; a row with two reasons counts for both."""
+    """Returns (day, reason, rows) for the current quarantine; a row with two reasons counts for both."""
     found = []
-    with database.connection() as con:
+    with connect() as con:
         for folder in ctx.lake.storage.folders(f"quarantine/job={ctx.job.name}"):
             ds = folder.removeprefix("ds=")
             if (rows := _current(con, ctx, ds)) is not None:
                 rows.create_view("rejected", replace=True)
-                counted = con.sql(queries.load("quality/reasons")).fetchall()
+                counted = con.sql(sql_files.load("quality/reasons")).fetchall()
                 found += [(ds, reason, count) for reason, count in counted]
     return found
 
@@ -44,8 +44,8 @@ def days(ctx: Context) -> list[tuple[str, str, int]]:
 def rows(
     ctx: Context, ds: str, *, reason: str | None = None, limit: int = 100
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Returns columns and rows of a day's quarantine."""
-    with database.connection() as con:
+    """Returns the column names and up to `limit` rows of a day's quarantine."""
+    with connect() as con:
         found = _current(con, ctx, ds)
         if found is None:
             return [], []
@@ -58,15 +58,16 @@ def rows(
 
 
 def release(ctx: Context, ds: str, keys: Sequence[str]) -> int:
-    """Lets rows be scored by the next run of the day, whatever rules of the suite they break now; returns how many.
+    """Lets the next run of the day score rows despite the suite rules that they break now; returns their number.
 
-    `keys` are written as in `key_text`. Raises UsageError for a key that is not in quarantine, or not for a rule.
+    `keys` are written as in `key_text`. Raises UsageError for a key that is not in quarantine, or is there for a reason
+    that is not a suite rule.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rules = {rule.name for rule in suite.load(ctx.job, "input")}
-    with database.connection() as con:
+    with connect() as con:
         found = _current(con, ctx, ds)
         known = [] if found is None else [text for (text,) in found.select("key_text").fetchall() if text is not None]
         for key in keys:
@@ -84,8 +85,8 @@ def release(ctx: Context, ds: str, keys: Sequence[str]) -> int:
             raise UsageError(
                 f"a row cannot be released from {', '.join(others)}",
                 where=f"{ctx.job.name} {ds}, key {row[ctx.job.input.key[0]]}",
-                expected=f"one of the rules of input.json: {', '.join(sorted(rules)) or 'there are none'}",
-                next_step="repair the row in the input: the next run then scores it",
+                expected=f"only rules of input.json: {', '.join(sorted(rules)) or 'it has none'}",
+                next_step="correct the row in the input; the next run then scores it",
             )
     buffer = pa.BufferOutputStream()
     table = table.append_column("released_at", pa.array([now()] * table.num_rows, pa.timestamp("us", "UTC")))
@@ -99,11 +100,11 @@ def release(ctx: Context, ds: str, keys: Sequence[str]) -> int:
 
 
 def _current(con: Connection, ctx: Context, ds: str) -> Relation | None:
-    """Returns the rows of the newest quarantine file of a day, with `key_text`."""
+    """Returns the rows of a day's newest quarantine file, with `key_text`, or None if there is none."""
     files = [file for file in ctx.lake.quarantine_files(ctx.job.name, ds) if file.path.endswith(".parquet")]
     if not files:
         return None
     ctx.lake.storage.attach(con)
     path = ctx.lake.storage.where(files[-1].path)
-    with database.explained(path):
-        return with_key_text(database.parquet(con, [path]), ctx.job.input.key, OURS)
+    with translated_errors(path):
+        return with_key_text(read_parquet(con, [path]), ctx.job.input.key, {*OF_REJECTED, *HIVE})

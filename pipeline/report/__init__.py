@@ -1,1 +1,1 @@
-"""Pages for anybody to open: one for each run, and an index of the lake. Made of what runs stored, never of rows."""
+"""Static HTML pages: one per run, and an index of the lake. Built from what runs have stored, never from input rows."""

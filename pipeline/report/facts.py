@@ -1,6 +1,6 @@
-"""What the pages show: from run records, profiles and drift files of a bounded number of days.
+"""The data behind the pages: run records, profiles and drift files of the days in a bounded window.
 
-The cost of a page does not grow with the history: each file read here is small, and of the days in the window.
+The cost of a page does not grow with the history: only small files of the days in the window are read.
 """
 
 from __future__ import annotations
@@ -8,15 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pipeline import database, queries
-from pipeline.drift import store
-from pipeline.lake import Lake
+from pipeline.columns import HIVE
+from pipeline.database import sql_files
+from pipeline.database.connection import connect, read_parquet, translated_errors
+from pipeline.errors import InputError
+from pipeline.lake import skips
+from pipeline.lake.layout import Lake
+from pipeline.lake.patterns import Pattern
+from pipeline.periods import Grain, Period
+from pipeline.profiles import store
 from pipeline.quality.verdict import failed
-from pipeline.records import CheckResult, RunRecord, State, is_day
+from pipeline.records import CheckResult, RunRecord, State
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -25,31 +30,32 @@ ROOT = "reports"
 INDEX = f"{ROOT}/index.html"
 WINDOW_DAYS = 92
 MOST_RUNS = 20
-"""Of one day that are looked at, the newest."""
+"""Number of runs per day that are read, newest first."""
 THREADS = 8
 
 Drift = dict[str, tuple[str, float | None]]
-"""Outcome and PSI by column."""
+"""Outcome and PSI of each column."""
 
 
 @dataclass
 class Day:
-    """One day of a job, as its newest runs left it."""
+    """One day of a job, as its newest runs (MOST_RUNS) left it."""
 
     ds: str
     state: str
-    """That of the newest complete run, or else of the newest; `missing` is input without a run, `none` is neither."""
+    """State of `record`; without a run, `skipped` if one has skipped it, `missing` if it has input, else `none`."""
     record: RunRecord | None = None
-    """The newest complete run; or else the newest."""
+    """Run that finished last among the complete ones; if none is complete, the newest run."""
     runs: int = 0
+    grain: Grain = Grain.day
     classes: dict[str, int] = field(default_factory=dict)
     confidence: float | None = None
     whole: bool = False
-    """Whether these are over the whole day (its profile), or over what its largest run scored."""
+    """Whether `classes` cover the whole day (from its profile), or only the rows that its largest run scored."""
     drift: dict[str, Drift] = field(default_factory=dict)
-    """By reference: `training`, `trailing`."""
+    """Drift of each reference, `training` or `trailing`."""
     performance: dict[str, Any] = field(default_factory=dict)
-    """Once labels have come: `class`, `rows`, `auc`, `mean_score`, `base_rate` of the class that is judged last."""
+    """Performance on the labelled rows: `class` (the one that sorts last), `rows`, `auc`, `mean_score`, `base_rate`."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -66,7 +72,7 @@ class Day:
 
     @property
     def page(self) -> str | None:
-        """Relative to the index."""
+        """Path of the page of `record`, relative to the index."""
         return page_of(self.record).removeprefix(f"{ROOT}/") if self.record else None
 
 
@@ -74,9 +80,10 @@ class Day:
 class JobFacts:
     name: str
     days: tuple[Day, ...]
-    """Each day of the calendar from the first to the last in the window."""
+    """Every calendar day from the first to the last in the window, with or without runs."""
     earlier: int
-    """Days with runs before the window."""
+    """Number of days with runs before the window."""
+    grain: Grain = Grain.day
 
     @property
     def with_runs(self) -> list[Day]:
@@ -92,7 +99,7 @@ class JobFacts:
 
     @property
     def findings(self) -> list[tuple[CheckResult, list[Day]]]:
-        """Each check that did not pass, as on its newest day, with the days; that of most days first."""
+        """Checks that did not pass, each as of its newest day, with its days; the most frequent first."""
         found: dict[tuple[str, str], tuple[CheckResult, list[Day]]] = {}
         for day in self.with_runs:
             for check in day.findings:
@@ -102,7 +109,7 @@ class JobFacts:
 
     @property
     def validated(self) -> bool:
-        """Whether any run here validated its input or its predictions; a job need not."""
+        """Whether any run in the window validated its input or its predictions; a job can switch validation off."""
         checks = (check for day in self.with_runs if day.record for check in day.record.checks)
         return any(check.suite != "model" for check in checks)
 
@@ -116,51 +123,62 @@ def page_of(record: RunRecord) -> str:
 
 
 def jobs(lake: Lake) -> list[str]:
-    return [name.removeprefix("job=") for name in lake.storage.folders("runs") if name.startswith("job=")]
+    return lake.records.jobs()
 
 
 def job_facts(lake: Lake, job: str, window: int = WINDOW_DAYS) -> JobFacts:
-    """Returns the days of a job up to its newest run, `window` at most."""
-    known = sorted(day for day in lake.run_days(job) if is_day(day))
+    """Returns the days of a job up to its newest day with a run, at most `window` of them."""
+    newest = next(
+        (record for ds in reversed(lake.records.days(job)) for record in lake.records.iter_day(job, ds)), None
+    )
+    schedule = (newest.job_config.get("schedule") or {}) if newest else {}
+    grain, zone = Grain(schedule.get("every", Grain.day)), str(schedule.get("timezone", "UTC"))
+    folders = {*lake.records.days(job), *skips.days(lake, job)}
+    known = sorted(period for ds in folders if (period := Period.stored(ds, grain)) is not None)
     if not known:
-        return JobFacts(job, (), 0)
-    last = date.fromisoformat(known[-1])
-    first = max(date.fromisoformat(known[0]), last - timedelta(days=window - 1)).isoformat()
-    shown = [day for day in known if day >= first]
+        return JobFacts(job, (), 0, grain)
+    first = max(known[0], known[-1] - (window - 1))
+    shown = [period for period in known if period >= first]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = dict(zip(shown, pool.map(lambda ds: _day(lake, job, ds), shown), strict=True))
-    newest = next((day.record for day in reversed(list(found.values())) if day.record), None)
-    calendar = [(last - timedelta(days=back)).isoformat() for back in range(window - 1, -1, -1)]
-    days = [found.get(ds) or _without_run(lake, newest, ds) for ds in calendar if ds >= first]
+        found = dict(zip(shown, pool.map(lambda period: _day(lake, job, period), shown), strict=True))
+    of_calendar = [(period, found.get(period)) for period in first.through(known[-1])]
+    days = [day if day and day.runs else _without_run(lake, newest, period, zone) for period, day in of_calendar]
     _add_profiles(lake, days)
-    return JobFacts(job, tuple(days), len(known) - len(shown))
+    return JobFacts(job, tuple(days), len(known) - len(shown), grain)
 
 
-def _day(lake: Lake, job: str, ds: str) -> Day:
-    records = list(islice(lake.iter_records(job, ds), MOST_RUNS))
+def _day(lake: Lake, job: str, period: Period) -> Day:
+    ds = period.ds
+    records = list(islice(lake.records.iter_day(job, ds), MOST_RUNS))
     complete = [record for record in records if record.state is State.complete]
     if not records:
-        return Day(ds, "none")
+        return Day(ds, "none", grain=period.grain)
     chosen = max(complete, key=lambda record: record.finished_at or record.started_at, default=records[0])
-    day = Day(ds, chosen.state.value, chosen, len(records))
+    day = Day(ds, chosen.state.value, chosen, len(records), grain=period.grain)
     same = [record for record in complete if record.model == chosen.model]
     largest = max(same, key=lambda record: sum(record.statistics.reasons.values()), default=chosen)
     day.classes, day.confidence = dict(largest.statistics.classes), largest.statistics.mean_confidence
     return day
 
 
-def _without_run(lake: Lake, newest: RunRecord | None, ds: str) -> Day:
-    """Tells a day with input that no run has seen from one without. Where input lies, the newest run says."""
+def _without_run(lake: Lake, newest: RunRecord | None, period: Period, zone: str) -> Day:
+    """Returns a day without runs: `skipped`, `missing` with input, else `none`. The newest run knows where input is."""
     source = (newest.job_config.get("input") or {}) if newest else {}
-    patterns = {"unscored": source["path"]} if source.get("path") else source.get("sources") or {}
-    there = bool(patterns) and all(lake.input_files(patterns, ds).values())
-    return Day(ds, "missing" if there else "none")
+    texts = {"unscored": source["path"]} if source.get("path") else source.get("sources") or {}
+    patterns = {name: Pattern(text, period.grain, zone) for name, text in texts.items()}
+    try:
+        files = lake.input_files(patterns, period.ds)
+    except InputError:  # a run of the day says what is wrong with it
+        return Day(period.ds, "missing", grain=period.grain)
+    if newest is not None and skips.find(lake, newest.job, period.ds, files) is not None:
+        return Day(period.ds, "skipped", grain=period.grain)
+    return Day(period.ds, "missing" if files and all(files.values()) else "none", grain=period.grain)
 
 
 def _add_profiles(lake: Lake, days: Iterable[Day]) -> None:
-    """Fills in what profiles and drift files say, if there are any (docs/drift.md)."""
+    """Fills in class counts, confidence, performance and drift of the days that have such files (docs/drift.md)."""
     by_run = {day.record.run_id: day for day in days if day.record is not None and day.record.state is State.complete}
-    with database.connection(threads=1) as con:
+    with connect(threads=1) as con:
         lake.storage.attach(con)
         for ds, run_id, column, labels, counts, mean in _ask(con, lake, by_run.values(), "profiles", "report/profiles"):
             day = by_run[run_id]
@@ -183,12 +201,12 @@ def _ask(con: Connection, lake: Lake, days: Iterable[Day], kind: store.Kind, que
         paths = [lake.storage.where(file.path) for file in pool.map(lake.storage.head, keys) if file is not None]
     if not paths:
         return []
-    with database.explained(lake.storage, paths):
-        database.parquet(con, paths).create_view(kind, replace=True)
-        return con.sql(queries.load(query)).fetchall()
+    with translated_errors(lake.storage, paths):
+        read_parquet(con, paths, folders=HIVE).create_view(kind, replace=True)
+        return con.sql(sql_files.load(query)).fetchall()
 
 
 def signature(facts: Sequence[JobFacts]) -> list[tuple[str, str]]:
-    """Returns what tells whether a run has ended since."""
+    """Returns run ids and states, which differ once another run has ended."""
     newest = [day.record for job in facts for day in job.with_runs if day.record]
     return [(record.run_id, record.state.value) for record in newest]

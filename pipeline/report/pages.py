@@ -1,4 +1,4 @@
-"""Renders the pages. Jinja escapes every value; no page has a script, or asks for anything from anywhere.
+"""The index of the lake and the pages of runs.
 
 reports/index.html                          the lake: calendar, plots, quality, ledger of each job
 reports/job=<job>/ds=<ds>/<run_id>.html     one run
@@ -7,55 +7,45 @@ reports/job=<job>/ds=<ds>/<run_id>.html     one run
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cache
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from pipeline import database, queries
-from pipeline.drift import store
+from pipeline.database import sql_files
+from pipeline.database.connection import connect, read_parquet, translated_errors
 from pipeline.errors import UsageError
-from pipeline.lake import Lake
-from pipeline.quality.pages import ROOT as DOCS
-from pipeline.quality.verdict import described
-from pipeline.records import Ledger, RunRecord, now
-from pipeline.report import facts, plots
-from pipeline.report.facts import ROOT, WINDOW_DAYS, Day
+from pipeline.lake.layout import Lake
+from pipeline.profiles import store
+from pipeline.publish.delivery import DeliveryStore
+from pipeline.records import Ledger, RunRecord
+from pipeline.report import facts, plots, quality_pages
+from pipeline.report.facts import ROOT, WINDOW_DAYS
+from pipeline.report.rendering import percent, render, shares
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from pipeline.compare.findings import Comparison
 
-TONES = {
-    "good": ("complete", "passed", "ok", "balanced"),
-    "note": ("noted", "quarantined", "warning", "superseded", "overtaken", "planned", "scored"),
-    "bad": ("failed", "stopped", "critical", "missing", "not balanced"),
-}
-MARKS = {"complete": "✓", "failed": "✕", "stopped": "!", "missing": "?", "rolled_back": "↶", "none": "·"}
-ORDER = ("stopped", "quarantined", "noted", "off", "passed")
 TERMS = tuple(Ledger.model_fields)
 
 
 def write_run(lake: Lake, record: RunRecord) -> str:
-    """Writes the page of a run; returns its key."""
+    """Writes the page of a run, and those of its validations; returns the key of the first."""
     key = facts.page_of(record)
+    quality_pages.write(lake, record.job, record.ds, record.run_id, followed=True)
     lake.storage.write(key, run_page(lake, record).encode())
     return key
 
 
 def write_runs(lake: Lake, job: str, ds: str | None, window: int) -> list[str]:
-    """Writes the pages of a day's runs anew, or of the newest `window` days those that are absent; the newest first.
+    """Rewrites the pages of the runs of day `ds`; without `ds`, writes those missing from the newest `window` days.
 
-    Raises UsageError if the day has no run.
+    Returns the keys written, newest first. Raises UsageError if day `ds` has no run.
     """
-    days = [ds] if ds is not None else sorted(lake.run_days(job), reverse=True)[:window]
+    days = [ds] if ds is not None else sorted(lake.records.days(job), reverse=True)[:window]
     there = set() if ds is not None else {file.path for day in days for file in lake.storage.files(_folder(job, day))}
-    records = [record for day in days for record in islice(lake.iter_records(job, day), facts.MOST_RUNS)]
+    records = [record for day in days for record in islice(lake.records.iter_day(job, day), facts.MOST_RUNS)]
     if ds is not None and not records:
-        raise UsageError(f"{job} has no run of {ds}", next_step="lakescore status")
+        raise UsageError(f"{job} has no run for {ds}", next_step="lakescore status")
     return [write_run(lake, record) for record in records if facts.page_of(record) not in there]
 
 
@@ -64,8 +54,13 @@ def _folder(job: str, ds: str) -> str:
 
 
 def write_index(lake: Lake, window: int = WINDOW_DAYS) -> str:
-    """Writes the index, again if runs have ended meanwhile; returns its key."""
+    """Writes the index, and that of the validations if there are any; returns the key of the first.
+
+    Repeats it if runs have ended meanwhile.
+    """
     shown: list[tuple[str, str]] | None = None
+    if quality_pages.has_any(lake):
+        quality_pages.write_index(lake, window)
     found = [facts.job_facts(lake, job, window) for job in facts.jobs(lake)]
     while shown != (shown := facts.signature(found)):
         lake.storage.write(facts.INDEX, index_page(lake, found).encode())
@@ -74,13 +69,12 @@ def write_index(lake: Lake, window: int = WINDOW_DAYS) -> str:
 
 
 def index_page(lake: Lake, jobs: Sequence[facts.JobFacts]) -> str:
-    docs = f"{DOCS}/index.html"
     return render(
         "index.html",
         lake=str(lake.storage.where("")).rstrip("/").rpartition("/")[2],
         jobs=jobs,
         plots={job.name: plots.of_job(job) for job in jobs},
-        docs=docs if lake.storage.head(docs) else None,
+        docs=quality_pages.INDEX if lake.storage.head(quality_pages.INDEX) else None,
         terms=TERMS,
     )
 
@@ -96,7 +90,7 @@ def run_page(lake: Lake, record: RunRecord) -> str:
         terms=TERMS,
         whole=classes is not None,
         classes=dict(zip(classes["labels"], classes["counts"], strict=True)) if classes else of_run,
-        checks=sorted(record.checks, key=lambda check: ORDER.index(check.outcome)),
+        checks=quality_pages.worst_first(record.checks),
         reasons=_reasons(lake, record),
         drift=sorted(_rows(lake, store.key("drift", record)), key=lambda row: (row["reference"], -(row["psi"] or 0))),
         profile=[_profiled(row) for row in profile if row["kind"] != "class"],
@@ -108,26 +102,33 @@ def run_page(lake: Lake, record: RunRecord) -> str:
             for each in record.stages
         ],
         engine=next((each.engine for each in record.stages if each.engine), None),
+        deliveries=[
+            (
+                *(each.target, each.kind, each.state.value, each.rows, each.delivered_at),
+                *(each.place or None, each.reason),
+            )
+            for each in DeliveryStore(lake).of_run(record)
+        ],
         files=[("read", file.path, file.size) for given in record.plan.input.values() for file in given]
         + [("published", file.path, file.size) for file in record.committed],
-        docs=[(side, path) for side in ("input", "output") if lake.storage.head(path := _docs(record, side))],
+        docs=[(suite, path) for suite in quality_pages.SUITES if lake.storage.head(path := _docs(record, suite))],
     )
 
 
 def write_comparison(lake: Lake, found: Comparison) -> str:
-    """Writes the page of a comparison of two model versions; returns its key."""
+    """Writes the page that compares two model versions and returns its key."""
     key = f"{ROOT}/job={found.job}/compare/{found.first}-{found.second}.html"
     plot = plots.of_scores(found.first, found.second, found.histogram)
     lake.storage.write(key, render("compare.html", found=found, plot=plot).encode())
     return key
 
 
-def _docs(record: RunRecord, side: str) -> str:
-    return f"{DOCS}/job={record.job}/ds={record.ds}/{record.run_id}-{side}.html"
+def _docs(record: RunRecord, suite: str) -> str:
+    return quality_pages.page_of(record.job, record.ds, record.run_id, suite)
 
 
 def _rows(lake: Lake, key: str) -> list[dict[str, Any]]:
-    """Returns the rows of a profile or drift file over the whole day; of an absent one, none."""
+    """Returns the rows of a profile or drift file that cover the whole day, without slices; empty if it is missing."""
     import pyarrow.parquet as pq
 
     content = lake.storage.read(key)
@@ -147,77 +148,11 @@ def _profiled(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _reasons(lake: Lake, record: RunRecord) -> list[tuple[Any, ...]]:
-    """Counts the reasons in the quarantine file that this run has written."""
+    """Returns the number of rows per reason in the quarantine file of this run."""
     key = f"quarantine/job={record.job}/ds={record.ds}/{record.run_id}.parquet"
     if lake.storage.head(key) is None:
         return []
-    with database.connection(threads=1) as con, database.explained(key):
+    with connect(threads=1) as con, translated_errors(key):
         lake.storage.attach(con)
-        database.parquet(con, [lake.storage.where(key)]).create_view("rejected")
-        return con.sql(queries.load("quality/reasons")).fetchall()
-
-
-# Jinja
-
-
-def render(template: str, **values: Any) -> str:
-    return _environment().get_template(template).render(**values, made_at=now())
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    made = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "described": described,
-        "found": lambda check: described(check).removeprefix(check.name).removeprefix(" found").strip(),
-        "mark": lambda state: MARKS.get(state, "•"),
-        "months": _months,
-        "percent": percent,
-        "shown": shown,
-        "tone": tone,
-        "urlpath": lambda path: quote(path, safe="/="),
-        "utc": lambda time: f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
-    }
-    return made
-
-
-def tone(state: str) -> str:
-    return next((name for name, states in TONES.items() if state in states), "none")
-
-
-def shown(value: object) -> str:
-    """Returns a value as a person reads it."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool) or not isinstance(value, int | float | datetime):
-        return str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:%Y-%m-%d %H:%M:%S}"
-
-
-def shares(busy: Mapping[str, float]) -> str | None:
-    """Returns where the time of a stage's workers went."""
-    return ", ".join(f"{part} {share:.0%}" for part, share in busy.items()) or None
-
-
-def percent(share: float) -> str:
-    return f"{share:.1%}" if share == 0 or share >= 0.001 else "under 0.1%"
-
-
-def _months(days: Iterable[Day]) -> Iterator[tuple[str, list[Day | None]]]:
-    """Yields each month with its 31 places."""
-    months: dict[str, list[Day | None]] = {}
-    for day in days:
-        months.setdefault(day.ds[:7], [None] * 31)[int(day.ds[8:]) - 1] = day
-    yield from months.items()
+        read_parquet(con, [lake.storage.where(key)]).create_view("rejected")
+        return con.sql(sql_files.load("quality/reasons")).fetchall()

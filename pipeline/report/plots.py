@@ -1,4 +1,4 @@
-"""Plots as SVG that stands in a page: no script, text as text, and colours that follow its light or dark mode."""
+"""Plots as inline SVG: no script, text kept as text, and colours that follow the page's light or dark mode."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from pipeline.periods import Grain, Period
 from pipeline.report.facts import Day, JobFacts
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 WIDTH, HEIGHT = 5.2, 2.7
-"""Inches of 72 points: at 375 pixels, on a phone, text of 11 points can still be read."""
+"""Figure size in inches of 72 points, so that 11-point text stays legible on a phone 375 pixels wide."""
 INK, FAINT = "#010101", "#020202"
 SERIES = [f"#0300{number:02d}" for number in range(1, 9)]
 OUTCOMES = {"none": "#040001", "ok": "#040002", "warning": "#040003", "critical": "#040004"}
@@ -30,10 +31,10 @@ VARIABLES = {
     **{colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)},
     **{colour: f"var(--drift-{outcome})" for outcome, colour in OUTCOMES.items()},
 }
-"""No colour of a plot is shown: each stands for one of the page's style sheet."""
+"""CSS variables of the style sheet that replace the placeholder colours above in the finished SVG."""
 STYLE: Any = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a class may be called $x$
+    "text.parse_math": False,  # a class may be named $x$
     "font.size": 11,
     "font.sans-serif": ["DejaVu Sans"],
     "text.color": INK,
@@ -54,18 +55,18 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure, and the numbers behind it."""
+    """One figure and the numbers behind it."""
 
     title: str
     about: str
-    """What it shows, in words: for whoever cannot see it."""
+    """Description of the figure in words, read by screen readers."""
     svg: Markup
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
 def of_job(facts: JobFacts) -> list[Plot]:
-    """Returns the plots of a job whose days have runs; what nothing is known of is left out."""
+    """Returns the plots of a job; empty if no day has a ledger. Plots without data are left out."""
     days = [day for day in facts.with_runs if day.counts]
     if not days:
         return []
@@ -94,8 +95,8 @@ def _rows(job: str, days: Sequence[Day]) -> Plot:
 
     rows = [(day.ds, *(day.counts[term] for term in shown)) for day in days]
     first, last = days[0], days[-1]
-    about = f"Bars: rows of each day from {first.ds} to {last.ds}; {last.counts['candidates']:,} on the last."
-    return Plot("Rows a day", about, _svg(f"{job} rows", about, days, draw), ("day", *shown), rows)
+    about = f"Bars: rows per {first.grain} from {first.ds} to {last.ds}; {last.counts['candidates']:,} on the last."
+    return Plot(f"Rows per {first.grain}", about, _svg(f"{job} rows", about, days, draw), ("day", *shown), rows)
 
 
 def _speed(job: str, days: Sequence[Day]) -> Plot:
@@ -107,10 +108,10 @@ def _speed(job: str, days: Sequence[Day]) -> Plot:
         axes.set_ylim(bottom=0)
         _counted(axes)
 
-    about = "Line: rows scored a second by the newest complete run of each day."
+    about = "Line: rows scored per second by the newest complete run of each day."
     rows = [(day.ds, day.rows_per_s, sum(stage.wall_s for stage in day.record.stages)) for day in timed if day.record]
-    columns = ("day", "rows/s", "seconds in all")
-    return Plot("Rows scored a second", about, _svg(f"{job} speed", about, timed or days, draw), columns, rows)
+    columns = ("day", "rows/s", "total seconds")
+    return Plot("Rows scored per second", about, _svg(f"{job} speed", about, timed or days, draw), columns, rows)
 
 
 def _classes(facts: JobFacts, days: Sequence[Day]) -> Plot:
@@ -128,8 +129,12 @@ def _classes(facts: JobFacts, days: Sequence[Day]) -> Plot:
         axes.set_ylim(0, 1)
         _percent(axes)
 
-    over = "whole days" if all(day.whole for day in days) else "the rows that a run scored, where there is no profile"
-    about = f"Lines: the share of each predicted class, over {over}."
+    over = (
+        "whole days"
+        if all(day.whole for day in days)
+        else "whole days, or the rows that one run scored on days without a profile"
+    )
+    about = f"Lines: share of each predicted class, over {over}."
     rows = [(day.ds, *each) for day, each in zip(days, shares, strict=True)]
     return Plot("Class shares", about, _svg(f"{facts.name} classes", about, days, draw), ("day", *names), rows)
 
@@ -143,7 +148,7 @@ def _confidence(job: str, days: Sequence[Day]) -> Plot:
         axes.set_ylim(max(0, low - room), min(1, high + room))
         _percent(axes, digits=0 if high - low > 0.04 else 1)
 
-    about = "Line: the mean probability of the predicted class."
+    about = "Line: mean probability of the predicted class."
     rows = [(day.ds, day.confidence) for day in days]
     return Plot("Mean confidence", about, _svg(f"{job} confidence", about, days, draw), ("day", "confidence"), rows)
 
@@ -157,13 +162,13 @@ def _auc(job: str, days: Sequence[Day]) -> Plot:
         axes.axhline(0.5, color=FAINT, linestyle="--", linewidth=1)
         axes.set_ylim(min([0.45, *(value - 0.05 for value in values)]), 1)
 
-    about = "Line: the AUC of each day that has labels; at the dashed line, 0.5, the score says nothing."
+    about = "Line: AUC of each day with labels; at the dashed line, 0.5, the score is no better than chance."
     rows = [(day.ds, day.performance["auc"], day.performance["rows"]) for day in found]
-    return Plot("AUC", about, _svg(f"{job} auc", about, found or days, draw), ("day", "AUC", "rows with a label"), rows)
+    return Plot("AUC", about, _svg(f"{job} auc", about, found or days, draw), ("day", "AUC", "labelled rows"), rows)
 
 
 def _calibration(job: str, days: Sequence[Day]) -> Plot:
-    series = (("mean_score", "predicted", "o", "-"), ("base_rate", "came true", "s", "--"))
+    series = (("mean_score", "predicted", "o", "-"), ("base_rate", "observed", "s", "--"))
 
     def draw(axes: Axes) -> None:
         for (name, label, marker, line), colour in zip(series, SERIES, strict=False):
@@ -175,10 +180,14 @@ def _calibration(job: str, days: Sequence[Day]) -> Plot:
         _percent(axes)
 
     judged = days[-1].performance["class"]
-    about = f"Lines: the mean probability of class {judged}, and the share of rows for which it came true."
+    about = f"Lines: mean predicted probability of class {judged}, and its observed share of the labelled rows."
     rows = [(day.ds, day.performance["mean_score"], day.performance["base_rate"]) for day in days]
     return Plot(
-        "Predicted and true", about, _svg(f"{job} calibration", about, days, draw), ("day", "predicted", "true"), rows
+        "Predicted and observed",
+        about,
+        _svg(f"{job} calibration", about, days, draw),
+        ("day", "predicted", "observed"),
+        rows,
     )
 
 
@@ -195,7 +204,7 @@ def _drift(facts: JobFacts, reference: str) -> Plot:
             for row, column in enumerate(columns):
                 outcome = day.drift[reference].get(column, ("none", None))[0]
                 axes.add_patch(Rectangle((place - 0.46, row - 0.44), 0.92, 0.88, color=OUTCOMES[outcome], linewidth=0))
-                if outcome == "critical":  # told apart without colour, too
+                if outcome == "critical":  # also distinguishable without colour
                     axes.plot([place], [row], marker="x", color=INK, markersize=2.5)
         axes.set_xlim(places[0] - 0.6, max(places[-1], places[0] + 6) + 0.6)
         axes.set_ylim(len(columns) - 0.5, -0.5)
@@ -206,9 +215,9 @@ def _drift(facts: JobFacts, reference: str) -> Plot:
         axes.legend(handles=patches, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0), handlelength=1)
 
     alarms = [(day.ds, column) for day in days for column in columns if _outcome(day, reference, column) == "critical"]
-    first = f" The first critical one: {alarms[0][1]} on {alarms[0][0]}." if alarms else ""
+    first = f" First critical drift: {alarms[0][1]} on {alarms[0][0]}." if alarms else ""
     against = "the training data" if reference == "training" else "the days before"
-    about = f"Heat map: how each column drifted from {against}, day by day; a cross is critical.{first}"
+    about = f"Heat map: drift of each column from {against}, per day; a cross marks critical drift.{first}"
     height = 1.2 + 0.24 * len(columns)
     svg = _svg(f"{facts.name} drift {reference}", about, days, draw, height)
     rows = [(day.ds, *(_drift_text(day, reference, column) for column in columns)) for day in days]
@@ -225,7 +234,7 @@ def _drift_text(day: Day, reference: str, column: str) -> str:
 
 
 def of_scores(first: str, second: str, histogram: Sequence[dict[str, Any]]) -> Plot:
-    """Returns how the scores of two model versions are distributed; `histogram` is that of sql/compare."""
+    """Returns a plot of the score distributions of two model versions; `histogram` is one row per bin (sql/compare)."""
     lows = [row["low"] for row in histogram]
 
     def draw(axes: Axes) -> None:
@@ -236,18 +245,16 @@ def of_scores(first: str, second: str, histogram: Sequence[dict[str, Any]]) -> P
         axes.set_xlim(0, 1)
         _counted(axes)
 
-    about = f"Steps: rows by score, of {first} and of {second}."
+    about = f"Steps: rows per score bin, for {first} and {second}."
     rows = [(f"{row['low']:.2f} to {row['low'] + 0.05:.2f}", row["rows_a"], row["rows_b"]) for row in histogram]
     return Plot("Scores", about, _svg("compare", about, [], draw), ("score", first, second), rows)
 
 
-# What all plots have in common
+# Shared by all plots
 
 
 def _places(days: Sequence[Day]) -> list[int]:
-    from datetime import date
-
-    return [date.fromisoformat(day.ds).toordinal() for day in days]
+    return [Period.parse(day.ds, day.grain).number for day in days]
 
 
 def _counted(axes: Axes) -> None:
@@ -268,13 +275,16 @@ def _dates(axes: Axes, days: Sequence[Day]) -> None:
     places = _places(days)
     step = max(1, -(-(places[-1] - places[0] + 1) // 4))
     marks = list(range(places[0], places[-1] + 1, step))
-    from datetime import date
+    axes.set_xticks(marks, [_label(Period(days[0].grain, mark)) for mark in marks])
 
-    axes.set_xticks(marks, [date.fromordinal(mark).strftime("%d %b").lstrip("0") for mark in marks])
+
+def _label(period: Period) -> str:
+    text = period.first.strftime("%b %Y" if period.grain is Grain.month else "%d %b").lstrip("0")
+    return f"{text} {period.ds[11:]}" if period.grain is Grain.hour else text
 
 
 def _svg(name: str, about: str, days: Sequence[Day], draw: Callable[[Axes], None], height: float = HEIGHT) -> Markup:
-    """Draws one figure over days. `name` makes its ids unique in the page."""
+    """Draws one figure; with `days`, the x-axis shows dates. `name` makes its ids unique in the page."""
     from markupsafe import Markup
 
     with _figure(height, name) as figure:
@@ -301,7 +311,7 @@ def _figure(height: float, salt: str) -> Iterator[Figure]:
 
 
 def _themed(svg: bytes, name: str, about: str) -> str:
-    """Makes an SVG part of a page: a role and a text, ids of its own, and the page's colours."""
+    """Adapts an SVG to a page: an ARIA role and label, unique ids, and the page's colours."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
     root = ET.fromstring(svg)  # noqa: S314 - matplotlib wrote it just now
@@ -323,5 +333,5 @@ def _themed(svg: bytes, name: str, about: str) -> str:
 
 def _restyled(style: str, name: str) -> str:
     style = style.replace("url(#", f"url(#{name}-")
-    style = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", style)  # the page's own font
+    style = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", style)  # so that text takes the font of the page
     return re.sub(r"#[0-9a-f]{6}", lambda match: VARIABLES.get(match[0], match[0]), style)

@@ -1,4 +1,4 @@
-"""Where files lie: one contract, for a local disk and for object stores."""
+"""File storage: one contract for local disks and object stores."""
 
 from __future__ import annotations
 
@@ -8,22 +8,26 @@ from pipeline.errors import UsageError
 from pipeline.storage.contract import Storage
 from pipeline.storage.local import (
     LocalStorage,
-    explained,
+    digest_of,
+    give_name,
     make_folder,
     sync_file,
     sync_folder,
-    translate,
+    translate_error,
+    translated_os_errors,
 )
 
 __all__ = [
     "LocalStorage",
     "Storage",
-    "explained",
+    "digest_of",
+    "give_name",
     "make_folder",
     "open_storage",
     "sync_file",
     "sync_folder",
-    "translate",
+    "translate_error",
+    "translated_os_errors",
 ]
 
 OBJECT_STORES = ("s3", "gs", "az")
@@ -32,8 +36,8 @@ OBJECT_STORES = ("s3", "gs", "az")
 def open_storage(url: str) -> Storage:
     """Opens a folder (`lake`, `file:///srv/lake`) or an object store (`s3://bucket/prefix`, `gs://`, `az://`).
 
-    Credentials, endpoint and encryption come from the environment, as the store's own tools read them. Raises
-    UsageError for any other URL, and for one that holds a password.
+    Credentials, endpoint and encryption come from the same environment variables that the store's own tools read.
+    Raises UsageError for any other URL, and for one that contains a password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -42,11 +46,11 @@ def open_storage(url: str) -> Storage:
         return LocalStorage(Path(rest))
     if scheme not in OBJECT_STORES:
         raise UsageError(
-            f"no storage is known for {scheme}://", expected="a folder, or file://, s3://, gs:// or az://", got=scheme
+            f"{scheme}:// is not supported", expected="a folder, or file://, s3://, gs:// or az://", got=scheme
         )
     if "@" in rest.partition("/")[0] or "?" in rest:
         raise UsageError(
-            "a URL with credentials or parameters is not taken: it would stand in logs",
+            "a URL with credentials or parameters is not accepted: it would appear in logs",
             expected=f"{scheme}://bucket/prefix, and the credentials in the environment",
         )
     try:

@@ -1,14 +1,16 @@
-"""What the commit protocol needs of a place where files lie; each kind of storage keeps these promises.
+"""The contract between the commit protocol and a storage; every kind of storage must fulfil it.
 
-Keys are relative, with forward slashes. Every storage passes the tests of `tests/storage/contract.py`.
+Keys are relative, with forward slashes. Every storage passes `StorageContract` in `tests/storage/test_contract.py`.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from pipeline.records import FileInfo
+from pipeline.storage.patterns import Matches
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -17,58 +19,66 @@ if TYPE_CHECKING:
 
 
 class Storage(Protocol):
-    """Writes are durable when the call returns, and a reader sees a file whole or not at all.
+    """Writes are durable when the call returns, and a reader sees a complete file or none.
 
-    What is refused for good raises StorageError; what may succeed later, StorageUnavailable.
+    Permanent failures raise StorageError; failures that a retry may fix raise StorageUnavailable.
     """
 
     @property
     def workspace(self) -> LocalStorage:
-        """The disk on which files are made before they are published: the storage itself, if it is one."""
+        """The local disk on which files are written before they are published: the storage itself if it is local."""
 
     def where(self, key: str) -> str:
-        """Returns the address of a key, for people and for DuckDB in a connection that was attached."""
+        """Returns the address of a key, for messages and for DuckDB connections prepared by `attach`."""
 
     def attach(self, con: Connection) -> None:
-        """Lets a connection read the addresses of `where`, with only the columns and row groups that it needs."""
+        """Lets a connection read addresses from `where`, fetching only the columns and row groups that it needs."""
 
     def files(self, prefix: str) -> list[FileInfo]:
-        """Returns the files below a folder, sorted by path; of an absent folder, none."""
+        """Returns the files below a folder, at any depth, sorted by path; an empty list for an absent folder."""
 
     def folders(self, prefix: str) -> list[str]:
         """Returns the names of the folders directly in a folder, sorted."""
 
-    def glob(self, pattern: str) -> list[FileInfo]:
-        """Returns the files that match, sorted; names starting with `.` or `_` are not data.
+    def glob(self, pattern: str) -> Matches:
+        """Returns what matches a pattern of `patterns.py`; names that begin with `.` or `_` are not data.
 
-        A pattern that is an absolute path or a URL is looked for there; the files then have such paths.
+        A folder is listed among the others if none of the matching files lies below it. On a disk, each file has its
+        change time. An absolute path or a URL is also accepted as a pattern; the returned paths then have the same
+        form. Raises StorageError for a folder that cannot be listed.
         """
 
     def head(self, key: str) -> FileInfo | None: ...
 
+    def stat(self, key: str) -> tuple[FileInfo, datetime]:
+        """Returns a file and the time of its last change, with a time zone. Raises FileNotFoundError."""
+
     def read(self, key: str) -> bytes | None: ...
 
     def open(self, key: str) -> BinaryIO:
-        """Opens a file for reading at any place. Raises FileNotFoundError."""
+        """Opens a file for reading with random access. Raises FileNotFoundError."""
 
     def create(self, key: str, finished: Path) -> FileInfo:
-        """Publishes a finished, synced local file under a name that must be free; the file itself stays.
+        """Publishes a finished, synced local file under a name that must be free; the local file stays.
 
-        Raises FileExistsError if the name is taken; nothing was changed then. Raises CommitUnknown if the answer was
-        lost: look at what is there before you try again.
+        Raises FileExistsError if the name is taken; nothing is changed then. Raises CommitUnknown if the outcome is
+        unknown, for example after a timeout: look before retrying.
         """
 
     def write(self, key: str, content: bytes) -> None:
         """Replaces a file as a whole: a reader sees the old content or the new."""
 
     def replace(self, key: str, finished: Path) -> FileInfo:
-        """As `write`, with the content of a finished, synced local file; the file itself stays."""
+        """Like `write`, with the content of a finished, synced local file; the local file stays."""
 
-    def update(self, key: str, content: bytes, seen: FileInfo | None) -> bool:
-        """As `write`, if the file is still the one `seen` (None: absent). Returns False, and writes nothing, if not."""
+    def update(self, key: str, content: bytes | Path, seen: FileInfo | None) -> bool:
+        """Replaces a file as a whole if it is still `seen` (None: absent). Otherwise writes nothing and returns False.
+
+        `content` may also be a finished, synced local file, which stays.
+        """
 
     def delete(self, key: str) -> None:
-        """Removes a file; an absent one is no error."""
+        """Removes a file; an absent file is not an error."""
 
     def probe(self) -> None:
-        """Makes sure that `create` is honoured here. Raises StorageError."""
+        """Checks that `create` refuses a taken name here, and `update` an outdated file. Raises StorageError if not."""

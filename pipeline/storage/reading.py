@@ -1,4 +1,4 @@
-"""Lets DuckDB read an object store: by its own httpfs, or else by ranges through us. Both read what a query needs."""
+"""Lets DuckDB read an object store, by its httpfs or through `ObjectStorage`; both fetch only what a query needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import duckdb
 from fsspec import AbstractFileSystem
@@ -16,25 +16,34 @@ from pipeline.records import FileInfo
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
-    from pipeline.storage.object_store import ObjectStorage
-
 log = logging.getLogger(__name__)
 
 
-def attach(con: Connection, storage: ObjectStorage, scheme: str) -> None:
-    """Registers the storage with a connection, unless its httpfs can be loaded and finds credentials as we do."""
+class Readable(Protocol):
+    """The part of an object store that reading needs; files are addressed by URL."""
+
+    def stat(self, url: str) -> tuple[FileInfo, datetime]: ...
+
+    def files(self, prefix: str) -> list[FileInfo]: ...
+
+    def reader(self, info: FileInfo) -> BinaryIO: ...
+
+
+def attach(con: Connection, storage: Readable, scheme: str) -> None:
+    """Registers the storage with a connection, unless DuckDB's httpfs can be loaded and finds the same credentials."""
+    con.execute("SET disable_parquet_prefetching = false")  # it would send a request for each page
     if not _load_httpfs(con, scheme):
-        con.execute("SET enable_external_file_cache = false")  # it would tell a replaced file by its second alone
+        con.execute("SET enable_external_file_cache = false")  # it detects replaced files only to the second
         if con.filesystem_is_registered(scheme):
             con.unregister_filesystem(scheme)
         con.register_filesystem(_files(storage, scheme))
 
 
 def _load_httpfs(con: Connection, scheme: str) -> bool:
-    """Never from the network: only what is installed beside DuckDB.
+    """Returns whether httpfs could be loaded. Loads only installed extensions, never from the network.
 
-    `credential_chain` is how the aws extension reads the
-    environment; no secret passes through SQL. It knows nothing of an endpoint of one's own.
+    With `credential_chain` the aws extension reads the environment, so that no secret passes through SQL. It does not
+    support a custom endpoint.
     """
     if scheme != "s3" or any(name.startswith("AWS_ENDPOINT") for name in os.environ):
         return False
@@ -43,18 +52,18 @@ def _load_httpfs(con: Connection, scheme: str) -> bool:
         con.load_extension("aws")
         con.execute("CREATE OR REPLACE SECRET lake (TYPE s3, PROVIDER credential_chain)")
     except duckdb.Error as error:
-        _say_once(str(error).splitlines()[0].partition(":")[0])
+        _log_once(str(error).splitlines()[0].partition(":")[0])
         return False
     return True
 
 
 @cache
-def _say_once(reason: str) -> None:
+def _log_once(reason: str) -> None:
     log.info("DuckDB's httpfs cannot be loaded (%s): the object store is read through obstore", reason)
 
 
-def _files(storage: ObjectStorage, scheme: str) -> AbstractFileSystem:
-    """Returns what DuckDB's `register_filesystem` takes: the reading half of fsspec's contract."""
+def _files(storage: Readable, scheme: str) -> AbstractFileSystem:
+    """Returns the read-only fsspec file system that DuckDB's `register_filesystem` expects."""
 
     class Files(AbstractFileSystem):  # type: ignore[misc]
         protocol = scheme
@@ -65,7 +74,7 @@ def _files(storage: ObjectStorage, scheme: str) -> AbstractFileSystem:
             self._seen: dict[str, tuple[FileInfo, datetime]] = {}
 
         def _stat(self, path: str) -> tuple[FileInfo, datetime]:
-            """Asks once for each file: DuckDB does so several times, and a connection of ours lives for one query."""
+            """Caches the answer for each file: DuckDB asks several times, and our connections live for one query."""
             url = path if "://" in path else f"{scheme}://{path}"
             if url not in self._seen:
                 self._seen[url] = storage.stat(url)

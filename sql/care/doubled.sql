@@ -1,4 +1,4 @@
--- How many rows stand beside another one of the same key and revision.
+-- The number of surplus rows, beyond the first of each key and revision.
 -- Grain: one row.
 -- Views: stored
 SELECT coalesce(sum(copies - 1), 0)::BIGINT AS doubled

@@ -1,4 +1,4 @@
--- How well the scores of two versions agree with the labels that have come.
+-- How well the scores of two versions agree with the labels that have arrived.
 -- Grain: one row per version.
 -- Views: compared
 -- $target VARCHAR: the class whose probability is the score

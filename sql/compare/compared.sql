@@ -1,4 +1,4 @@
--- The rows that both versions have scored, with the labels that have come for them.
+-- The rows that both versions have scored, with the labels that have arrived for them.
 -- Grain: one row per row of the input.
 -- Views: scored_by_both, labels
 SELECT s.*, l.label AS label

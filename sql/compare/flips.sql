@@ -1,4 +1,4 @@
--- The decisions of two versions, by direction: as many rows as there are where both are alike.
+-- The number of rows for each pair of decisions by two versions, including pairs of equal decisions.
 -- Grain: one row per pair of decisions.
 -- Views: compared
 SELECT

@@ -1,4 +1,4 @@
--- How many of the k rows with the highest score are the same by two versions; rows of equal score rank as they came.
+-- How many of the k rows with the highest scores two versions have in common; rows of equal score keep their order.
 -- Grain: one row per k.
 -- Views: compared
 -- $ks BIGINT[]: the numbers of rows

@@ -1,7 +1,7 @@
 -- The segments whose decisions change most, by the lower end of the 95% interval (Wilson) of the share that flips.
 -- Grain: one row per column and segment.
 -- Views: segmented
--- $least BIGINT: rows that a segment must have
+-- $least BIGINT: the number of rows that a segment must have
 WITH counted AS (
     SELECT column_name, segment, count(*) AS rows, avg(flipped::INTEGER) AS share, avg(shift) AS mean_shift
     FROM segmented

@@ -1,4 +1,4 @@
--- How far the scores and decisions of two versions are apart.
+-- How far apart the scores and decisions of two versions are.
 -- Grain: one row.
 -- Views: compared
 SELECT

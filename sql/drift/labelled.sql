@@ -1,4 +1,4 @@
--- The current predictions that have a label; of several labels of a key, that of the newest import.
+-- The current predictions that have a label; if a key has several, that of the newest import.
 -- Grain: one row per key.
 -- Views: current, labels
 SELECT

@@ -1,8 +1,8 @@
--- How the scores of one class went with the labels: discrimination and calibration.
+-- How well the scores of one class agree with the labels: discrimination and calibration.
 -- Grain: one row.
 -- Views: judged
 -- $class VARCHAR: the label that counts as positive
--- The AUC is exact, from the ranks (Mann and Whitney 1947): rows of one score are put together, and ties count half.
+-- The AUC is exact, from the ranks (Mann and Whitney 1947): rows of equal score are grouped, and ties count half.
 WITH by_score AS (
     SELECT
         score,

@@ -1,4 +1,4 @@
--- Why rows are in quarantine; a row with two reasons counts for both.
+-- The number of rows in quarantine by reason; a row with two reasons counts for both.
 -- Grain: one row per reason.
 -- Views: rejected
 SELECT reason, count(*) AS broken

@@ -1,7 +1,7 @@
--- How often a ranking names an item that its model does not know.
+-- The number of ranked items that the model does not know.
 -- Grain: one row.
 -- Views: __staged
--- $items VARCHAR[]: those of the model's signature, as text
+-- $items VARCHAR[]: the items of the model's signature, as text
 SELECT count(*) AS occurrences
 FROM (SELECT unnest(top_items)::VARCHAR AS item FROM __staged) AS ranked
 ANTI JOIN (SELECT unnest($items::VARCHAR[]) AS item) AS known

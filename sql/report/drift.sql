@@ -1,4 +1,4 @@
--- How each column of a whole day compares, as runs found it.
+-- How each column of a whole day compares with its references.
 -- Grain: one row per run, reference and column.
 -- Views: drift
 SELECT ds, run_id, reference, column_name, outcome, psi

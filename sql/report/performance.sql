@@ -1,4 +1,4 @@
--- How the predictions of days agree with their labels; of several classes, of the last one.
+-- How well the predictions of each run agree with the labels, for the last class if there are several.
 -- Grain: one row per run.
 -- Views: performance
 SELECT run_id, class, rows, auc, mean_score, base_rate

@@ -1,4 +1,4 @@
--- What the profiles of runs say of a whole day: its classes, and its mean confidence.
+-- The classes and the mean confidence of a whole day, from the profiles of runs.
 -- Grain: one row per run and column.
 -- Views: profiles
 SELECT ds, run_id, column_name, labels, counts, mean

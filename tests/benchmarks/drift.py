@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.drift import stage, store
-from pipeline.drift.counting import LEVELS, Counting, Spec
-from pipeline.drift.tables import to_bytes, to_table
+from pipeline.drift import stage
+from pipeline.histograms.counting import LEVELS, Counting, Spec
+from pipeline.histograms.table import to_bytes, to_table
+from pipeline.profiles import store
 from pipeline.records import RunRecord, now
+from tests import lakes
 from tests.benchmarks import workspaces
 from tests.benchmarks.measuring import in_process, machine, markdown, measure, median, python, report, write_section
 from tests.benchmarks.parts import DAY
@@ -31,7 +33,7 @@ FIRST = date(2020, 1, 1)
 
 def run(scratch: Path, rows: list[int], repeats: int) -> None:
     lines = [_of_history(scratch / "drift", days, repeats) for days in HISTORY]
-    text = [machine(), "", f"One day of {COLUMNS} features, in a process of its own; medians of {repeats}.", ""]
+    text = [machine(), "", f"One day of {COLUMNS} features, each in its own process; medians of {repeats}.", ""]
     text.append(markdown(["days before", "wall s", "CPU s", "files of profiles in the lake"], lines))
     found = [_of_rows(workspaces.make(scratch, count), repeats) for count in rows]
     stages = ("plan", "validate_input", "score", "validate_output", "profile", "commit", "drift")
@@ -66,13 +68,13 @@ def build(folder: Path, days: int) -> None:
         counting = Counting(specs)
         for counts in counting.counts["", ""].values():
             counts.add_numbers(rng.random(2_000).astype(np.float32))
-        lake.write_record(copy)
+        lakes.put_record(lake, copy)
         lake.storage.write(store.key("profiles", copy), to_bytes(to_table(counting, record.run_id, now(), 0)))
 
 
 def newest(workspace: Workspace) -> RunRecord:
     lake = workspace.context().lake
-    found = lake.last_complete("toy", lake.run_days("toy")[-1])
+    found = lake.records.last_complete("toy", lake.records.days("toy")[-1])
     assert found is not None
     return found
 

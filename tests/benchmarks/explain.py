@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import staging
-from pipeline.features import fingerprints
-from pipeline.ingest.writing import ROW_GROUP, DayWriter
-from pipeline.lake import Lake, Partition
+from pipeline.ingest.writing import DayWriter
+from pipeline.lake.layout import Lake, Partition
+from pipeline.model.matrix import fingerprints
+from pipeline.staging.writer import GROUP_ROWS, Writer
+from pipeline.storage.parquet import ROW_GROUP
 from tests import lakes
 from tests.benchmarks.measuring import machine, markdown, median, whole_process, write_section
 from tests.workspace import Workspace
@@ -44,7 +45,7 @@ def measure_all(scratch: Path, repeats: int, sizes: tuple[int, ...]) -> None:
             table.append((f"{rows:,}", of, f"{size:.1f}", *(f"{wall:.1f} / {cpu:.1f}" for wall, cpu in times)))
             print(*table[-1], flush=True)  # noqa: T201 - the next row takes minutes
             shutil.rmtree(folder)
-    columns = ("predictions", "Bloom filters in", "bytes a row", "one day", "all days", "with --replay")
+    columns = ("predictions", "Bloom filters in", "bytes per row", "one day", "all days", "with --replay")
     load = f"load {os.getloadavg()[0]:.0f} from other work"
     write_section("explain", f"{machine()}, {load}. Seconds of wall / of CPU.\n\n{markdown(columns, table)}")
 
@@ -113,8 +114,8 @@ def _write_day(lake: Lake, workspace: Workspace, keys: pa.Array, ds: str, seed: 
     partition = Partition("toy", ds, "v1")
     few = ("prediction", "scored_at", "run_id", "reason", "revision")
     scratch = workspace.root / "staged"
-    writer = staging.Writer(scratch, "scored", 0, rows.schema, {}, few, ("id",) if "predictions" in filters else ())
-    for batch in rows.to_batches(staging.GROUP_ROWS):
+    writer = Writer(scratch, "scored", 0, rows.schema, {}, few, ("id",) if "predictions" in filters else ())
+    for batch in rows.to_batches(GROUP_ROWS):
         writer.write(batch)
     writer.close()
     for number, path in enumerate(sorted(scratch.glob("*.parquet"))):
@@ -123,7 +124,7 @@ def _write_day(lake: Lake, workspace: Workspace, keys: pa.Array, ds: str, seed: 
         path.rename(target)
     record = lakes.add_run(lake, partition, scored=len(keys), committed=lake.parts(partition), model="toy")
     model = workspace.context().registry.resolve("toy", "v1").ref
-    lake.write_record(record.with_(model=model, plan=record.plan.model_copy(update={"features": ("a", "b")})))
+    lakes.put_record(lake, record.with_(model=model, plan=record.plan.model_copy(update={"features": ("a", "b")})))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.database import connection
+from pipeline.database.connection import connect
 from pipeline.machine import usable_cores
 from tests.benchmarks.measuring import measure, report
 
@@ -35,7 +35,7 @@ def scan(workspace: Path) -> Callable[[], object]:
     """DuckDB to Arrow batches: key and features."""
 
     def work() -> None:
-        with connection() as con:
+        with connect() as con:
             rows = con.sql(f"SELECT id, {FEATURES} FROM read_parquet($p)", params={"p": _files(workspace)})
             for _ in rows.to_arrow_reader(BATCH):
                 pass
@@ -47,7 +47,7 @@ def uniqueness(workspace: Path) -> Callable[[], object]:
     """The cheapest proof in SQL that we know of that no key stands twice."""
 
     def work() -> None:
-        with connection() as con:
+        with connect() as con:
             query = "SELECT count(id) = count(DISTINCT hash(id)) FROM read_parquet($p)"
             assert con.sql(query, params={"p": _files(workspace)}).fetchall() == [(True,)]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import duckdb
 
-from pipeline import scoring, selection
 from pipeline.context import Context
-from pipeline.lake import Partition
+from pipeline.lake.layout import Partition
 from pipeline.records import Plan, Term
+from pipeline.selecting.views import select as select_rows
 from tests.benchmarks.measuring import in_process, machine, markdown, measure, report, write_section
 from tests.workspace import Workspace
 
@@ -72,7 +72,7 @@ def select(ctx: Context) -> int:
     """Plans as a run does, and streams the rows to score; returns how many have no prediction yet."""
     partition = Partition("toy", str(FIRST), "v1")
     plan = Plan(
-        input=ctx.lake.input_files(ctx.job.input.patterns, partition.ds),
+        input=ctx.lake.input_files(ctx.job.patterns, partition.ds),
         base=ctx.lake.parts(partition),
         other_versions=(),
         key=("id",),
@@ -83,10 +83,11 @@ def select(ctx: Context) -> int:
         repeated=False,
         duckdb=duckdb.__version__,
     )
-    with selection.select(ctx, plan, partition) as selected:
-        selected.stored_view("staged", [])
-        with scoring._reader(selected, "select/to_score", 2) as reader:
-            return sum(batch.column("__fingerprint").null_count for batch in reader)
+    with (
+        select_rows(ctx, plan, partition) as selected,
+        selected.to_score([]).to_arrow_reader(ctx.batch_rows(2)) as reader,
+    ):
+        return sum(batch.column("__fingerprint").null_count for batch in reader)
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def _lay_out(folder: Path, name: str, shape: Shape, rows: int) -> Path:
     job.mkdir(parents=True)
     (job / "job.toml").write_text(JOB.format(name=name))
     torch.manual_seed(0)
-    torch.save({"model_state_dict": shape.network().state_dict()}, folder / "model.pt")
+    torch.save({"model_state_dict": shape.network().state_dict(), "architecture": "mlp:relu"}, folder / "model.pt")
     (folder / "signature.json").write_text(json.dumps(shape.signature))
     options = ["--name", name, "--version", "v1", "--signature", "signature.json", "--alias", "production"]
     python("-m", "pipeline", "models", "register", "model.pt", *options, cwd=folder)

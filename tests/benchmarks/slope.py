@@ -44,7 +44,7 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
     text.append(markdown(columns, _lines(by_size, {size: size for size in sizes})))
     columns = [f"of {of / 1e6:g}M rows, new", *(f"{share:.0%}" for share in by_share)]
     text += ["", markdown(columns, _lines(by_share, dict.fromkeys(by_share, of)))]
-    text += ["", f"![What a row costs]({PLOT.name})"]
+    text += ["", f"![Cost per row]({PLOT.name})"]
     _plot({size: each.wall_s / size * 1e6 for size, each in by_size.items()}, by_share)
     write_section("slope", "\n".join(text))
 
@@ -111,8 +111,8 @@ def _lines(runs: dict[Any, Run], rows: dict[Any, int]) -> list[list[object]]:
     return [
         ["whole process, s", *(f"{each.wall_s:.1f}" for each in runs.values())],
         ["plan, score and commit, s", *(f"{each.stages_s:.1f}" for each in runs.values())],
-        ["**µs a row**, whole", *(f"**{each.wall_s / rows[key] * 1e6:.2f}**" for key, each in runs.items())],
-        ["µs a row, stages", *(f"{each.stages_s / rows[key] * 1e6:.2f}" for key, each in runs.items())],
+        ["**µs per row**, whole", *(f"**{each.wall_s / rows[key] * 1e6:.2f}**" for key, each in runs.items())],
+        ["µs per row, stages", *(f"{each.stages_s / rows[key] * 1e6:.2f}" for key, each in runs.items())],
         ["peak memory", *(f"{each.peak_bytes / MB:,.0f} MB" for each in runs.values())],
     ]
 
@@ -126,7 +126,7 @@ def _plot(by_size: dict[int, float], by_share: dict[float, Run]) -> None:
         figure = Figure(figsize=(9, 3.2), layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2)
         left.plot(list(by_size), list(by_size.values()), marker="o")
-        left.set(xscale="log", xlabel="rows of the day, all new", ylabel="µs a row, whole process", ylim=(0, None))
+        left.set(xscale="log", xlabel="rows of the day, all new", ylabel="µs per row, whole process", ylim=(0, None))
         shares = [f"{share:.0%}" for share in by_share]
         right.bar(shares, [each.wall_s for each in by_share.values()])
         right.set(xlabel="share of the day that is new", ylabel="seconds, whole process")

@@ -18,17 +18,20 @@ from tests.benchmarks.measuring import in_environment, machine, markdown, python
 from tests.benchmarks.parts import DAY
 
 RATE = 200
-"""Samples a second."""
+"""Samples per second."""
 WHERE = (
     ("importing torch", ("<module> (torch/__init__.py",)),
     ("other imports", ("_find_and_load (",)),
     ("reading: DuckDB into Arrow", ("Source.next (",)),
-    ("judging: matrix, fingerprints, finite", ("Worker._judge (",)),
-    ("the network", ("Predicted.__call__ (",)),
+    ("judging: matrix, fingerprints, finite", ("Worker._prepare (",)),
+    ("the network", ("ModelOutputs.__call__ (",)),
     ("writing Parquet", ("Sink.score (", "Sink.close (")),
-    ("waiting for the model", ("Predicted.wait (",)),
+    ("waiting for the model", ("ModelOutputs.wait (",)),
     ("plan: unique keys", ("make_plan (",)),
-    ("commit: the ledger, read twice", ("before_commit (", "after_commit (", "statistics (pipeline/ledger.py")),
+    (
+        "commit: the ledger, read twice",
+        ("Accounts.before_commit (", "Accounts.after_commit (", "Accounts.statistics ("),
+    ),
 )
 """By the first of these of which a stack has a frame."""
 OPERATIONS = 8

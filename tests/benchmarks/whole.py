@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch  # noqa: F401 - the run finds it imported
 
-import pipeline.commit
-import pipeline.scoring  # noqa: F401 - likewise
+import pipeline.committing.stage
+import pipeline.scoring.stage  # noqa: F401 - likewise
 from pipeline import Context, Settings, find_job, run_day
 from tests.benchmarks.parts import DAY
 

@@ -1,59 +1,35 @@
-"""`compare` and the gate of `models promote`: against a plain computation over both models' outputs."""
+"""Comparisons of two versions, against a plain computation over both models' outputs."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-import typer
-from typer.testing import CliRunner
 
-from pipeline.cli import compare as commands
-from pipeline.cli import models as models_commands
 from pipeline.compare import findings
-from pipeline.compare.findings import Comparison, compare
-from pipeline.errors import InputMissing, ModelMismatch, ModelNotFound, QualityStop, UsageError
-from pipeline.model.registry import Registry
+from pipeline.compare.findings import compare
+from pipeline.compare.rows import FEATURE
+from pipeline.database.connection import connect
+from pipeline.database.sql_files import load
+from pipeline.errors import InputMissing, ModelMismatch, ModelNotFound
 from pipeline.scorer import Scorer
+from tests.compare.versions import ROWS, add_versions, both
 from tests.workspace import DAY, Workspace, changed, table
-
-ROWS = 400
 
 
 @pytest.fixture
 def versions(workspace: Workspace) -> Workspace:
-    """Two versions of a model that decide otherwise for some rows, and a carried column whose third value matters."""
-    workspace.job(reads='carry = ["country"]')
-    network(workspace, "1", (1.0, 0.0), 0.0)
-    network(workspace, "2", (1.0, 0.25), 0.1)
-    country = pa.array(["UK" if row % 3 else "FR" for row in range(ROWS)])
-    workspace.day(table(ROWS).append_column("country", country))
+    add_versions(workspace)
     return workspace
-
-
-def network(workspace: Workspace, version: str, weights: tuple[float, float], bias: float) -> None:
-    """Registers a model whose logit is linear; `production` stays with the first of them."""
-    path = workspace.root / f"linear-{version}.pt"
-    state = {"fc.weight": torch.tensor([weights]) * 3, "fc.bias": torch.tensor([bias])}
-    torch.save({"model_state_dict": state}, path)
-    registry = Registry(workspace.root / "models")
-    alias = "production" if version == "1" else None
-    registry.register(path, name="toy", version=version, features=("a", "b"), alias=alias)
 
 
 def scores(workspace: Workspace, version: str, rows: pa.Table) -> dict[str, Any]:
     scored = Scorer.load("toy", version, models=workspace.settings.models).score(rows)
     return {name: np.array(scored[name]) for name in ("prediction", "prob_class_1")}
-
-
-def both(workspace: Workspace, **options: Any) -> Comparison:
-    return compare(workspace.context(), "1", "2", **options)
 
 
 def test_compare_equals_a_plain_computation(versions: Workspace) -> None:
@@ -98,6 +74,24 @@ def test_compare_names_the_segments_that_flip_most(versions: Workspace) -> None:
     assert segments["country", "FR"]["share"] > 0.3
     assert segments["country", "FR"]["low"] < segments["country", "FR"]["share"]
     assert segments["country", "UK"]["share"] < 0.1
+
+
+def test_segments_without_a_segmenting_column_are_none() -> None:
+    """All features are categories with many values, or lists, and the job carries no column."""
+    rows = pa.table({
+        "prediction_a": ["0"] * ROWS,
+        "prediction_b": ["0", "1"] * (ROWS // 2),
+        "score_a": [0.25] * ROWS,
+        "score_b": [0.5] * ROWS,
+        f"{FEATURE}city": [f"city {row}" for row in range(ROWS)],
+        f"{FEATURE}history": [[row, row + 1] for row in range(ROWS)],
+    })  # fmt: skip
+    with connect() as con:
+        con.from_arrow(rows).create_view("compared")
+        found = findings.segmented(con, rows.column_names)
+        found.create_view("segmented")
+        assert found.columns == ["column_name", "segment", "flipped", "shift"]
+        assert con.sql(load("compare/segments"), params={"least": 1}).fetchall() == []
 
 
 def test_compare_rows_that_cannot_be_scored_are_counted_apart(versions: Workspace) -> None:
@@ -161,84 +155,3 @@ def test_compare_writes_no_prediction(versions: Workspace) -> None:
 )
 def test_upper_limit_is_that_of_wilson(share: float, rows: int, expected: float) -> None:
     assert findings.upper(share, rows) == pytest.approx(expected, abs=2e-4)
-
-
-# The gate
-
-
-@pytest.fixture
-def cli(versions: Workspace, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("LAKESCORE_LAKE", versions.settings.lake)
-    monkeypatch.setenv("LAKESCORE_JOBS", str(versions.settings.jobs))
-    monkeypatch.setenv("LAKESCORE_MODELS", versions.settings.models)
-    app = typer.Typer()
-    commands.add_to(app)
-    models_commands.add_to(app)
-
-    def call(*arguments: str) -> str:
-        done = CliRunner().invoke(app, [*arguments, "--job", "toy"], catch_exceptions=False)
-        assert done.exit_code == 0
-        return done.stdout
-
-    return call
-
-
-def production(workspace: Workspace) -> str:
-    return Registry(workspace.root / "models").aliases("toy")["production"]
-
-
-def test_gate_too_many_flips_promote_nothing(versions: Workspace, cli: Any) -> None:
-    with pytest.raises(QualityStop, match="decides otherwise than 1 for too many rows") as stopped:
-        cli("models", "promote", "toy", "2", "--max-flips", "0.5%")
-    assert stopped.value.exit_code == 3
-    assert production(versions) == "1"
-
-
-def test_gate_few_enough_flips_promote(versions: Workspace, cli: Any) -> None:
-    share = both(versions).flip_share
-    found = json.loads(cli("models", "promote", "toy", "2", "--max-flips", f"{share:.6f}", "--json"))
-    assert found["flips"] == pytest.approx(share)
-    assert production(versions) == "2"
-
-
-def test_gate_judges_a_sample_by_its_upper_limit(versions: Workspace, cli: Any) -> None:
-    sampled = both(versions, sample=100)
-    between = (sampled.flip_share + sampled.flip_limit) / 2
-    with pytest.raises(QualityStop, match="up to"):
-        cli("models", "promote", "toy", "2", "--max-flips", f"{between:.6f}", "--sample", "100")
-
-
-def test_gate_without_anything_to_compare_with_promotes(versions: Workspace, cli: Any) -> None:
-    cli("models", "promote", "toy", "2", "--max-flips", "0%", "--alias", "fresh")
-    assert Registry(versions.root / "models").aliases("toy")["fresh"] == "2"
-
-
-@pytest.mark.parametrize("text", ["2 percent", "-1%", "101%", "2", "", "nan"])
-def test_gate_share_that_is_none_is_wrong_usage(text: str) -> None:
-    with pytest.raises(UsageError, match="not a share"):
-        commands.share(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("2%", 0.02), ("0.02", 0.02), ("0", 0.0), ("100%", 1.0), (" 0.5% ", 0.005)]
-)
-def test_gate_share_as_people_write_it(text: str, value: float) -> None:
-    assert commands.share(text) == pytest.approx(value)
-
-
-def test_gate_of_a_job_with_another_model_is_wrong_usage(versions: Workspace, cli: Any) -> None:
-    versions.job(model="other")
-    with pytest.raises(UsageError, match="has another model"):
-        cli("models", "promote", "toy", "2", "--max-flips", "2%")
-
-
-def test_cli_shows_tables_and_writes_a_page_that_escapes(versions: Workspace, cli: Any) -> None:
-    hostile = "<img src=x onerror=alert(1)>"
-    country = pa.array([hostile if row % 2 else "UK" for row in range(ROWS)])
-    versions.day(table(ROWS).append_column("country", country))
-    shown = cli("compare", "1", "2")
-    assert f"{ROWS} rows of {DAY}" in shown
-    text = (versions.lake / "reports/job=toy/compare/1-2.html").read_text()
-    assert "&lt;img src=x" in text
-    assert "<img" not in text
-    assert json.loads(cli("compare", "1", "2", "--json"))["flip_share"] > 0

@@ -11,15 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import catalog
 from pipeline.care.erase import erase
 from pipeline.drift.labels import import_labels
 from pipeline.drift.performance import measure
 from pipeline.errors import SchemaMismatch, UsageError
-from pipeline.ingest import sources
 from pipeline.ingest.publishing import Existing
-from pipeline.lake import Lake
-from tests.drift.test_profile import lake_views
+from pipeline.lake.layout import Lake
+from pipeline.query.catalog import write_catalog
+from pipeline.tabular import sources
+from tests.calling import Cli
+from tests.profiles.test_profiles import lake_views
 from tests.workspace import DAY, Workspace, changed, table
 
 
@@ -49,9 +50,12 @@ def pairs_in_order(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("equal", [False, True], ids=["scores", "ties"])
-def test_performance_is_what_plain_numpy_says(workspace: Workspace, *, equal: bool) -> None:
+def test_performance_is_what_plain_numpy_says(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, *, equal: bool
+) -> None:
     rows = table(400)
-    if equal:  # few distinct rows, so that scores tie
+    if equal:  # few distinct rows, so that scores tie; computed as with many classes
+        monkeypatch.setattr("pipeline.database.wide.FEW", 0)
         rows = pa.concat_tables([table(20).select(["a", "b"])] * 20).add_column(0, "id", rows.column("id"))
     workspace.day(rows)
     workspace.complete()
@@ -94,6 +98,7 @@ def test_labels_before_the_predictions_are_measured_by_the_run(workspace: Worksp
     assert [row["rows"] for row in view(workspace, "FROM performance")] == [100]
 
 
+@pytest.mark.slow
 def test_revised_predictions_are_measured_again(workspace: Workspace) -> None:
     workspace.day(100)
     workspace.complete()
@@ -106,11 +111,12 @@ def test_revised_predictions_are_measured_again(workspace: Workspace) -> None:
     assert after["mean_score"] != before["mean_score"]
 
 
+@pytest.mark.slow
 def test_newer_label_of_a_key_counts(workspace: Workspace) -> None:
     workspace.day(50)
     workspace.complete()
     bring(workspace, {"id": ["u1", "u2"], "truth": [0, 0]})
-    with pytest.raises(UsageError, match="has files already"):
+    with pytest.raises(UsageError, match="already has files"):
         bring(workspace, {"id": ["u1"], "truth": [1]})
     bring(workspace, {"id": ["u1"], "truth": [1]}, Existing.append)
     assert view(workspace, "SELECT key_text, label FROM labels ORDER BY ALL") == [
@@ -135,16 +141,43 @@ def test_labels_of_other_types_are_the_classes(workspace: Workspace, values: lis
 @pytest.mark.parametrize(
     ("rows", "what"),
     [
-        ({"id": ["u1"], "truth": [2]}, "no class of the job's model"),
+        ({"id": ["u1"], "truth": [2]}, "not a class of the job's model"),
+        ({"id": ["u1"], "truth": ["1.0"]}, "not a class of the job's model"),
         ({"id": ["u1"], "label": [1]}, "lack a column 'truth'"),
         ({"key": ["u1"], "truth": [1]}, "lack a column 'id'"),
+        ({"id": ["u1", None], "truth": [1, 0]}, "1 labels have no key"),
     ],
-    ids=["unknown class", "no label", "no key"],
+    ids=["unknown class", "text that only looks like a class", "no label", "no key", "a row without key"],
 )
 def test_labels_that_cannot_be_meant_are_refused(workspace: Workspace, rows: dict[str, Any], what: str) -> None:
     with pytest.raises(SchemaMismatch, match=what):
         bring(workspace, rows)
     assert not (workspace.lake / "labels").exists() or not list((workspace.lake / "labels").rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("exists", ["predictions of the day", "predictions of another day", "input"])
+@pytest.mark.parametrize("by_column", [False, True])
+def test_labels_with_a_key_of_another_type_are_refused_and_not_stored(
+    workspace: Workspace, exists: str, *, by_column: bool
+) -> None:
+    ds = "2025-12-31" if "another" in exists else DAY
+    workspace.day(20, ds=ds)
+    if exists != "input":
+        workspace.complete(ds)
+    how: dict[str, Any] = {"ds": None, "partition_by": "day"} if by_column else {}
+    labels = {"id": [1, 2], "truth": [0, 1], "day": [DAY, DAY]}
+    with pytest.raises(SchemaMismatch, match="another key than the job") as caught:
+        bring(workspace, labels, **how)
+    assert (caught.value.expected, caught.value.got) == ("id VARCHAR", "id BIGINT")
+    assert not list(workspace.lake.glob("labels/**/*.parquet"))
+    assert bring(workspace, {**labels, "id": ["u1", "u2"]}, **how) == 2
+
+
+def test_labels_with_another_key_than_earlier_labels_are_refused(workspace: Workspace) -> None:
+    bring(workspace, truths(5))
+    with pytest.raises(SchemaMismatch, match="another key than the job"):
+        bring(workspace, {"id": [1], "truth": [1]}, Existing.append)
+    assert len(list(workspace.lake.glob("labels/**/*.parquet"))) == 1
 
 
 def test_labels_of_three_classes_are_measured_one_against_the_rest(tmp_path: Path) -> None:
@@ -170,22 +203,37 @@ def test_erased_key_has_no_label_any_more(workspace: Workspace) -> None:
     ctx = workspace.context()
     erase(Lake.open(str(workspace.lake)), ctx.job, "u7")
     assert {row["key_text"] for row in view(workspace, "FROM labels")} == {f"u{i}" for i in range(20)} - {"u7"}
-    record = ctx.lake.last_complete("toy", DAY)
+    record = ctx.lake.records.last_complete("toy", DAY)
     assert record is not None
     assert measure(ctx, record) == 19
 
 
+@pytest.mark.slow
 def test_catalog_shows_what_is_computed_of_days_also_later_ones(workspace: Workspace) -> None:
     workspace.day(100)
     workspace.complete()
     bring(workspace, truths(100))
     lake = Lake.open(str(workspace.lake))
-    path = catalog.write(lake)
+    path = write_catalog(lake)
     workspace.day(100, ds="2026-01-02")
     workspace.complete("2026-01-02")
     with duckdb.connect(str(path), read_only=True) as con:
+        con.execute("SET TimeZone = 'UTC'")
         for name, rows in {"profiles": 10, "drift": 8, "performance": 1, "labels": 100}.items():
             theirs = con.sql(f"SELECT * FROM {name}").to_arrow_table()
             assert theirs.num_rows == rows, name
             mine = view(workspace, f"SELECT * FROM {name}")
             assert sorted(map(str, theirs.select(list(mine[0])).to_pylist())) == sorted(map(str, mine))
+
+
+def test_labels_of_text_keep_their_keys(workspace: Workspace, cli: Cli) -> None:
+    rows = pa.table({"id": ["007", "7", "+7"], "a": [1.0, 2.0, 3.0], "b": [1.0, 2.0, 3.0]})
+    workspace.day(rows)
+    workspace.complete()
+    (workspace.root / "labels.csv").write_text("id;truth\n007;1,0\n+7;0,0\n")
+    options = ("--label", "truth", "--date", "2026-01-01", "--job", workspace.settings.jobs / "toy")
+    cli("labels", "import", "labels.csv", *options, "--decimal", ",", "--types", "truth=BIGINT")
+    assert [row["rows"] for row in view(workspace, "FROM performance")] == [2]
+    (workspace.root / "labels.csv").write_text("id,truth\n7,1\n")
+    cli("labels", "import", "labels.csv", *options, "--types", "id=VARCHAR", "--replace")
+    assert [row["rows"] for row in view(workspace, "FROM performance")] == [1]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
+import math
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,39 +11,38 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
-from typer.testing import CliRunner
+import torch
 
-from pipeline import database
 from pipeline.care.rollback import rollback
-from pipeline.cli import explain as command
-from pipeline.errors import UsageError
-from pipeline.explain import lookup
-from pipeline.explain.answer import Answer, explain
-from pipeline.explain.history import Explained
-from pipeline.ingest import sources
+from pipeline.database.connection import connect
+from pipeline.errors import OutOfMemory, UsageError
+from pipeline.explain import inputs, key_lookup
+from pipeline.explain.explaining import Answer, explain
+from pipeline.explain.found import FoundPrediction
 from pipeline.ingest.generate import generate_day
 from pipeline.ingest.importing import import_files
 from pipeline.model import golden
+from pipeline.model.card import Card
+from pipeline.model.registry import Registry
 from pipeline.records import State
-from tests.workspace import DAY, Workspace, changed, table
+from pipeline.tabular import sources
+from tests.explain.history import DAY2, add_history
+from tests.workspace import DAY, Workspace, changed, kept_as_it_is, table
 
-DAY2 = "2026-01-02"
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    workspace = Workspace(tmp_path_factory.mktemp("history"))
+    workspace.job()
+    workspace.model()
+    add_history(workspace)
+    with kept_as_it_is(workspace):
+        yield workspace
 
 
 @pytest.fixture
-def history(workspace: Workspace) -> Workspace:
-    """`u3`: scored, changed, scored by a second version, and on a second day; `u5` is in quarantine there."""
-    rows = table(40)
-    workspace.day(rows)
-    workspace.run()
-    workspace.day(changed(rows, "a", {3: 9.0}))
-    workspace.run()
-    workspace.model("v2", seed=4)
-    workspace.run()
-    workspace.day(changed(rows, "a", {5: None}), DAY2)
-    workspace.run(DAY2)
-    return workspace
+def history(made: Workspace, tmp_path: Path) -> Workspace:
+    return made.copy_to(tmp_path)
 
 
 def ask(workspace: Workspace, key: str, ds: str | None = None, *, replay: bool = False) -> Answer:
@@ -54,6 +53,7 @@ def named(found: Answer) -> list[tuple[Any, ...]]:
     return [(each.ds, each.model_version, each.revision, each.current, each.reason) for each in found.predictions]
 
 
+@pytest.mark.slow
 def test_explain_lists_every_prediction_newest_day_and_current_one_first(history: Workspace) -> None:
     assert named(ask(history, "u3")) == [
         (DAY2, "v2", 0, True, "new"),
@@ -79,7 +79,7 @@ def test_explain_of_one_day_reads_no_other(history: Workspace) -> None:
 
 def test_explain_says_what_the_run_record_knows(history: Workspace) -> None:
     (each, *_) = ask(history, "u3", DAY2).predictions
-    record = history.context().lake.last_complete("toy", DAY2)
+    record = history.context().lake.records.last_complete("toy", DAY2)
     assert record is not None
     assert (each.run_id, each.model_digest, each.state) == (record.run_id, record.model.digest, State.complete)
     assert sum(each.checks.values()) == len(record.checks)
@@ -117,22 +117,28 @@ def test_explain_input_that_is_gone_is_said(history: Workspace) -> None:
     (history.lake / f"unscored/ds={DAY2}/data.parquet").unlink()
     (each,) = ask(history, "u3", DAY2, replay=True).predictions
     assert each.input is not None
-    assert each.input.note == "no file of the input is there any more"
+    assert each.input.note == "no input file exists any more"
     assert each.replay is None
+
+
+def test_explain_out_of_memory_is_not_blamed_on_the_input(history: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "fit", lambda con, _resources: con.execute("SET memory_limit = '100KB'"))
+    with pytest.raises(OutOfMemory, match="DuckDB ran out of memory"):
+        ask(history, "u3")
 
 
 def test_explain_input_row_that_is_gone_is_said(history: Workspace) -> None:
     history.day(table(3), DAY2)
     (each,) = ask(history, "u3", DAY2).predictions
     assert each.input is not None
-    assert each.input.note == "the input has no such row any more"
+    assert each.input.note == "the input no longer has this row"
 
 
 def test_explain_input_without_a_feature_any_more_is_said(history: Workspace) -> None:
     history.day({"id": ["u3"], "a": [1.0]}, DAY2)
     (each,) = ask(history, "u3", DAY2, replay=True).predictions
     assert each.input is not None
-    assert each.input.note == "the input cannot be read: it has no column b any more"
+    assert each.input.note == "the input cannot be read: it no longer has the column b"
 
 
 def test_explain_of_copies_takes_the_row_with_the_fingerprint(workspace: Workspace) -> None:
@@ -152,20 +158,20 @@ def test_explain_shows_what_is_in_quarantine(history: Workspace) -> None:
 
 def test_explain_of_a_rolled_back_run_has_gone(history: Workspace) -> None:
     ctx = history.context()
-    record = ctx.lake.last_complete("toy", DAY2)
+    record = ctx.lake.records.last_complete("toy", DAY2)
     assert record is not None
     rollback(ctx.lake, record.run_id)
     assert {each.ds for each in ask(history, "u3").predictions} == {DAY}
 
 
 def test_explain_unknown_key_is_wrong_usage(history: Workspace) -> None:
-    with pytest.raises(UsageError, match="nothing was ever predicted for the key 'nobody'"):
+    with pytest.raises(UsageError, match="nothing is stored for the key 'nobody'"):
         ask(history, "nobody")
 
 
 @pytest.mark.parametrize("key", ["u3' OR '1'='1", "'; DROP TABLE x; --", 'u3" OR 1=1', "*", "%", "u_"])
 def test_explain_key_is_a_value_and_no_sql(history: Workspace, key: str) -> None:
-    with pytest.raises(UsageError, match="nothing was ever predicted"):
+    with pytest.raises(UsageError, match="nothing is stored for the key"):
         ask(history, key)
 
 
@@ -194,7 +200,7 @@ def test_explain_key_of_any_type(workspace: Workspace, values: pa.Array, text: s
 def test_explain_text_that_cannot_be_the_key_is_wrong_usage(workspace: Workspace) -> None:
     workspace.day({"id": [1, 2], "a": [1.0, 2.0], "b": [0.0, 0.0]})
     workspace.run()
-    with pytest.raises(UsageError, match="'one' cannot be a id"):
+    with pytest.raises(UsageError, match="'one' is not a valid id"):
         ask(workspace, "one")
 
 
@@ -216,7 +222,7 @@ def test_explain_key_of_several_columns(workspace: Workspace) -> None:
     [("a,b", 1, ["a,b"]), ("a,b", 2, ["a", "b"]), (r"a\,b,c", 2, ["a,b", "c"]), (r"a\\,b", 2, ["a\\", "b"])],
 )
 def test_split_undoes_key_text(text: str, columns: int, expected: list[str]) -> None:
-    assert lookup.split(text, columns) == expected
+    assert key_lookup.split(text, columns) == expected
 
 
 def test_explain_job_with_a_select_finds_the_row_that_it_makes(workspace: Workspace) -> None:
@@ -267,6 +273,7 @@ def test_replay_of_a_tampered_prediction_differs(history: Workspace) -> None:
     stored = pq.read_table(part, partitioning=None)
     row = stored["id"].to_pylist().index("u3")
     before = stored["prob_class_1"][row].as_py()
+    part.unlink()
     pq.write_table(changed(stored, "prob_class_1", {row: before + 0.125}), part)
     (each,) = ask(history, "u3", DAY2, replay=True).predictions
     assert each.replay is not None
@@ -282,7 +289,7 @@ def test_replay_of_a_model_that_is_gone_is_noted(history: Workspace) -> None:
 
 
 def test_attribution_adds_up_and_names_its_baseline(history: Workspace) -> None:
-    first: Explained = ask(history, "u3", DAY, replay=True).predictions[0]
+    first: FoundPrediction = ask(history, "u3", DAY, replay=True).predictions[0]
     found = first.attribution
     assert found is not None
     assert found.method == "exact Shapley values"
@@ -291,38 +298,37 @@ def test_attribution_adds_up_and_names_its_baseline(history: Workspace) -> None:
     assert found.baseline
 
 
-# The command
-
-
-@pytest.fixture
-def cli(history: Workspace, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("LAKESCORE_LAKE", history.settings.lake)
-    monkeypatch.setenv("LAKESCORE_JOBS", str(history.settings.jobs))
-    monkeypatch.setenv("LAKESCORE_MODELS", history.settings.models)
-    app = typer.Typer()
-    command.add_to(app)
-
-    def call(*arguments: str) -> str:
-        done = CliRunner().invoke(app, [*arguments, "--job", "toy"], catch_exceptions=False)
-        assert done.exit_code == 0
-        return done.stdout
-
-    return call
-
-
-def test_cli_shows_predictions_input_and_attribution(cli: Any) -> None:
-    shown = cli("u3", "--replay")
-    assert "4 predictions" in shown
-    assert re.search(r"row group 0, row 3", shown)
-    assert "exact Shapley values; baseline: " in shown
-
-
-def test_cli_json_has_everything(cli: Any) -> None:
-    found = json.loads(cli("u3", "--replay", "--json"))
-    first = found["predictions"][0]
-    assert first["replay"]["same_model"]
-    assert first["input"]["row_group"] == 0
-    assert set(first["attribution"]["shares"]) == {"a", "b"}
+def test_attribution_of_scaled_numbers_is_that_of_the_scaled_row_and_mean(workspace: Workspace) -> None:
+    """For a linear model each share is weight times distance, here of the scaled values."""
+    path = workspace.root / "linear.pt"
+    state = {"fc.weight": torch.tensor([[2.0, -3.0]]), "fc.bias": torch.tensor([1.0])}
+    torch.save({"model_state_dict": state, "input_dim": 2, "output_dim": 1}, path)
+    inputs = {
+        "a": {"kind": "number", "null": 5, "scale": {"mean": 10, "std": 4}},
+        "b": {"kind": "number", "scale": [{"clip": [0, 100]}, {"log1p": True}]},
+    }
+    Registry(Path(workspace.settings.models)).register(
+        path,
+        name="toy",
+        version="v2",
+        features=["a", "b"],
+        alias="production",
+        card=Card(signature={"task": "regression", "inputs": inputs}),
+    )
+    a, b = [None, 12.0, 20.0, 13.0], [0.0, 3.0, 500.0, 9.0]
+    workspace.day(pa.table({"id": [f"u{index}" for index in range(4)], "a": a, "b": b}))
+    workspace.complete()
+    found = ask(workspace, "u2", DAY, replay=True).predictions[0].attribution
+    assert found is not None
+    means = 45 / 3, 512 / 4
+    share_a = 2 * ((20 - 10) / 4 - (means[0] - 10) / 4)
+    share_b = -3 * (math.log(101) - math.log(101))  # both are clipped
+    assert found.shares == pytest.approx({"a": share_a, "b": share_b}, abs=1e-5)
+    assert found.baseline_features == pytest.approx({"a": means[0], "b": means[1]}, rel=1e-6)
+    found = ask(workspace, "u0", DAY, replay=True).predictions[0].attribution
+    assert found is not None
+    assert found.shares["a"] == pytest.approx(2 * ((5 - 10) / 4 - (means[0] - 10) / 4), abs=1e-5)
+    assert found.shares["b"] == pytest.approx(3 * math.log(101), abs=1e-5)
 
 
 # Speed: what it rests on
@@ -332,7 +338,7 @@ def test_published_keys_have_bloom_filters_with_which_row_groups_are_skipped(wor
     workspace.day(200)
     record = workspace.complete()
     path = str(workspace.lake / record.committed[0].path)
-    with database.connection() as con:
+    with connect() as con:
         query = "SELECT bloom_filter_excludes FROM parquet_bloom_probe($path, 'id', $key)"
         present = con.sql(query, params={"path": path, "key": "u7"}).fetchall()
         absent = [con.sql(query, params={"path": path, "key": f"nobody{i}"}).fetchall()[0][0] for i in range(50)]
@@ -350,7 +356,7 @@ def test_brought_in_keys_have_bloom_filters(workspace: Workspace, way: str) -> N
         pq.write_table(table(200), workspace.root / "rows.parquet")
         import_files(ctx.lake, ctx.job, sources.find([workspace.root / "rows.parquet"]), ds=DAY)
     (path,) = (workspace.lake / f"unscored/ds={DAY}").glob("*.parquet")
-    with database.connection() as con:
+    with connect() as con:
         query = "SELECT bool_and(bloom_filter_excludes) FROM parquet_bloom_probe($path, 'id', $key)"
         excluded = [con.sql(query, params={"path": str(path), "key": f"nobody{i}"}).fetchall()[0][0] for i in range(50)]
     assert sum(excluded) >= 45

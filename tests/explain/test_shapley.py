@@ -1,4 +1,4 @@
-"""Shapley values: against their definition over all orders, closed forms, and what they promise."""
+"""Shapley values: against their definition over all orders, closed forms, and their properties."""
 
 from __future__ import annotations
 

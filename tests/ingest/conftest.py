@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.ingest import sources
 from pipeline.ingest.importing import import_files
 from pipeline.ingest.publishing import PublishedDay
-from pipeline.job import Job, find_job
-from pipeline.lake import Lake
+from pipeline.job.config import Job
+from pipeline.job.loading import find_job
+from pipeline.lake.layout import Lake
 from pipeline.settings import Settings
+from pipeline.tabular import sources
 from tests.lakes import open_lake
 
 Import = Callable[..., tuple[PublishedDay, ...]]
@@ -28,7 +29,7 @@ def lake(tmp_path: Path) -> Lake:
 def job_reading(tmp_path: Path) -> Callable[..., Job]:
     """Makes a job from a path pattern, or from several `source=pattern`."""
 
-    def make(path: str | None = None, *, timezone: str = "UTC", **patterns: str) -> Job:
+    def make(path: str | None = None, *, timezone: str = "UTC", every: str = "day", **patterns: str) -> Job:
         folder = tmp_path / "jobs" / "churn"
         folder.mkdir(parents=True, exist_ok=True)
         reads = f'path = "{path}"' if path else 'select = "input.sql"'
@@ -37,7 +38,7 @@ def job_reading(tmp_path: Path) -> Callable[..., Job]:
         (folder / "job.toml").write_text(
             f'[model]\nname = "churn"\n[input]\n{reads}\nkey = ["id"]\n'
             + (f"[input.sources]\n{sources}" if patterns else "")
-            + f'[schedule]\ntimezone = "{timezone}"\n[engine]\nthreads = 2\n'
+            + f'[schedule]\ntimezone = "{timezone}"\nevery = "{every}"\n[engine]\nthreads = 2\n'
         )
         return find_job(str(folder), Settings())
 

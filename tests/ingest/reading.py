@@ -1,4 +1,4 @@
-"""What a reader sees of a lake's input, with pyarrow and the file system alone."""
+"""Reads a lake's input independently of the pipeline, with only pyarrow and the file system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.lake import Lake
+from pipeline.lake.layout import Lake
 
 ROOT = Path(__file__).parent.parent.parent
 UNSCORED = "unscored/ds={ds}/*.parquet"
@@ -18,15 +18,18 @@ def day_files(lake: Lake, ds: str) -> list[Path]:
 
 
 def rows_of(lake: Lake, ds: str) -> pa.Table:
-    """Returns the rows of a day, without the columns that stand in the path."""
+    """Returns the rows of a day, without the columns from the path."""
     return pa.concat_tables(pq.ParquetFile(path).read() for path in day_files(lake, ds))
 
 
 def days_of(lake: Lake) -> list[str]:
-    """Returns the days whose folder is there, with or without files."""
+    """Returns the days whose folder exists, with or without files."""
     return sorted(path.name.removeprefix("ds=") for path in lake.workspace.root.glob("unscored/ds=*"))
 
 
 def hidden(lake: Lake) -> list[Path]:
-    """Returns what is in work, or was left behind."""
-    return sorted(path for path in lake.workspace.root.rglob(".*") if path.name != ".writing")
+    """Returns files and folders that are in use by an import, or left behind by one."""
+    root = lake.workspace.root
+    kept = {root / ".staging" / name for name in ("probed", "locks")}
+    staged = [path for path in root.glob(".staging/*") if path not in kept]
+    return sorted([*staged, *(path for path in root.rglob(".*") if path.name not in {".writing", ".staging"})])

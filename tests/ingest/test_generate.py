@@ -1,4 +1,4 @@
-"""Synthetic days: what is in them, that they repeat, and that they cost little."""
+"""Synthetic days: their content, reproducibility and memory use."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.ingest.generate import SCHEMA, batches, generate_day
-from pipeline.ingest.writing import ROW_GROUP
-from pipeline.lake import Lake
+from pipeline.lake.layout import Lake
+from pipeline.lake.patterns import Pattern
+from pipeline.storage.parquet import ROW_GROUP
 from tests.ingest.reading import ROOT, day_files, hidden, rows_of
 
 DAY = "2026-01-31"
@@ -26,7 +27,8 @@ NORMAL = np.array([NormalDist().inv_cdf(q) for q in QUANTILES])
 MEASURE = """
 import sys
 from pipeline.ingest.generate import generate_day
-from pipeline.lake import Lake
+from pipeline.lake.layout import Lake
+from pipeline.lake.patterns import Pattern
 from pipeline.context import peak_memory_bytes
 generate_day(Lake.open(sys.argv[1]), "2026-01-31", rows=int(sys.argv[2]))
 print(peak_memory_bytes())
@@ -115,7 +117,7 @@ def test_row_groups_of_a_day_do_not_repeat_each_other() -> None:
 def test_day_that_has_files_is_refused_and_stays(lake: Lake) -> None:
     generate_day(lake, DAY, rows=10)
     before = day_files(lake, DAY)
-    with pytest.raises(UsageError, match="has files already"):
+    with pytest.raises(UsageError, match="already has files"):
         generate_day(lake, DAY, rows=20)
     assert day_files(lake, DAY) == before
     assert hidden(lake) == []
@@ -134,9 +136,10 @@ def test_day_that_is_replaced_has_the_new_rows_alone(lake: Lake) -> None:
 def test_impossible_day_is_refused(lake: Lake, ds: str, rows: int, files: int) -> None:
     with pytest.raises(UsageError):
         generate_day(lake, ds, rows=rows, files=files)
-    assert lake.input_days(["unscored/ds={ds}/*.parquet"]) == []
+    assert lake.input_days([Pattern("unscored/ds={ds}/*.parquet")]) == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
     def peak(rows: int) -> int:
         command = [sys.executable, "-c", MEASURE, str(tmp_path / str(rows)), str(rows)]

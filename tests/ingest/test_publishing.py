@@ -1,4 +1,4 @@
-"""What readers see while days are published, and what is left when the process dies. Kills and readers are real."""
+"""What readers see while days are published, and what a killed process leaves, with real kills and readers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import StorageError, UsageError
 from pipeline.ingest import publishing
 from pipeline.ingest.generate import generate_day
 from pipeline.ingest.publishing import UNSCORED, Existing, Target, exchange, staging, swap_by_renames
-from pipeline.lake import Lake
+from pipeline.lake.layout import Lake
 from tests.ingest.reading import ROOT, day_files, days_of, hidden, rows_of
+from tests.s3 import BUCKET, S3Server
 
 DAY = "2026-01-31"
 OLD_ROWS, NEW_ROWS, NEW_FILES = 1000, 500_000, 4
 GENERATE = """
 import os, sys
 from pipeline.ingest.generate import generate_day
-from pipeline.lake import Lake
+from pipeline.lake.layout import Lake
 def progress(stage, done, total):
     if done > int(sys.argv[4]): os.kill(os.getpid(), 9)
 generate_day(
@@ -60,7 +63,7 @@ def test_day_in_work_is_not_seen(lake: Lake) -> None:
             writer.write(rows(10))
         assert hidden(lake)
         assert days_of(lake) == []
-        assert lake.storage.glob("unscored/ds=*/*.parquet") == []
+        assert lake.storage.glob("unscored/ds=*/*.parquet").files == []
         work.publish()
     assert len(ids(lake)) == 10
 
@@ -78,7 +81,7 @@ def test_day_that_fails_in_work_leaves_nothing(lake: Lake) -> None:
 
 def test_days_of_which_one_has_files_are_all_refused(lake: Lake) -> None:
     publish(lake, Existing.refuse, "2026-01-02")
-    with pytest.raises(UsageError, match="2026-01-02 has files already"):
+    with pytest.raises(UsageError, match="2026-01-02 already has files"):
         publish(lake, Existing.refuse, "2026-01-01", "2026-01-02", "2026-01-03", first=100)
     assert days_of(lake) == ["2026-01-02"]
     assert ids(lake, "2026-01-02") == {f"u{number}" for number in range(10)}
@@ -103,13 +106,51 @@ def test_replaced_day_keeps_nothing_of_the_old(lake: Lake) -> None:
     assert hidden(lake) == []
 
 
-def test_folder_with_files_of_others_is_not_replaced(lake: Lake) -> None:
+def test_folder_with_other_files_is_not_replaced(lake: Lake) -> None:
     publish(lake, Existing.refuse, DAY)
     foreign = lake.workspace.path(f"unscored/ds={DAY}/notes.txt")
     foreign.write_text("keep me")
-    with pytest.raises(UsageError, match="files of other kinds"):
+    with pytest.raises(UsageError, match="also holds other files"):
         publish(lake, Existing.replace, DAY)
     assert foreign.read_text() == "keep me"
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> Lake:
+    """A lake in an object store."""
+    return Lake.open(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+
+
+def bucket_ids(lake: Lake) -> list[str]:
+    """Returns the ids in all files that a job with the pattern of UNSCORED reads."""
+    tables = []
+    for file in lake.storage.glob(f"unscored/ds={DAY}/*.parquet").files:
+        with lake.storage.open(file.path) as content:
+            tables.append(pq.read_table(content))
+    return [key for each in tables for key in each.column("id").to_pylist()]
+
+
+@pytest.mark.parametrize("name", ["_SUCCESS", ".marker", "_old.parquet", ".old.parquet", "_work/old.parquet"])
+@pytest.mark.parametrize("files", [0, 1, 3])
+def test_replaced_day_in_an_object_store_is_seen_beside_hidden_files(bucket: Lake, name: str, files: int) -> None:
+    for number in range(files):
+        publish(bucket, Existing.append, DAY, first=100 * number)
+    hidden_key = f"unscored/ds={DAY}/{name}"
+    bucket.storage.write(hidden_key, b"mark")
+    publish(bucket, Existing.replace, DAY, count=5, first=1000)
+    assert bucket_ids(bucket) == [f"u{number}" for number in range(1000, 1005)]
+    assert bucket.storage.read(hidden_key) == b"mark"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "sub/data.parquet", "a/_SUCCESS"])
+def test_folder_with_other_files_in_an_object_store_is_not_replaced(bucket: Lake, name: str) -> None:
+    publish(bucket, Existing.refuse, DAY)
+    foreign_key = f"unscored/ds={DAY}/{name}"
+    bucket.storage.write(foreign_key, b"keep me")
+    with pytest.raises(UsageError, match="also holds other files"):
+        publish(bucket, Existing.replace, DAY, first=1000)
+    assert bucket_ids(bucket) == [f"u{number}" for number in range(10)]
+    assert bucket.storage.read(foreign_key) == b"keep me"
 
 
 def test_day_filled_by_another_writer_in_between_is_left_alone(lake: Lake) -> None:
@@ -119,9 +160,9 @@ def test_day_filled_by_another_writer_in_between_is_left_alone(lake: Lake) -> No
             with work.writer(ds, batch.schema) as writer:
                 writer.write(batch)
         publish(lake, Existing.refuse, DAY)
-        work.check = lambda days: None  # type: ignore[method-assign]  # as if the other came right after it
+        work.check = lambda days: None  # type: ignore[method-assign]  # as if the other writer came right after the check
         with pytest.raises(
-            UsageError, match="another writer filled the day in the meantime; 1 of 2 days are published"
+            UsageError, match="another process wrote files for this day during the import; 1 of 2 days are published"
         ):
             work.publish()
     assert len(ids(lake, "2026-01-30")) == 10
@@ -182,6 +223,7 @@ def test_leftover_of_a_dead_process_is_removed_and_that_of_a_live_one_stays(lake
     assert not alive.exists()
 
 
+@pytest.mark.slow
 def test_reader_never_sees_a_part_of_a_day_while_it_is_replaced(lake: Lake) -> None:
     files, seen, done = 5, set(), threading.Event()
     generate_day(lake, DAY, rows=100, files=files)
@@ -191,7 +233,7 @@ def test_reader_never_sees_a_part_of_a_day_while_it_is_replaced(lake: Lake) -> N
         while not done.is_set():
             before = folder.stat().st_ino
             names = [path.name.rpartition("-") for path in folder.iterdir()]
-            if folder.stat().st_ino == before:  # else the folder that was read was on its way out
+            if folder.stat().st_ino == before:  # otherwise the folder was being removed while it was read
                 seen.add((len(names), len({import_id for import_id, _, _ in names})))
 
     reader = threading.Thread(target=read)
@@ -205,6 +247,7 @@ def test_reader_never_sees_a_part_of_a_day_while_it_is_replaced(lake: Lake) -> N
     assert seen == {(files, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old_rows", [0, OLD_ROWS])
 def test_kill_while_writing_leaves_the_day_as_it_was(lake: Lake, old_rows: int) -> None:
     if old_rows:
@@ -225,7 +268,7 @@ def test_kill_while_writing_leaves_the_day_as_it_was(lake: Lake, old_rows: int) 
 @pytest.mark.slow
 @pytest.mark.parametrize("old_rows", [0, OLD_ROWS])
 def test_kill_at_any_time_leaves_the_old_day_or_the_new(lake: Lake, old_rows: int) -> None:
-    """The time moves to where the outcome changes: that is where the day is published."""
+    """Searches for the time at which the outcome changes, which is when the day is published."""
     command = [sys.executable, "-c", GENERATE, str(lake.workspace.root), str(NEW_ROWS), str(NEW_FILES), str(NEW_ROWS)]
     started = time.monotonic()
     subprocess.run(command, cwd=ROOT, check=True)

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class SimpleClassifier(nn.Module):
-    """A classifier as it is found in the wild."""
+    """A typical classifier, as users write it."""
 
     def __init__(self, input_dim: int, hidden_dim: int = 64, output_dim: int = 2) -> None:
         super().__init__()
@@ -34,9 +34,13 @@ def save(path: Path, document: object, *, legacy: bool = False) -> Path:
     return path
 
 
+DIMENSIONS = {"input_dim": 3, "hidden_dim": 8, "output_dim": 2}
+"""What the checkpoint of `classifier()` states, as most training code writes it."""
+
+
 def save_classifier(path: Path, **entries: object) -> Path:
-    """Writes the checkpoint of a classifier of three features, with further entries."""
-    return save(path, {"model_state_dict": classifier().state_dict(), **entries})
+    """Writes the checkpoint of a classifier of three features, with its dimensions and further entries."""
+    return save(path, {"model_state_dict": classifier().state_dict(), **DIMENSIONS, **entries})
 
 
 def state(**shapes: tuple[int, ...]) -> Mapping[str, torch.Tensor]:

@@ -25,17 +25,17 @@ def export(
     decomposed: bool = False,
     most: int | None = None,
 ) -> Path:
-    """Writes a program of a module as it is, training or not; it takes (rows, features), by default of any rows."""
+    """Exports a module in its current mode; the program takes (rows, features), by default any number of rows."""
     shapes = ({0: Dim("rows", max=most)},) if dynamic else None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about itself
+        warnings.simplefilter("ignore")  # torch warns about its own code
         program = torch.export.export(module, (torch.randn(rows, features),), dynamic_shapes=shapes)
         torch.export.save(program.run_decompositions() if decomposed else program, path)
     return path
 
 
 def tampered(path: Path, edit: Callable[[str, Any], Any]) -> bytes:
-    """Returns an archive's content after `edit(name, content)` of each file; JSON is given as what it holds."""
+    """Returns an archive's content after `edit(name, content)` of each file; JSON files are passed parsed."""
     target = io.BytesIO()
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name in source.namelist():

@@ -1,4 +1,4 @@
-"""One model of each task, for what must hold of all of them."""
+"""One model per task, for tests that apply to every task."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def matrix(rows: int) -> NDArray[np.float32]:
 
 
 def furthest(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]) -> float:
-    """Returns the largest difference of any number, as a share of it where it is larger than one."""
+    """Returns the largest difference of any number, relative to the expected value where that is above one."""
     assert found.keys() == expected.keys()
     numbers = [name for name, values in expected.items() if values.dtype == np.float32]
     assert numbers

@@ -1,11 +1,13 @@
-"""Reading checkpoints: what is rebuilt, and what is refused, without running code from it."""
+"""Reading checkpoints: which are rebuilt and which are refused, without running code from them."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ X = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
 
 
 class Malicious:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -84,7 +86,7 @@ def test_read_checkpoint_saved_on_a_gpu_is_read_without_one(tmp_path: Path) -> N
     path = save_classifier(tmp_path / "m.pt")
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
-    place, elsewhere = b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"  # as pickle writes the place of each tensor
+    place, elsewhere = b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"  # as pickle encodes the device of each tensor
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in records.items():
             archive.writestr(name, content.replace(place, elsewhere) if name.endswith("data.pkl") else content)
@@ -108,11 +110,11 @@ def test_read_full_checkpoint_keeps_what_it_states(tmp_path: Path) -> None:
 
 
 def test_read_bare_checkpoint_states_nothing(tmp_path: Path) -> None:
-    read = checkpoint.read(save_classifier(tmp_path / "m.pt", features=3))
+    read = checkpoint.read(save(tmp_path / "m.pt", {"model_state_dict": classifier().state_dict(), "features": 3}))
     assert (read.declared, read.features, read.classes, read.version) == ({}, None, None, None)
 
 
-def test_read_version_that_is_no_text_is_storable(tmp_path: Path) -> None:
+def test_read_version_that_is_not_text_is_storable(tmp_path: Path) -> None:
     assert checkpoint.read(save_classifier(tmp_path / "m.pt", version="v\udce9")).version == "v?"
     assert checkpoint.read(save_classifier(tmp_path / "m.pt", version={"major": 1})).version is None
 
@@ -127,30 +129,121 @@ def test_build_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
 # Not a stack of linear layers
 
 
+class With(nn.Module):
+    """Two linear layers, and what else is given: modules, or tensors as buffers."""
+
+    def __init__(self, **others: nn.Module | torch.Tensor) -> None:
+        super().__init__()
+        for name, other in others.items():
+            if isinstance(other, torch.Tensor):
+                self.register_buffer(name, other)
+            else:
+                setattr(self, name, other)
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+
+
+def scaler() -> nn.Module:
+    found = nn.Module()
+    found.register_buffer("mean_", torch.zeros(1, 3))
+    found.register_buffer("scale_", torch.ones(1, 3))
+    return found
+
+
+KEEPS_ALL = "export the model with torch.export, which keeps all layers"
+
+
 @pytest.mark.parametrize(
-    ("network", "named"),
+    ("network", "named", "way"),
     [
-        (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), "`1.running_mean` (4,)"),
-        (nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), "`1.weight` (4,)"),
-        (nn.Sequential(nn.Linear(3, 4, bias=False), nn.RMSNorm(4), nn.Linear(4, 2)), "`1.weight` (4,)"),
-        (nn.Sequential(nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 2)), "`1.weight` (1,)"),
-        (nn.Sequential(nn.Conv1d(1, 4, 2), nn.Flatten(), nn.Linear(8, 2)), "`0.weight` (4, 1, 2)"),
-        (nn.GRU(3, 4), "`weight_ih_l0` (12, 3)"),
-        (nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), "`parametrizations.weight.original0` (2, 1)"),
+        (With(layer=nn.BatchNorm1d(4)), "BatchNorm: `layer.weight` (4,)", "torch.nn.utils.fuse_linear_bn_eval"),
+        (With(layer=nn.LayerNorm(4)), "cannot be folded into another layer: `layer.weight` (4,)", KEEPS_ALL),
+        (With(layer=nn.RMSNorm(4)), "LayerNorm, GroupNorm or RMSNorm", KEEPS_ALL),
+        (With(layer=nn.PReLU()), "PReLU: `layer.weight` (1,)", KEEPS_ALL),
+        (With(layer=nn.Conv1d(1, 4, 2)), "a convolution: `layer.weight` (4, 1, 2)", KEEPS_ALL),
+        (With(layer=nn.GRU(3, 4)), "GRU or LSTM): `layer.weight_ih_l0` (12, 3)", KEEPS_ALL),
+        (With(layer=nn.MultiheadAttention(4, 2)), "attention: `layer.in_proj_weight` (12, 4)", KEEPS_ALL),
+        (With(layer=nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))), "weight_norm", "remove_parametrizations"),
+        (
+            With(criterion=nn.BCEWithLogitsLoss(pos_weight=torch.ones(1))),
+            "part of the loss, which scoring does not need: `criterion.pos_weight` (1,)",
+            "{k: v for k, v in model.state_dict().items() if k not in {'criterion.pos_weight'}}",
+        ),
+        (With(loss_fn=nn.CrossEntropyLoss(weight=torch.ones(2))), "part of the loss", "'loss_fn.weight'"),
+        (With(pos_weight=torch.ones(1)), "part of the loss", "if k not in {'pos_weight'}"),
+        (
+            With(mean=torch.zeros(3), std=torch.ones(3)),
+            "values of a scaler; a state dict does not say how the model uses them: `mean` (3,), `std` (3,)",
+            "save them beside the state dict, as lists of numbers, and pass --scaling checkpoint",
+        ),
+        (
+            With(scaler=scaler()),
+            "values of a scaler",
+            "save them beside the state dict, as lists of numbers, and pass --scaling checkpoint",
+        ),
+        (With(one=nn.LayerNorm(4), other=nn.BatchNorm1d(4)), "BatchNorm and LayerNorm", KEEPS_ALL),
     ],
-    ids=lambda value: type(value[1] if isinstance(value, nn.Sequential) else value).__name__,
+    ids=lambda value: next(iter(value.named_children()))[0] if isinstance(value, nn.Module) else None,
 )
-def test_read_other_layers_is_refused_by_name(tmp_path: Path, network: nn.Module, named: str) -> None:
-    text = refused(save(tmp_path / "m.pt", {"model_state_dict": network.state_dict()}))
-    assert "only linear layers with ReLU between" in text
+def test_read_other_layers_names_them_and_the_way_that_works(
+    tmp_path: Path, network: nn.Module, named: str, way: str
+) -> None:
+    path = save(tmp_path / "m.pt", {"model_state_dict": network.state_dict()})
+    text = refused(path)
+    assert "only linear layers with activations between them" in text
     assert named in text
-    assert "fold BatchNorm into the layer before it" in text
+    assert "`net" not in text, "linear layers are not to blame"
+    with pytest.raises(ModelRefused) as caught:
+        checkpoint.read(path)
+    assert way in str(caught.value.next_step)
+    assert ("fold" in str(caught.value.next_step)) == ("BatchNorm" in named and way != KEEPS_ALL)
 
 
-def test_read_other_layers_does_not_blame_the_linear_ones(tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
-    text = refused(save(tmp_path / "m.pt", {"model_state_dict": network.state_dict()}))
-    assert "got       `1.weight` (4,), `1.bias` (4,)\n" in text
+def test_advice_on_the_loss_and_on_weight_norm_gives_a_checkpoint_that_is_read(tmp_path: Path) -> None:
+    network = With(criterion=nn.BCEWithLogitsLoss(pos_weight=torch.ones(1)))
+    kept = {k: v for k, v in network.state_dict().items() if k not in {"criterion.pos_weight"}}  # noqa: FURB171
+    checkpoint.read(save(tmp_path / "loss.pt", kept))
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    checkpoint.read(save(tmp_path / "norm.pt", layer.state_dict()))
+
+
+def dynamically_quantized() -> dict[str, object]:
+    """Returns a state dict as torch's dynamic quantization names its values."""
+    packed = torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8)
+    return {
+        "fc.scale": torch.tensor(1.0),
+        "fc.zero_point": torch.tensor(0),
+        "fc._packed_params.dtype": torch.qint8,
+        "fc._packed_params._packed_params": (packed, torch.zeros(2)),
+    }
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        lambda: {"fc.weight": torch.ones(2, 3, dtype=torch.int8), "fc.bias": torch.ones(2)},
+        lambda: {"fc.weight": torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8)},
+        dynamically_quantized,
+    ],
+    ids=["int8", "qint8", "dynamic"],
+)
+def test_read_integer_weights_names_the_way_that_works(tmp_path: Path, parameters: Callable[[], object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls quantized tensors deprecated
+        path = save(tmp_path / "m.pt", {"model_state_dict": parameters()})
+        with pytest.raises(ModelRefused, match=r"weights of a quantized model \(int8\)") as caught:
+            checkpoint.read(path)
+    assert "save the state dict of the model before it was quantized" in str(caught.value.next_step)
+    assert 'precision = "bfloat16"' in str(caught.value.next_step)
+
+
+def test_read_numpy_values_says_how_to_save_them(tmp_path: Path) -> None:
+    document = {"model_state_dict": classifier().state_dict(), "feature_mean": np.zeros(3)}
+    with pytest.raises(ModelRefused, match="reference to numpy") as caught:
+        checkpoint.read(save(tmp_path / "m.pt", document))
+    assert "array.tolist()" in str(caught.value.next_step)
+    document["feature_mean"] = np.zeros(3).tolist()
+    checkpoint.read(save(tmp_path / "m.pt", document))
 
 
 @pytest.mark.parametrize(
@@ -163,16 +256,29 @@ def test_read_other_layers_does_not_blame_the_linear_ones(tmp_path: Path) -> Non
     ],
     ids=["bias of another length", "bias alone", "third parameter", "matrices that are no layers"],
 )
-def test_read_parameters_that_are_no_layer_is_refused(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
+def test_read_parameters_that_are_not_a_layer_is_refused(tmp_path: Path, parameters: dict[str, torch.Tensor]) -> None:
     text = refused(save(tmp_path / "m.pt", parameters))
     assert "only linear layers" in text
     assert "(4,)" in text or "(5,)" in text or "(4, 3)" in text
 
 
+def test_read_checkpoint_with_compressed_records_is_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    """A file of a few kilobytes could become gigabytes of zeros."""
+    torch.save({"0.weight": torch.zeros(2, 200_000), "0.bias": torch.zeros(2)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    assert checkpoint.read(tmp_path / "plain.pt").inputs == 200_000
+    assert "more content than its file has" in refused(tmp_path / "packed.pt")
+
+
 def test_read_layers_out_of_order_is_refused(tmp_path: Path) -> None:
     text = refused(save(tmp_path / "m.pt", state(out__weight=(2, 4), fc1__weight=(4, 3))))
     assert "do not chain" in text
-    assert "`out.weight` gives 2 values, `fc1.weight` takes 3" in text
+    assert "`out.weight` outputs 2 values, `fc1.weight` takes 3" in text
     assert "in the order in which they run" in text
 
 
@@ -195,8 +301,8 @@ def test_read_hidden_dimension_without_hidden_layer_is_refused(tmp_path: Path) -
     assert "layers of 3 to 2" in refused(save(tmp_path / "m.pt", document))
 
 
-def test_read_dimension_that_is_no_integer_is_refused(tmp_path: Path) -> None:
-    assert "`hidden_dim` is not a number of units" in refused(save_classifier(tmp_path / "m.pt", hidden_dim=[8, 4]))
+def test_read_dimension_that_is_not_an_integer_is_refused(tmp_path: Path) -> None:
+    assert "`hidden_dim` is not an integer" in refused(save_classifier(tmp_path / "m.pt", hidden_dim=[8, 4]))
 
 
 @pytest.mark.parametrize("activation", ["tanh", "nn.LeakyReLU"])
@@ -204,7 +310,7 @@ def test_read_another_activation_is_refused(tmp_path: Path, activation: str) -> 
     assert activation in refused(save_classifier(tmp_path / "m.pt", activation=activation))
 
 
-# Weights that are no numbers
+# Invalid weights
 
 
 @pytest.mark.parametrize(
@@ -232,7 +338,7 @@ def test_read_weights_not_finite_is_refused(tmp_path: Path, bad: float | torch.T
     ],
     ids=["int64", "complex", "meta", "sparse", "stride 0", "empty"],
 )
-def test_read_weights_that_are_no_plain_floats_is_refused(tmp_path: Path, weight: torch.Tensor) -> None:
+def test_read_weights_that_are_not_plain_floats_is_refused(tmp_path: Path, weight: torch.Tensor) -> None:
     text = refused(save(tmp_path / "m.pt", {"fc.weight": weight}))
     assert "`fc.weight` is not a plain tensor of floating-point numbers" in text
 
@@ -254,7 +360,7 @@ def test_read_malicious_pickle_is_refused_and_not_run(tmp_path: Path, form: str)
     assert "torch.save(" in text
     if not form.startswith("protocol"):
         torch.load(path, weights_only=False)
-        assert target.exists()  # it was dangerous indeed
+        assert target.exists()  # proves that the file was dangerous
 
 
 def test_read_whole_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -291,7 +397,7 @@ def test_read_flipped_bit_in_a_weight_is_refused(tmp_path: Path) -> None:
     half = np.float32(0.5).tobytes() * 6
     assert content.count(half) == 1
     path.write_bytes(content.replace(half, half[:-1] + b"\x3e"))
-    assert "a checksum in it differs" in refused(path)
+    assert "a checksum does not match" in refused(path)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +406,7 @@ def test_read_flipped_bit_in_a_weight_is_refused(tmp_path: Path) -> None:
         ([torch.ones(2, 3)], "a list"),
         ({"weights": {"fc.weight": torch.ones(2, 3)}, "epoch": 3}, "`weights`, `epoch` beside 0 tensors"),
         ({"model_state_dict": {"fc.weight": torch.ones(2, 3), "scale": 2.0}}, "in `model_state_dict`, `scale`"),
-        ({"model_state_dict": None}, "`model_state_dict`, which is no dictionary of tensors"),
+        ({"model_state_dict": None}, "`model_state_dict`, which is not a dictionary of tensors"),
         ({"model_state_dict": {0: torch.ones(2, 3)}}, "`0` beside 0 tensors"),
         ({}, "an empty dictionary"),
     ],
@@ -308,8 +414,14 @@ def test_read_flipped_bit_in_a_weight_is_refused(tmp_path: Path) -> None:
 )
 def test_read_document_without_state_dict_is_refused(tmp_path: Path, document: object, got: str) -> None:
     text = refused(save(tmp_path / "m.pt", document))
-    assert "holds no state dict" in text
+    assert "contains no state dict" in text
     assert got in text
+
+
+def test_read_archive_with_a_damaged_directory_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.pt", {"model_state_dict": classifier().state_dict()})
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03", 1))
+    assert "not a checkpoint that can be loaded" in refused(path)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The path through a CUDA device: the same scores, whatever overlaps; skipped where there is none."""
+"""Scoring on a CUDA device: same scores as on the CPU, although work overlaps; skipped without a device."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_scores_on_cuda_are_those_of_the_cpu_for_any_batch_size(task: Task, batc
     rows = matrix(300 if batch_rows < 64 else 20_000)
     device, cpu = on_both(task)
     tolerance = golden.TOLERANCES["cuda"]
-    for _ in range(2):  # the second time in the same pinned memory
+    for _ in range(2):  # the second time reuses the pinned memory
         assert furthest(device.predict(rows, batch_rows), cpu.predict(rows, 8192)) <= tolerance
 
 
@@ -75,7 +75,7 @@ def test_out_of_memory_on_cuda_halves_the_slice_and_loses_no_row(fits: int) -> N
 
 
 class Big(nn.Module):
-    """Needs a million values a row on the device, for a while."""
+    """Temporarily needs a million values per row on the device."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def test_run_on_cuda_stores_what_the_cpu_does_and_says_how_busy_it_was(workspace
     assert sum(share for part, share in stage.busy.items() if part != "gpu") == pytest.approx(1)
     query = "SELECT id, prob_class_1 FROM predictions WHERE run_id = "
     on_device = {row["id"]: row["prob_class_1"] for row in workspace.stored(f"{query}'{record.run_id}'")}
-    workspace.model("v2")  # the same weights, scored anew
+    workspace.model("v2")  # the same weights, so all rows are scored again
     other = workspace.run(device="cpu").record
     assert other is not None
     on_cpu = {row["id"]: row["prob_class_1"] for row in workspace.stored(f"{query}'{other.run_id}'")}

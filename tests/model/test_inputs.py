@@ -1,4 +1,4 @@
-"""Inputs that are no plain numbers: encoded as the signature says, in one place, for training examples and scoring."""
+"""Inputs that are not plain numbers: encoded as the signature declares, the same for examples and for scoring."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import command_line
 from pipeline.errors import LakescoreError, ModelRefused, QualityStop, SchemaMismatch
-from pipeline.features import fingerprints, row_fingerprints, to_matrix
 from pipeline.model.card import Card
 from pipeline.model.inputs import Input
 from pipeline.model.manifest import Signature, digest
+from pipeline.model.matrix import fingerprints, row_fingerprints, to_matrix
 from pipeline.model.registry import Registry
 from pipeline.scorer import Scorer, score_file
+from pipeline.tabular import sources
 from tests.model.programs import export
 from tests.workspace import Workspace
 
@@ -104,8 +105,15 @@ def test_list_gives_a_column_for_each_element(form: pa.DataType) -> None:
     assert encoded(column, **how, null=-1) == [[1, 2], [-1, -1], [-1, 3]]
 
 
+def test_integer_in_a_list_is_rounded_once_beside_a_null_too() -> None:
+    """Just above half of a step of float32: as a double it would be exactly half, and go the other way."""
+    value = 2**60 + 2**36 + 1
+    found = encoded([[value, None], [value, 1]], pa.list_(pa.int64()), kind="list", length=2)
+    np.testing.assert_array_equal(found, [[2**60 + 2**37, NAN], [2**60 + 2**37, 1]])
+
+
 def test_list_of_another_length_stops() -> None:
-    with pytest.raises(QualityStop, match="another length, in 1 rows"):
+    with pytest.raises(QualityStop, match="wrong length, in 1 rows"):
         encoded(pa.array([[1.0, 2.0], [1.0], None]), kind="list", length=2)
 
 
@@ -118,7 +126,7 @@ def test_number_takes_what_stands_for_null() -> None:
     ("how", "said"),
     [
         ({"kind": "category", "vocabulary": []}, "at least 1"),
-        ({"kind": "category", "vocabulary": ["a", "a"]}, "each value once"),
+        ({"kind": "category", "vocabulary": ["a", "a"]}, "must be unique"),
         ({"kind": "category", "vocabulary": ["a", 1]}, "all text or all integers"),
         ({"kind": "category", "vocabulary": ["a"], "null": "b"}, "not in the vocabulary"),
         ({"kind": "timestamp", "convert": "cyclic"}, "`period`"),
@@ -127,7 +135,7 @@ def test_number_takes_what_stands_for_null() -> None:
         ({"kind": "image"}, "does not match any of the expected tags"),
     ],
 )
-def test_input_that_cannot_be_is_refused(how: dict[str, Any], said: str) -> None:
+def test_invalid_input_is_refused(how: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         INPUT.validate_python(how)
 
@@ -169,8 +177,8 @@ def test_fingerprint_does_not_depend_on_how_values_are_encoded() -> None:
     assert fingerprint(batch()) == fingerprint(batch(), other)
 
 
-def test_fingerprint_of_declared_inputs_is_the_same_for_ever() -> None:
-    """It is stored: with another value every row would be scored again."""
+def test_fingerprint_of_declared_inputs_never_changes() -> None:
+    """Fingerprints are stored: if they changed, every row would be scored again."""
     assert fingerprint(batch()) == 6086704462065712925
 
 
@@ -209,7 +217,7 @@ def rows(count: int = 30) -> pa.Table:
 
 
 def by_hand(table: pa.Table) -> torch.Tensor:
-    """The matrix of training code that knows nothing of ours."""
+    """Returns the matrix as independent training code would compute it."""
     lines = [
         [
             40 if row["age"] is None else row["age"],
@@ -252,11 +260,11 @@ def register(workspace: Workspace, program: Path, signature: dict[str, Any] = SI
 def workspace(tmp_path: Path, program: Path) -> Workspace:
     made = Workspace(tmp_path)
     register(made, program)
-    job = made.job() / "job.toml"
-    job.write_text(job.read_text().replace('features = ["a", "b"]', ""))
+    made.job(features="")
     return made
 
 
+@pytest.mark.slow
 def test_run_with_declared_inputs_gives_what_the_training_code_gives(workspace: Workspace) -> None:
     workspace.day(rows())
     record = workspace.complete()
@@ -267,13 +275,14 @@ def test_run_with_declared_inputs_gives_what_the_training_code_gives(workspace: 
     assert workspace.run().up_to_date
 
 
+@pytest.mark.slow
 def test_run_again_scores_the_rows_whose_raw_values_changed(workspace: Workspace) -> None:
     workspace.day(rows())
     workspace.complete()
     later = rows().to_pylist()
     later[1]["colour"] = "red"
     later[2]["seen"] = later[2]["seen"].replace(minute=30)
-    later[3]["age"] = 40.0  # NULL before, which counted as 40: the prediction is the same, the row is not
+    later[3]["age"] = 40.0  # was NULL, which is encoded as 40: same prediction, but the raw row differs
     workspace.day(pa.Table.from_pylist(later, rows().schema))
     assert workspace.complete().statistics.reasons == {"changed": 3}
 
@@ -323,12 +332,12 @@ def test_golden_examples_are_encoded_as_rows_are(tmp_path: Path, program: Path) 
     register(Workspace(tmp_path / "right"), program, examples=right)
     signature = json.loads(json.dumps(SIGNATURE))
     signature["inputs"]["colour"]["vocabulary"] = ["green", "red"]
-    with pytest.raises(ModelRefused, match="does not give the examples' prob_class_1"):
+    with pytest.raises(ModelRefused, match="does not reproduce the examples' prob_class_1"):
         register(Workspace(tmp_path / "wrong"), program, signature, examples=right)
 
 
 def test_golden_batch_of_declared_inputs_is_reproduced(workspace: Workspace) -> None:
-    from pipeline.model import golden
+    from pipeline.model import golden, trial_rows
 
     registry = Registry(Path(workspace.settings.models))
     manifest = registry.resolve("toy", "v1")
@@ -336,7 +345,7 @@ def test_golden_batch_of_declared_inputs_is_reproduced(workspace: Workspace) -> 
     assert content is not None
     found = golden.compare(registry.load(manifest, "cpu"), content)
     assert found.reproduced
-    assert found.rows == golden.ROWS
+    assert found.rows == trial_rows.ROWS
 
 
 def test_inputs_are_part_of_the_digest_and_of_nothing_without_them() -> None:
@@ -353,9 +362,9 @@ def test_inputs_are_part_of_the_digest_and_of_nothing_without_them() -> None:
 @pytest.mark.parametrize(
     ("signature", "said"),
     [
-        ({"inputs": {"colour": colour()}}, "takes 8 columns, but the signature's features make 5"),
-        ({"inputs": {"colours": colour()}}, "which is no feature"),
-        ({"inputs": {"colour": {"kind": "categroy"}}}, "not a signature"),
+        ({"inputs": {"colour": colour()}}, "takes 8 columns, but the features of the signature have 5"),
+        ({"inputs": {"colours": colour()}}, "which is not a feature"),
+        ({"inputs": {"colour": {"kind": "categroy"}}}, "invalid signature"),
         ({"inputs": SIGNATURE["inputs"], "input": {}}, "unknown key `input`"),
     ],
 )
@@ -366,7 +375,7 @@ def test_register_refuses_inputs_that_do_not_fit(
         register(Workspace(tmp_path), program, signature)
 
 
-# What is told about a day
+# Profiles, baseline and explain
 
 
 def profile(workspace: Workspace, ds: str) -> dict[str, Any]:
@@ -374,8 +383,9 @@ def profile(workspace: Workspace, ds: str) -> dict[str, Any]:
     return {row["column_name"]: row for row in pq.read_table(path, partitioning=None).to_pylist()}
 
 
+@pytest.mark.slow
 def test_profile_counts_numbers_as_they_come_and_categories_by_value(workspace: Workspace) -> None:
-    """On the first day it is read afterwards, on the second the stream counts."""
+    """The first day is profiled from stored data, the second by the scoring stream."""
     day = rows().to_pylist()
     day[0]["colour"], day[1]["colour"] = "blue", None
     table = pa.Table.from_pylist(day, rows().schema)
@@ -394,14 +404,14 @@ def test_profile_counts_numbers_as_they_come_and_categories_by_value(workspace: 
         assert found["colour"]["nulls"] == 1
 
 
+@pytest.mark.slow
 def test_baseline_of_a_model_with_declared_inputs_is_what_drift_compares_with(tmp_path: Path, program: Path) -> None:
     workspace = Workspace(tmp_path)
-    job = workspace.job() / "job.toml"
-    job.write_text(job.read_text().replace('features = ["a", "b"]', ""))
+    workspace.job(features="")
     many = pa.concat_tables([rows()] * 20)
     day = many.set_column(0, "id", pa.array([f"u{number}" for number in range(many.num_rows)]))
     pq.write_table(day, tmp_path / "training.parquet")
-    register(workspace, program, training=tmp_path / "training.parquet")
+    register(workspace, program, training=sources.find([tmp_path / "training.parquet"]))
     turned = pa.array(["red"] * day.num_rows)
     workspace.day(day.set_column(day.schema.get_field_index("colour"), "colour", turned))
     workspace.complete()
@@ -412,6 +422,7 @@ def test_baseline_of_a_model_with_declared_inputs_is_what_drift_compares_with(tm
     assert outcomes["age"] == outcomes["spend"] == "ok"
 
 
+@pytest.mark.slow
 def test_explain_finds_the_row_and_reproduces_its_score(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace.day(rows())
     workspace.complete()

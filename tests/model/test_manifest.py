@@ -1,4 +1,4 @@
-"""`model.json`: what may stand in it, and what its digest covers."""
+"""`model.json`: valid content, and what the digest covers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def valid() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"features": ("a", "b", "a"), "classes": (0, 1)}, "'a' stands there twice"),
-        ({"features": ("a",), "classes": ("x", "x")}, "'x' stands there twice"),
+        ({"features": ("a", "b", "a"), "classes": (0, 1)}, "'a' appears twice"),
+        ({"features": ("a",), "classes": ("x", "x")}, "'x' appears twice"),
         ({"features": ("a",), "classes": (0, "1")}, "all text or all integers"),
         ({"features": (), "classes": (0, 1)}, "at least 1 item"),
         ({"features": ("",), "classes": (0, 1)}, "at least 1 character"),
@@ -46,7 +46,7 @@ def valid() -> dict[str, Any]:
         ({"features": ("a",), "classes": (False, True)}, "valid integer"),
     ],
 )
-def test_signature_that_cannot_be_is_refused(fields: dict[str, Any], said: str) -> None:
+def test_invalid_signature_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Signature(**fields)
 
@@ -68,7 +68,8 @@ def test_parse_of_what_was_written_gives_the_same() -> None:
     ("change", "said"),
     [
         ({"nmae": "x"}, ["unknown key `nmae`", "'name'"]),
-        ({"signature": {"feature": ["a"]}}, ["`signature.features` is missing"]),
+        ({"signature": {"classes": [0, 1]}}, ["`signature.features` is missing"]),
+        ({"signature": {"feature": ["a"]}}, ["unknown key `signature.feature`", "'features'"]),
         ({"signature": {"features": ["a"], "classes": [0, 1], "clases": []}}, ["`signature.clases`", "'classes'"]),
         ({"signature": {"features": "a", "classes": [0, 1]}}, ["`signature.features`", "'a'"]),
         ({"digest": "ABC"}, ["`digest`", "'ABC'"]),
@@ -77,7 +78,18 @@ def test_parse_of_what_was_written_gives_the_same() -> None:
         ({"registered_at": "yesterday"}, ["`registered_at`", "'yesterday'"]),
         ({"format": 2, "future": True}, ["`format`", "use the version of Lakescore that wrote it"]),
     ],
-    ids=["key", "inner missing", "inner key", "inner type", "digest", "file", "kind", "time", "format"],
+    ids=[
+        "key",
+        "inner missing",
+        "inner misspelt",
+        "inner key",
+        "inner type",
+        "digest",
+        "file",
+        "kind",
+        "time",
+        "format",
+    ],
 )
 def test_parse_wrong_field_names_file_and_field(change: dict[str, Any], said: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
@@ -96,7 +108,7 @@ def test_parse_missing_field_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"[]", b'"text"'])
-def test_parse_what_is_no_object_names_the_file(content: bytes) -> None:
+def test_parse_content_that_is_not_an_object_names_the_file(content: bytes) -> None:
     with pytest.raises(ModelError) as caught:
         manifest.parse(content, "models/churn/v1/model.json")
     assert "model.json" in caught.value.what
@@ -118,7 +130,7 @@ def test_digest_differs_for_any_change() -> None:
     assert len({manifest.digest(content, signature) for content, signature in variants}) == len(variants)
 
 
-def test_digest_is_the_same_for_ever() -> None:
+def test_digest_never_changes() -> None:
     """A registered model stays valid under later versions of Lakescore, so this value may never change."""
     assert (
         manifest.digest({"b": b"2", "a": b"1"}, Signature(features=("ä",), classes=("no", "yes")))

@@ -1,10 +1,11 @@
-"""Models of a real MLflow registry, a file store: only their files are taken, and no code in them is run."""
+"""Models of a real MLflow registry (a file store): only their files are used, and no code in them is run."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.model.registry import Registry
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="the extra mlflow is not installed"),
-    pytest.mark.filterwarnings("ignore"),  # MLflow's own, about itself
+    pytest.mark.filterwarnings("ignore"),  # MLflow warns about its own code
 ]
 
 X = np.random.default_rng(4).normal(size=(20, 2)).astype(np.float32)
@@ -36,7 +37,7 @@ def network() -> nn.Sequential:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which MLflow keeps runs and models; the working directory is beside it."""
+    """Returns the folder in which MLflow stores runs and models; the working directory is beside it."""
     folder = tmp_path / "store"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -66,7 +67,7 @@ def publish(log: Log, name: str = "churn") -> Any:
 
 
 def publish_file(path: Path, name: str = "files") -> Any:
-    """Registers a run's artifact, of no flavour of MLflow."""
+    """Registers a run's artifact without an MLflow flavour."""
     import mlflow
 
     client = mlflow.MlflowClient()
@@ -81,6 +82,7 @@ def register(url: str, *options: str) -> Result:
     return CliRunner().invoke(command_line(), arguments)
 
 
+@pytest.mark.slow
 def test_program_of_mlflow_is_registered_and_gives_its_outputs(store: Path) -> None:
     import mlflow
 
@@ -139,14 +141,85 @@ def test_folder_without_a_model_file_is_refused(store: Path) -> None:
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("url", ["models:/nobody/1", "models:/nobody@champion"])
 def test_model_that_mlflow_does_not_have_is_not_found(url: str) -> None:
-    with pytest.raises(ModelNotFound, match="MLflow does not give the model"), ours.fetched(url):
+    with pytest.raises(ModelNotFound, match="MLflow does not provide the model"), ours.fetched(url):
         pass
 
 
-@pytest.mark.parametrize("url", ["models:/churn", "models:/churn/latest", "models:/a/b@c", "models:/churn@"])
-def test_url_of_another_form_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="names no model of MLflow"), ours.fetched(url):
+VERSION_OR_ALIAS = "name a version, or an alias in place of a stage"
+REGISTER = "mlflow.register_model("
+COPY = "copy the file to this machine and pass its path"
+
+
+@pytest.mark.parametrize(
+    ("url", "way"),
+    [
+        ("models:/churn", VERSION_OR_ALIAS),
+        ("models:/churn/latest", VERSION_OR_ALIAS),
+        ("models:/churn/Production", VERSION_OR_ALIAS),
+        ("models:/a/b@c", VERSION_OR_ALIAS),
+        ("models:/churn@", VERSION_OR_ALIAS),
+        ("models:/m-ebf57e9ba8584116b8b076a985549c17", REGISTER),
+        ("runs:/0123abcd/model", REGISTER),
+        ("mlflow-artifacts:/0/0123abcd/model", REGISTER),
+        ("s3://bucket/model.pt2", COPY),
+        ("https://example.com/model.pt2", COPY),
+    ],
+)
+def test_url_of_another_form_is_named_with_the_one_to_use(tmp_path: Path, url: str, way: str) -> None:
+    refused = register(url)
+    assert isinstance(refused.exception, UsageError)
+    assert refused.exception.what == "not an MLflow model URL"
+    assert way in str(refused.exception.next_step)
+    assert not (tmp_path / "models").exists()
+
+
+def test_credentials_in_a_url_are_not_shown() -> None:
+    with pytest.raises(UsageError) as caught, ours.fetched("https://user:secret@example.com/m.pt2"):
         pass
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("store")
+def test_registry_of_an_unknown_scheme_is_an_error_with_a_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "unknown://somewhere")
+    refused = register("models:/churn/1")
+    assert isinstance(refused.exception, ModelNotFound)
+    assert "MLFLOW_REGISTRY_URI" in str(refused.exception.next_step)
+
+
+@pytest.mark.usefixtures("store")
+def test_program_logged_with_an_example_of_one_row_says_to_use_two() -> None:
+    publish(log_pytorch(serialization_format="pt2", input_example=X[:1]))
+    refused = register("models:/churn/1")
+    assert isinstance(refused.exception, ModelRefused)
+    assert "for exactly 1 rows at a time" in refused.exception.what
+    assert "if the input_example has two rows or more" in str(refused.exception.next_step)
+
+
+@pytest.mark.parametrize(
+    ("flavor", "file", "way"),
+    [
+        ("xgboost", "xgboost.ubj", "write its trees as a torch module"),
+        ("sklearn", "sklearn.pkl", "one nn.Linear of its"),
+    ],
+)
+def test_model_of_another_flavor_is_named_with_the_way_that_works(
+    store: Path, flavor: str, file: str, way: str
+) -> None:
+    import mlflow
+
+    folder = store.parent / "logged"
+    folder.mkdir()
+    (folder / "MLmodel").write_text(f"flavors:\n  python_function:\n    data: {file}\n  {flavor}:\n    data: {file}\n")
+    shutil.copy(Path(__file__).parent / "files" / file, folder)
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(folder), "model")
+    client = mlflow.MlflowClient()
+    client.create_registered_model("files")
+    client.create_model_version("files", f"{run.info.artifact_uri}/model", run.info.run_id)
+    refused = register("models:/files/1")
+    assert isinstance(refused.exception, ModelRefused)
+    assert way in str(refused.exception.next_step)
 
 
 @pytest.mark.usefixtures("store")

@@ -1,16 +1,19 @@
-"""The examples of models/README.md run as they stand there."""
+"""The examples of models/README.md run as written."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import shlex
+from math import exp
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.app import command_line
+from pipeline.scorer import Scorer
 
 README = Path(__file__).parent.parent.parent / "models" / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -18,7 +21,7 @@ SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README.read_text("utf
 
 
 def run_examples(section: str, languages: list[str]) -> list[str]:
-    """Runs a section's examples one after another, and returns what its commands print."""
+    """Runs a section's examples one after another and returns the output of its commands."""
     blocks = BLOCK.findall(SECTIONS[section])
     assert [language for language, _ in blocks] == languages
     printed = []
@@ -52,11 +55,24 @@ def test_checkpoint_of_the_readme_is_registered_and_scores(capsys: pytest.Captur
     assert re.fullmatch(r"\['(stays|leaves)'\] \[[\d.e-]+\] \[[\d.e-]+\]\n", capsys.readouterr().out)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.export's own
+@pytest.mark.filterwarnings("ignore")  # torch.export warns about its own code
 def test_program_of_the_readme_is_registered_and_scores(capsys: pytest.CaptureFixture[str]) -> None:
     (printed,) = run_examples("Any architecture: a program", ["python", "python", "sh", "python"])
     assert printed.startswith("spend v1 is registered as production")
     assert capsys.readouterr().out == "['value', 'value_q10', 'value_q50', 'value_q90']\n"
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.export warns about its own code
+def test_models_of_other_libraries_of_the_readme_are_registered_and_score() -> None:
+    printed = run_examples("Models of other libraries", ["python", "python", "sh"])
+    assert [text.split(" is registered")[0] for text in printed] == ["linear v1", "trees v1"]
+    rows = pa.table({"age": [41.0, 52.0, 41.6], "visits": [2.0, 9.0, 4.0], "spend": [80.0, 99.0, 100.0]})
+    # by hand: (age - 40) / 12 * 0.4 - (visits - 3) / 2 * 1.1 + (spend - 80) / 45 * 0.7 + 0.2; the leaves of both trees
+    linear = [0.4 / 12 + 1.1 / 2 + 0.2, 4.8 / 12 - 3.3 + 13.3 / 45 + 0.2, 0.64 / 12 - 0.55 + 14 / 45 + 0.2]
+    trees = [-0.1 - 0.3 - 0.2, -0.1 + 0.8 + 0.1, -0.1 + 0.8 + 0.5]
+    for name, logits in (("linear", linear), ("trees", trees)):
+        scores = Scorer.load(name, "v1").score(rows).column("prob_class_1").to_pylist()
+        assert scores == pytest.approx([1 / (1 + exp(-logit)) for logit in logits], abs=1e-6)
 
 
 def test_ranking_of_the_readme_is_registered() -> None:
@@ -66,7 +82,7 @@ def test_ranking_of_the_readme_is_registered() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="the extra mlflow is not installed")
-@pytest.mark.filterwarnings("ignore")  # MLflow's own, about itself
+@pytest.mark.filterwarnings("ignore")  # MLflow warns about its own code
 def test_model_of_mlflow_of_the_readme_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())

@@ -1,4 +1,4 @@
-"""The loaded model: its columns are those of a plain loop, for any slice, thread and memory."""
+"""The loaded model gives the same columns as a plain loop, for any slice size, thread and memory limit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.errors import ModelError, ModelMismatch, UsageError
 from pipeline.model.manifest import Signature
+from pipeline.model.memory_layout import empty
 from pipeline.model.predictor import Predictor, choose_device
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def torch_settings() -> tuple[object, ...]:
 
 
 class OnlyFits(nn.Module):
-    """A model on a device whose memory is full above a number of rows."""
+    """A model that runs out of memory above a number of rows."""
 
     def __init__(self, inner: nn.Module, rows: int) -> None:
         super().__init__()
@@ -117,6 +118,7 @@ def test_predict_no_rows_gives_empty_columns_of_their_types() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_predict_other_layouts_of_the_matrix_give_the_same() -> None:
     rows = matrix()
@@ -132,7 +134,7 @@ def test_predict_other_layouts_of_the_matrix_give_the_same() -> None:
 
 def test_predict_leaves_the_matrix_as_it_is() -> None:
     rows = matrix()
-    module = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2))  # its first layer writes into what it is given
+    module = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2))  # its first layer writes into its argument
     Predictor(module, signature(), "cpu").predict(rows, 128)
     np.testing.assert_array_equal(rows, matrix())
 
@@ -157,6 +159,7 @@ def test_predict_without_batch_rows_is_refused() -> None:
         Predictor(network(), signature(), "cpu").predict(matrix(), 0)
 
 
+@pytest.mark.slow
 def test_predict_dropout_and_gradients_are_off() -> None:
     module = nn.Sequential(nn.Dropout(0.9), nn.Linear(3, 2)).train()
     predictor = Predictor(module, signature(), "cpu")
@@ -172,6 +175,7 @@ def test_predict_nan_feature_gives_nan_that_a_guard_can_see() -> None:
     assert np.isnan(columns["prediction_proba"]).tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_predict_from_several_threads_gives_each_its_own_result() -> None:
     predictor = Predictor(network(4), signature(*range(4)), "cpu")
     rows = matrix(20_000)
@@ -190,7 +194,7 @@ def test_predict_from_several_threads_gives_each_its_own_result() -> None:
 
 
 class Watched(nn.Linear):
-    """Keeps what mode it ran in."""
+    """Records the mode in which it ran."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.inference = torch.is_inference_mode_enabled()
@@ -220,6 +224,35 @@ def test_predict_out_of_memory_is_remembered() -> None:
     module.seen.clear()
     predictor.predict(matrix(), 512)
     assert max(module.seen) == 64
+
+
+class Strict(nn.Module):
+    """Like a program that views its argument as one row of numbers, and then writes into it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.is_contiguous()
+        logits: torch.Tensor = self.inner(x.view(-1).view(x.shape).clone())
+        x.view(-1)[:] = 0
+        return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_rows", [7, 1000, 8192])
+@pytest.mark.parametrize("wrap", [nn.Identity(), Strict])
+def test_predict_is_the_same_in_both_layouts(wrap: Any, batch_rows: int) -> None:
+    rows, module = matrix(), network()
+    by_column = empty(*rows.shape)
+    by_column[:] = rows
+    expected = plain_loop(module, rows)
+    predictor = Predictor(wrap(module), signature(), "cpu")
+    for each in (rows, by_column):
+        found = predictor.predict(each, batch_rows)
+        np.testing.assert_allclose(found["prob_class_1"], expected[:, 1], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(by_column, rows)
 
 
 def test_predict_out_of_memory_for_one_row_says_what_to_do() -> None:

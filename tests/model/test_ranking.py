@@ -1,4 +1,4 @@
-"""Rankings: the best of many items for each row, never with the scores of all items and rows at once."""
+"""Rankings: the best of many items per row, without ever holding the scores of all rows in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def network(items: int = ITEMS) -> nn.Sequential:
 
 
 def scores_of(matrix: Any) -> Any:
-    """Returns the scores of all items, (rows, items)."""
+    """Returns the scores of all items (rows, items)."""
     with torch.inference_mode():
         return network()(torch.from_numpy(matrix)).numpy()
 
@@ -51,7 +51,7 @@ def register(workspace: Workspace, module: nn.Module, items: Any = NAMES, top: i
         version="v1",
         features=("a", "b"),
         alias="production",
-        card=Card(signature={"task": "ranking", "top": top, "classes": items}),
+        card=Card(signature={"task": "ranking", "top": top, "classes": items, "architecture": "mlp:relu"}),
     )
 
 
@@ -100,6 +100,7 @@ def test_ranking_never_holds_the_scores_of_all_rows(monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(whole["top_scores"], alone["top_scores"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ranking_of_every_item_and_of_one(workspace: Workspace) -> None:
     assert Predictor(network(3), ranking("abc", 3), "cpu").predict(X, 64)["top_items"].shape == (ROWS, 3)
     register(workspace, network(3), list("abc"), 1)
@@ -108,7 +109,7 @@ def test_ranking_of_every_item_and_of_one(workspace: Workspace) -> None:
 
 
 def test_register_refuses_a_ranking_of_other_items(workspace: Workspace) -> None:
-    with pytest.raises(ModelRefused, match="gives 9999 outputs, but the signature speaks of 10000"):
+    with pytest.raises(ModelRefused, match="has 9999 outputs, but its signature has 10000"):
         register(workspace, network(ITEMS - 1))
 
 
@@ -125,11 +126,12 @@ def test_register_checks_the_examples_scores(workspace: Workspace) -> None:
         )
 
     for wrong in (scores + 0.01, scores[:, :-1]):
-        with pytest.raises(ModelRefused, match="does not give the examples' top_scores"):
+        with pytest.raises(ModelRefused, match="does not reproduce the examples' top_scores"):
             register_with(wrong, "wrong")
     register_with(scores, "right")
 
 
+@pytest.mark.slow
 def test_run_of_a_ranking_stores_lists_and_says_how_they_lie(workspace: Workspace) -> None:
     register(workspace, network())
     record = workspace.complete()
@@ -163,7 +165,7 @@ def test_score_of_a_table_and_a_file_gives_the_lists(workspace: Workspace, tmp_p
 
 
 def staged_as(monkeypatch: pytest.MonkeyPatch, items: list[Any], scores: list[float]) -> None:
-    """Lets the ranking give these lists for each row."""
+    """Makes the ranking return these lists for each row."""
 
     def arrow(_head: heads.Ranking, results: heads.Results) -> list[Any]:
         rows = results[0].shape[1]
@@ -184,7 +186,7 @@ def staged_as(monkeypatch: pytest.MonkeyPatch, items: list[Any], scores: list[fl
         (["a", "x"], [2.0, 1.0], "items_known"),
     ],
 )
-def test_run_of_a_ranking_that_is_none_stops(
+def test_run_of_an_invalid_ranking_stops(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, items: list[Any], scores: list[float], check: str
 ) -> None:
     register(workspace, network(3), list("abc"), 2)
@@ -206,6 +208,7 @@ def test_ranking_that_is_the_same_for_everybody_is_noted(workspace: Workspace, m
     assert outcomes(workspace.complete("2026-01-02"))["first_item_share"] == "passed"
 
 
+@pytest.mark.slow
 def test_run_after_a_crash_adopts_the_lists_that_were_staged(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The registry: a version names one digest for ever, appears whole or not at all, and is checked when it is loaded."""
+"""The registry: a version permanently names one digest, appears atomically, and is checked when it is loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ import torch
 
 from pipeline.errors import ModelError, ModelMismatch, ModelNotFound, ModelRefused, UsageError
 from pipeline.model.registry import Registry
-from tests.model.networks import classifier, save, save_classifier
+from pipeline.tabular import sources
+from tests.model.networks import DIMENSIONS, classifier, save, save_classifier
 
 ROOT = Path(__file__).parent.parent.parent
 FEATURES = ["age", "visits", "spend"]
@@ -38,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    return save(tmp_path / "other.pt", {"model_state_dict": classifier(seed=1).state_dict()})
+    return save(tmp_path / "other.pt", {"model_state_dict": classifier(seed=1).state_dict(), **DIMENSIONS})
 
 
 def tree(root: Path) -> dict[str, bytes]:
@@ -88,7 +89,10 @@ def test_register_with_names_overrides_those_of_the_file(registry: Registry, tmp
 
 @pytest.mark.parametrize("outputs", [1, 2, 4])
 def test_register_without_classes_numbers_them(registry: Registry, tmp_path: Path, outputs: int) -> None:
-    path = save(tmp_path / "m.pt", {"state_dict": classifier(output_dim=outputs).state_dict()})
+    path = save(
+        tmp_path / "m.pt",
+        {"state_dict": classifier(output_dim=outputs).state_dict(), **DIMENSIONS, "output_dim": outputs},
+    )
     manifest = registry.register(path, name="m", version="v1", features=FEATURES)
     assert manifest.signature.classes == tuple(range(max(outputs, 2)))
 
@@ -106,7 +110,7 @@ def test_register_other_content_under_the_same_version_is_refused(
 ) -> None:
     registry.register(model, name="churn", version="v1", features=FEATURES)
     before = tree(registry.root)
-    with pytest.raises(ModelRefused, match="names other content already") as caught:
+    with pytest.raises(ModelRefused, match="already exists with other content") as caught:
         registry.register(
             other if change == "weights" else model,
             name="churn",
@@ -132,18 +136,18 @@ def test_register_again_over_a_damaged_version_is_refused(registry: Registry, mo
         ({}, {"features": None}, ModelRefused, "pass --features"),
         ({}, {"features": ["a", "b"]}, ModelRefused, "has 3 features, but 2 are named"),
         ({}, {"features": []}, ModelRefused, "but 0 are named"),
-        ({}, {"features": ["a", "b", "a"]}, ModelRefused, "`features`: 'a' stands there twice"),
+        ({}, {"features": ["a", "b", "a"]}, ModelRefused, "`features`: 'a' appears twice"),
         ({}, {"classes": ["x", "y", "z"]}, ModelRefused, "has 2 classes, but 3 are named"),
         ({}, {"classes": ["x", 1]}, ModelRefused, "all text or all integers"),
         ({"classes": ["x", "y", "z"]}, {}, ModelRefused, "has 2 classes, but 3 are named"),
         ({"feature_names": FEATURES[::-1]}, {}, ModelRefused, "the same features in another order"),
         ({"input_dim": 5}, {}, ModelRefused, "`input_dim`"),
         ({}, {"name": "../churn"}, UsageError, "model '../churn' cannot be used as a name"),
-        ({}, {"name": "README.md"}, UsageError, "a file lies there"),
+        ({}, {"name": "README.md"}, UsageError, "a file has this name"),
         ({}, {"version": "v 1"}, UsageError, "version 'v 1' cannot be used as a name"),
-        ({}, {"version": "aliases.json"}, UsageError, "the name of something else"),
+        ({}, {"version": "aliases.json"}, UsageError, "this name is already used"),
         ({}, {"alias": ".hidden"}, UsageError, "alias '.hidden' cannot be used as a name"),
-        ({}, {"alias": "v1"}, UsageError, "the name of something else"),
+        ({}, {"alias": "v1"}, UsageError, "this name is already used"),
     ],
 )
 def test_register_bad_input_is_refused_and_writes_nothing(
@@ -160,14 +164,14 @@ def test_register_bad_input_is_refused_and_writes_nothing(
 
 @pytest.mark.parametrize("missing", ["absent.pt", "."])
 def test_register_file_that_is_not_there_is_refused(registry: Registry, tmp_path: Path, missing: str) -> None:
-    with pytest.raises(UsageError, match="there is no such model file"):
+    with pytest.raises(UsageError, match="no such model file"):
         registry.register(tmp_path / missing, name="churn", version="v1", features=FEATURES)
     assert not registry.root.exists()
 
 
-def test_register_over_a_stranger_folder_is_refused(registry: Registry, model: Path) -> None:
+def test_register_over_an_unknown_folder_is_refused(registry: Registry, model: Path) -> None:
     (registry.root / "churn" / "v1").mkdir(parents=True)
-    with pytest.raises(ModelRefused, match="something that is not a model"):
+    with pytest.raises(ModelRefused, match="exists but is not a model"):
         registry.register(model, name="churn", version="v1", features=FEATURES)
 
 
@@ -187,6 +191,7 @@ registry.Registry(Path(models)).register(Path(model), **names)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "versions"), [("model.json", 1), ("rename", 1), ("aliases.json", 2)])
 def test_register_killed_midway_leaves_no_half_model(
     registry: Registry, model: Path, other: Path, at: str, versions: int
@@ -243,14 +248,14 @@ def test_promote_several_aliases_at_once_loses_none(registry: Registry, model: P
 
 def test_promote_alias_with_a_versions_name_is_refused(registry: Registry, model: Path) -> None:
     registry.register(model, name="churn", version="v1", features=FEATURES)
-    with pytest.raises(UsageError, match="'v1' is a version of churn already"):
+    with pytest.raises(UsageError, match="'v1' is already a version of churn"):
         registry.promote("churn", "v1", alias="v1")
     assert registry.aliases("churn") == {}
 
 
 def test_register_version_with_an_aliases_name_is_refused(registry: Registry, model: Path) -> None:
     registry.register(model, name="churn", version="v1", features=FEATURES, alias="production")
-    with pytest.raises(UsageError, match="'production' is an alias of churn already"):
+    with pytest.raises(UsageError, match="'production' is already an alias of churn"):
         registry.register(model, name="churn", version="production", features=FEATURES)
     assert [manifest.version for manifest in registry.manifests()] == ["v1"]
 
@@ -282,7 +287,11 @@ def test_aliases_damaged_names_file_and_field(registry: Registry, model: Path, c
     [
         ("chrun", "v1", ["no model is called 'chrun', did you mean 'churn'?", "churn, fraud"]),
         ("sales", "v1", ["no model is called 'sales'", "lakescore models register"]),
-        ("churn", "v3", ["no version or alias 'v3', did you mean 'v2'?", "v1, v2, production (alias of v1)"]),
+        (
+            "churn",
+            "v3",
+            ["no version or alias 'v3', did you mean 'v2'?", "v1, v2, production (alias of v1)", "next      name one"],
+        ),
         ("churn", "prod", ["no version or alias 'prod', did you mean 'production'?"]),
         ("README.md", "v1", ["no model is called 'README.md'"]),
     ],
@@ -303,6 +312,8 @@ def test_resolve_in_an_absent_registry_says_that_there_is_none(registry: Registr
     with pytest.raises(ModelNotFound) as caught:
         registry.resolve("churn", "production")
     assert caught.value.expected == "none"
+    assert caught.value.where == f"{registry.root}, a folder that does not exist"
+    assert "correct LAKESCORE_MODELS" in str(caught.value.next_step)
     assert registry.manifests() == []
 
 
@@ -316,11 +327,11 @@ def test_resolve_alias_of_a_removed_version_says_so(registry: Registry, model: P
     registry.register(model, name="churn", version="v1", features=FEATURES, alias="production")
     registry.register(model, name="churn", version="v2", features=FEATURES)
     (registry.root / "churn" / "v1").rename(registry.root / "v1")
-    with pytest.raises(ModelNotFound, match="stands for v1, which is not there"):
+    with pytest.raises(ModelNotFound, match="points to v1, which does not exist"):
         registry.resolve("churn", "production")
 
 
-def test_manifests_are_sorted_and_pass_over_what_is_no_model(registry: Registry, model: Path) -> None:
+def test_manifests_are_sorted_and_skip_other_files(registry: Registry, model: Path) -> None:
     for name, version in (("fraud", "v1"), ("churn", "v10"), ("churn", "v9")):
         registry.register(model, name=name, version=version, features=FEATURES)
     (registry.root / "churn" / ".v11.0123abcd.tmp").mkdir()
@@ -337,7 +348,7 @@ def test_manifests_are_sorted_and_pass_over_what_is_no_model(registry: Registry,
 
 
 def change_file(folder: Path) -> None:
-    save(folder / "model.pt", {"model_state_dict": classifier(seed=1).state_dict()})
+    save(folder / "model.pt", {"model_state_dict": classifier(seed=1).state_dict(), **DIMENSIONS})
 
 
 def remove_file(folder: Path) -> None:
@@ -375,7 +386,7 @@ def test_load_of_a_malicious_file_put_there_later_does_not_run_it(
     assert not target.exists()
 
 
-def test_load_of_a_manifest_from_before_stays_possible(registry: Registry, model: Path) -> None:
+def test_load_of_an_old_manifest_stays_possible(registry: Registry, model: Path) -> None:
     planned = registry.register(model, name="churn", version="v1", features=FEATURES)
     swap_features(registry.root / "churn" / "v1")
     assert registry.load(planned).signature.features == tuple(FEATURES)
@@ -399,12 +410,12 @@ def test_resolve_misspelt_key_in_model_json_names_file_and_key(registry: Registr
     registry.register(model, name="churn", version="v1", features=FEATURES)
     path = registry.root / "churn" / "v1" / "model.json"
     edit(path, lambda document: document.update(kinds=document.pop("kind")))
-    with pytest.raises(ModelError, match="`kind`") as caught:
+    with pytest.raises(ModelError, match="unknown key `kinds`, did you mean 'kind'") as caught:
         registry.resolve("churn", "v1")
     assert caught.value.where == str(path)
 
 
-# What comes with a model
+# Golden batch and baseline
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes() + b"x"), Path.unlink])
@@ -414,7 +425,7 @@ def test_file_of_a_model_that_is_not_what_was_registered_is_refused(
 ) -> None:
     rows = np.random.default_rng(0).normal(size=(200, 3))
     pq.write_table(pa.table(dict(zip(FEATURES, rows.T, strict=True))), tmp_path / "training.parquet")
-    training = tmp_path / "training.parquet"
+    training = sources.find([tmp_path / "training.parquet"])
     found = registry.register(model, name="churn", version="v1", features=FEATURES, training=training)
     path = registry.root / "churn" / "v1" / f"{kind}.parquet"
     assert getattr(registry, kind)(found) == path.read_bytes()

@@ -1,4 +1,4 @@
-"""Tasks: what a regression and a multi-label model store, and the checks, numbers and views that follow."""
+"""Tasks: what regression and multi-label models store, and the resulting checks, statistics and views."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import command_line
 from pipeline.errors import JobError, ModelMismatch, ModelRefused, QualityStop
-from pipeline.job import find_job
+from pipeline.job.loading import find_job
 from pipeline.model.card import Card
 from pipeline.model.manifest import Signature
 from pipeline.model.outputs import output_schema, quantile
@@ -37,7 +37,7 @@ def network(outputs: int) -> nn.Sequential:
 
 
 class Ordered(nn.Module):
-    """Quantiles that never cross, as a quantile regression should give them."""
+    """Quantiles that never cross, as a quantile regression should output them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,6 +70,7 @@ def register(workspace: Workspace, module: nn.Module, classes: Any = None, **sig
     path = workspace.root / "m.pt"
     if isinstance(module, nn.Sequential):
         torch.save(module.state_dict(), path)
+        signature["architecture"] = "mlp:relu"
     else:
         from tests.model.programs import export
 
@@ -151,17 +152,17 @@ def test_scorer_gives_the_columns_of_the_task(workspace: Workspace) -> None:
         ({"task": "regression", "classes": (1, 2)}, "has no `classes`"),
         ({"classes": (0, 1), "quantiles": (0.5,)}, "belong to a regression"),
         ({"task": "regression", "quantiles": (0.5, 0.1, 0.9)}, "ascending"),
-        ({"task": "regression", "quantiles": (0.1, 0.9)}, "odd number"),
+        ({"task": "regression", "quantiles": (0.1, 0.9)}, "odd in number"),
         ({"task": "regression", "quantiles": (0.1, 0.50001, 0.9)}, "at most four decimals"),
         ({"task": "regression", "quantiles": (0.5,), "variance": "variance"}, "not both"),
         ({"task": "multilabel"}, "at least 1 item"),
         ({"task": "forecast"}, "Input should be"),
-        ({"task": "ranking", "classes": (1, 2)}, "`top` belongs to a ranking"),
-        ({"task": "ranking", "classes": (1, 2), "top": 3}, "at least as many items"),
-        ({"classes": (1, 2), "top": 1}, "`top` belongs to a ranking"),
+        ({"task": "ranking", "classes": (1, 2)}, "a ranking needs `top`"),
+        ({"task": "ranking", "classes": (1, 2), "top": 3}, "at least as many `classes`"),
+        ({"classes": (1, 2), "top": 1}, "a ranking needs `top`"),
     ],
 )
-def test_signature_of_no_task_is_refused(signature: dict[str, Any], said: str) -> None:
+def test_signature_that_fits_no_task_is_refused(signature: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Signature.model_validate({"features": ("a",), **signature})
 
@@ -169,8 +170,8 @@ def test_signature_of_no_task_is_refused(signature: dict[str, Any], said: str) -
 @pytest.mark.parametrize(
     ("outputs", "signature", "said"),
     [
-        (3, {"task": "regression"}, "gives 3 outputs, but the signature speaks of 1"),
-        (1, QUANTILES, "gives 1 outputs, but the signature speaks of 3"),
+        (3, {"task": "regression"}, "has 3 outputs, but its signature has 1"),
+        (1, QUANTILES, "has 1 outputs, but its signature has 3"),
     ],
 )
 def test_register_refuses_a_task_that_does_not_fit(
@@ -181,13 +182,14 @@ def test_register_refuses_a_task_that_does_not_fit(
 
 
 def test_model_that_gives_other_outputs_than_its_signature_is_refused() -> None:
-    with pytest.raises(ModelMismatch, match="does not give what its signature says"):
+    with pytest.raises(ModelMismatch, match="does not match its signature"):
         predict(network(2), task="regression")
 
 
 # Runs
 
 
+@pytest.mark.slow
 def test_run_of_a_regression_stores_values_and_says_how_they_lie(workspace: Workspace) -> None:
     register(workspace, network(1), task="regression")
     record = workspace.complete()
@@ -206,6 +208,7 @@ def test_run_of_a_regression_stores_values_and_says_how_they_lie(workspace: Work
     assert workspace.complete().statistics.reasons == {"changed": ROWS, "new": 5}
 
 
+@pytest.mark.slow
 def test_run_of_quantiles_checks_their_order(workspace: Workspace) -> None:
     register(workspace, Ordered(), **QUANTILES)
     assert outcomes(workspace.complete())["quantiles_in_order"] == "passed"
@@ -251,6 +254,7 @@ def test_run_of_constant_values_stops(workspace: Workspace) -> None:
         workspace.run()
 
 
+@pytest.mark.slow
 def test_run_of_multilabel_counts_each_label(workspace: Workspace) -> None:
     register(workspace, network(3), LABELS, task="multilabel", threshold=0.6)
     record = workspace.complete()
@@ -270,6 +274,7 @@ def test_run_of_multilabel_counts_each_label(workspace: Workspace) -> None:
     assert "probabilities_sum" not in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outputs", "classes", "signature", "column", "said"),
     [
@@ -301,6 +306,7 @@ def test_commands_show_what_a_task_gives(
     assert found == {"ranged": column != "prediction", "items": 3 if column == "top_items" else None}
 
 
+@pytest.mark.slow
 def test_value_distribution_is_that_of_the_stored_values(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     register(workspace, network(1), task="regression")
     workspace.complete()

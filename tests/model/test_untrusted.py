@@ -1,4 +1,4 @@
-"""Files that want to run code: each writes a marker if it does. Each attack is shown to be one, on torch itself."""
+"""Files that try to run code: each writes a marker if it does. Each attack is proved to work against torch itself."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _marking(mark: Path) -> MarkingModule:
 
 
 def pickled_object(folder: Path, mark: Path) -> Path:
-    """A checkpoint whose state dict has code beside the weights."""
+    """A checkpoint whose state dict contains code as well as weights."""
     torch.save({"model_state_dict": _network().state_dict(), "optimizer": Marks(mark)}, folder / "m.pt")
     return folder / "m.pt"
 
@@ -75,7 +75,7 @@ def pickled_module(folder: Path, mark: Path) -> Path:
 
 
 def bare_pickle(folder: Path, mark: Path) -> Path:
-    """Not made by torch, as joblib or cloudpickle would write it."""
+    """A bare pickle, not made by torch, as joblib or cloudpickle would write it."""
     (folder / "m.pt").write_bytes(pickle.dumps(Marks(mark)))
     return folder / "m.pt"
 
@@ -101,7 +101,7 @@ def pickled_weights(folder: Path, mark: Path) -> Path:
 
 
 def program_called_checkpoint(folder: Path, mark: Path) -> Path:
-    """A program's archive that torch.load would take for a checkpoint, too."""
+    """A program's archive that torch.load would also accept as a checkpoint."""
     path = pickled_weights(folder, mark)
     with zipfile.ZipFile(path, "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
@@ -115,7 +115,7 @@ Attack = Callable[[Path, Path], Path]
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Iterator[Path]:
-    """What an attack writes. The test ends without it, unless it removes it itself."""
+    """The marker file that an attack writes. It must not exist at the end; tests that expect it remove it."""
     path = tmp_path / "executed"
     yield path
     assert not path.exists(), "code in the file was run"
@@ -145,7 +145,7 @@ def load_as_torch_does(path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_attack_is_one_for_torch_itself(attack: Attack, tmp_path: Path, mark: Path) -> None:
     path = attack(tmp_path, mark)
-    with suppress(Exception):  # whatever torch makes of what the code returned
+    with suppress(Exception):  # depends on what torch does with the code's result
         load_as_torch_does(path)
     assert mark.exists()
     mark.unlink()
@@ -170,9 +170,9 @@ def test_register_with_another_digest_does_not_run_it(attack: Attack, workspace:
 
 
 def replace_model(workspace: Workspace, attack: Attack, mark: Path, *, kind: str | None = None) -> str:
-    """Registers a harmless model, then puts an attack in its place, as whoever can write to the registry could.
+    """Registers a harmless model, then replaces it by an attack, as anybody with write access to the registry could.
 
-    With `kind` model.json is made to agree; its digest is returned.
+    If `kind` is given, model.json is forged to match. Returns the digest of the attack as a model.
     """
     workspace.model()
     folder = Path(workspace.settings.models) / "toy" / "v1"
@@ -187,7 +187,7 @@ def replace_model(workspace: Workspace, attack: Attack, mark: Path, *, kind: str
 
 
 def loads(workspace: Workspace) -> Iterator[Callable[[], object]]:
-    """Yields each way in which a registered model is loaded."""
+    """Yields every way to load a registered model."""
     yield workspace.run
     yield lambda: Scorer.load("toy", models=workspace.settings.models)
     arguments = ("score", str(workspace.lake / "unscored" / f"ds={DAY}" / "data.parquet"), "out.parquet")
@@ -230,17 +230,17 @@ def test_job_without_a_digest_cannot_trust_and_another_digest_does_not(workspace
 
     found = replace_model(workspace, pickled_module, mark, kind="pickled")
     pin("trust_code = true")
-    with pytest.raises(JobError, match="needs the model's `digest`"):
+    with pytest.raises(JobError, match="also needs the model's `digest`"):
         workspace.run()
     pin(f'trust_code = true\ndigest = "{"0" * 64}"')
-    with pytest.raises(ModelMismatch, match="not the one that the job pins"):
+    with pytest.raises(ModelMismatch, match="does not have the digest that the job pins"):
         workspace.run()
     pin(f'digest = "{found}"')
-    with pytest.raises(ModelRefused, match="run only if the job trusts it"):
+    with pytest.raises(ModelRefused, match="the job does not trust it"):
         workspace.run()
     assert not mark.exists()
     pin(f'trust_code = true\ndigest = "{found}"')
-    with pytest.raises(QualityStop, match="golden_batch"):  # it is another model than the one registered
+    with pytest.raises(QualityStop, match="golden_batch"):  # it is not the registered model
         workspace.run()
     assert mark.exists(), "trusted and pinned, it is run: the tests above can fail"
     mark.unlink()

@@ -1,4 +1,4 @@
-"""A project as Airflow sees it: the DAG file, a job, a lake, and an Airflow home of its own."""
+"""A project for Airflow tests: the DAG file, a job, a lake and a separate Airflow home."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from tests.workspace import Workspace
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 FINISHED = ("success", "failed")
+SUPERVISED = 'while :; do "$0" "$1"; sleep 1; done'
+"""Starts a component again when it ends, as a service manager does: a locked SQLite database ends the scheduler."""
 
 
 def free_port() -> int:
@@ -94,7 +97,7 @@ class AirflowProject:
         return done.stdout
 
     def python(self, script: str, *arguments: str, timeout_s: float = 240) -> Any:
-        """Runs a script that prints JSON in its last line."""
+        """Runs a script and returns the JSON that it prints as its last line."""
         done = subprocess.run(
             [sys.executable, "-c", script, *arguments],
             env=self.environment(),
@@ -105,9 +108,10 @@ class AirflowProject:
             check=False,
         )
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
-        return json.loads(done.stdout.splitlines()[-1])
+        results = [line for line in done.stdout.splitlines() if line.startswith(("{", "["))]  # others are Airflow's log
+        return json.loads(results[-1])
 
-    # A whole Airflow
+    # A complete Airflow
 
     def start(self, *components: str) -> None:
         self.home.mkdir(exist_ok=True)
@@ -116,7 +120,7 @@ class AirflowProject:
             with log:
                 self.processes.append(
                     subprocess.Popen(
-                        [str(BIN / "airflow"), component],
+                        ["sh", "-c", SUPERVISED, str(BIN / "airflow"), component],
                         env=self.environment(),
                         cwd=self.workspace.root,
                         stdout=log,
@@ -126,13 +130,14 @@ class AirflowProject:
                 )
 
     def stop(self) -> None:
-        """Ends each component with its whole session; there is nothing of ours to lose."""
+        """Kills each component with all that it has started; nothing has to be saved."""
         for process in self.processes:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        kill_all_in(self.workspace.root)
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Calls the REST API; again if the database had no time, as SQLite has with several writers."""
+        """Calls the REST API; retries timeouts and status 500, which a locked SQLite database causes."""
         for _ in range(5):
             try:
                 return self._call(method, path, body)
@@ -162,12 +167,12 @@ class AirflowProject:
             return str(json.loads(answer.read())["access_token"])
 
     def trigger(self, dag: str = "toy", **body: Any) -> str:
-        """Asks for a run under an id of our own, so that asking again after no answer is harmless."""
+        """Requests a run under an id chosen here, so that a retry after a lost response is harmless. Returns the id."""
         run_id = f"test-{uuid.uuid4()}"
         try:
             self.call("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "dag_run_id": run_id, **body})
         except AssertionError as error:
-            if ": 409 " not in str(error):  # it is there already
+            if ": 409 " not in str(error):  # an earlier attempt has created it
                 raise
         return run_id
 
@@ -185,6 +190,28 @@ class AirflowProject:
         return self.runs(dag)[run_id]
 
 
+def processes_in(folder: Path) -> list[int]:
+    """Returns the processes that work in a folder or below it, other than this one.
+
+    Some of Airflow's have sessions of their own, and their titles overwrite what /proc shows of their environment.
+    """
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            place = path.readlink()
+        except OSError:
+            continue  # it has ended, or belongs to somebody else
+        if place.is_relative_to(folder) and int(path.parent.name) != os.getpid():
+            found.append(int(path.parent.name))
+    return found
+
+
+def kill_all_in(folder: Path) -> None:
+    for pid in processes_in(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def wait(condition: Callable[[], Any], timeout_s: float, about: Callable[[], str] = lambda: "") -> None:
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
@@ -194,4 +221,4 @@ def wait(condition: Callable[[], Any], timeout_s: float, about: Callable[[], str
         except (AssertionError, OSError, urllib.error.URLError):
             pass  # the server is not up yet
         time.sleep(0.5)
-    raise AssertionError(f"not within {timeout_s} s. {about()}")
+    raise AssertionError(f"condition not met within {timeout_s} s. {about()}")

@@ -1,4 +1,4 @@
-"""A stub of an OpenTelemetry collector: takes OTLP over HTTP on loopback and keeps the names that it was sent."""
+"""A stub OpenTelemetry collector: accepts OTLP over HTTP on loopback and keeps what it receives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Collector:
     port: int
     bodies: dict[str, list[bytes]] = field(default_factory=dict)
-    """What was sent to each path, decompressed."""
+    """Decompressed request bodies by path."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -29,7 +29,7 @@ class Collector:
         }
 
     def metrics(self) -> dict[str, list[float]]:
-        """Returns the values of each metric that is a number."""
+        """Returns the values of each gauge and sum, by metric name."""
         from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
         found: dict[str, list[float]] = {}
@@ -65,7 +65,7 @@ def collecting() -> Iterator[Collector]:
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
-            """Says nothing on stderr."""
+            """Suppresses the log on stderr."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     collector = Collector(server.server_port)

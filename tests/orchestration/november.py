@@ -1,7 +1,7 @@
-"""November 2011 of the real data through Airflow, and through the command line: both must store the same predictions.
+"""November 2011 of the real data, through Airflow and through the command line: both must store the same predictions.
 
-`python -m tests.orchestration.november [DATA]`; takes minutes, and prints a line of JSON. Airflow's database is a
-PostgreSQL of its own.
+`python -m tests.orchestration.november [DATA]` takes minutes and prints one line of JSON. Airflow uses a separate
+PostgreSQL server.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def through_airflow(place: AirflowProject) -> tuple[float, int]:
     toml = place.workspace.settings.jobs / "retail" / "job.toml"
     toml.write_text(toml.read_text() + "[schedule]\nstart_date = 2011-01-01\n")
     place.airflow("db", "migrate")
-    place.extra["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] = "True"  # no run for yesterday: it has no input
+    place.extra["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] = (
+        "True"  # or it would start a run for yesterday, which has no input
+    )
     place.start("api-server", "scheduler", "dag-processor")
     try:
         wait(lambda: place.call("GET", "/api/v2/dags/retail"), 180)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for one test: Debian's, in a folder of its own, on loopback."""
+"""A PostgreSQL server (Debian's) for one test, in a separate folder, on loopback."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _program(name: str) -> str:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """Yields `user@host:port/database`. The server refuses to run as root; it runs as the user postgres then.
+    """Yields `user@host:port/database`. Under root, which the server refuses, it runs as the user postgres.
 
-    In a folder of its own: another pytest that starts closes pytest's to all but its owner.
+    It does not use pytest's temporary folder, which every new pytest process makes accessible to its owner only.
     """
     with tempfile.TemporaryDirectory(prefix="lakescore-postgres-") as folder:
         yield from _serve(Path(folder))

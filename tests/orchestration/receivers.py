@@ -1,4 +1,4 @@
-"""Who is told in tests: a mail server and a web server on loopback."""
+"""Receivers of test messages: a mail server and a web server on loopback."""
 
 from __future__ import annotations
 
@@ -27,8 +27,14 @@ class Inbox:
         self.messages.append(message_from_bytes(envelope.content))
         return "250 OK"
 
+    @property
+    def connection(self) -> str:
+        """Airflow's connection to the server."""
+        extra = {"disable_ssl": True, "disable_tls": True, "from_email": "lakescore@example.org"}
+        return json.dumps({"conn_type": "smtp", "host": "127.0.0.1", "port": self.port, "extra": extra})
+
     def about(self, words: str) -> list[str]:
-        """Returns the texts of the messages whose subject has these words."""
+        """Returns the texts of the messages whose subject contains `words`."""
         found = [each for each in self.messages if words in str(make_header(decode_header(each["Subject"])))]
         return ["".join(_texts(each)) for each in found]
 
@@ -67,7 +73,7 @@ def web_hook() -> Iterator[Hook]:
             self.end_headers()
 
         def log_message(self, *arguments: Any) -> None:
-            """Says nothing on stderr."""
+            """Suppresses the log on stderr."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     hook = Hook(f"json://127.0.0.1:{server.server_port}/")

@@ -1,4 +1,4 @@
-"""A real Airflow on SQLite, all its parts: nights that go well, badly, and are killed; started once for all of them."""
+"""A real, complete Airflow, started once for all scenarios: runs that succeed, fail, are retried, and are killed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import TransientError
 from tests.orchestration.airflow_project import ROOT, AirflowProject, wait
 from tests.orchestration.collector import Collector, collecting
 from tests.orchestration.postgres import postgres
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DAYS = [f"2026-01-0{number}" for number in range(1, 6)]
 STOPPED, RETRIED, KILLED, ORPHANED, WAITED = (f"2026-02-0{number}" for number in range(1, 6))
 YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
-MANY = 1_500_000
+MANY = 300_000
 ON_POSTGRES = bool(os.environ.get("LAKESCORE_TEST_POSTGRES"))
 
 CONSUMER = """
@@ -52,7 +53,27 @@ if {{"stage", "commit", "{RETRIED}"}} <= set(sys.orig_argv) and marker.is_file()
         raise OSError(errno.ENOSPC, "No space left on device")
     os.link = link
 """
-"""A `sitecustomize.py`: the first commit of one day finds the disk full."""
+"""Lets the first commit of one day fail with a full disk. Part of the `sitecustomize.py` of all processes."""
+
+HELD = f"""
+import threading, time
+for ds in {(KILLED, ORPHANED)}:
+    hold = pathlib.Path(os.environ.get("HELD", ""), ds)
+    if {{"stage", "score", ds}} <= set(sys.orig_argv) and hold.is_file():
+        import pyarrow.parquet
+        write = pyarrow.parquet.ParquetWriter.write_table
+        def write_and_wait(self, *arguments, **named):
+            write(self, *arguments, **named)
+            new = hold.with_suffix(f".{{threading.get_ident()}}")  # several workers may come here
+            new.write_text(str(os.getpid()))
+            new.rename(hold.with_suffix(".pid"))
+            while hold.is_file():
+                time.sleep(0.05)
+        pyarrow.parquet.ParquetWriter.write_table = write_and_wait
+        break
+"""
+"""Stops a process that scores, once it has written its first rows, until its hold is removed: then it can be killed.
+Part of the `sitecustomize.py` of all processes."""
 
 
 @pytest.fixture
@@ -69,7 +90,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def database() -> Iterator[dict[str, str]]:
-    """Airflow's settings for its database: SQLite, or with LAKESCORE_TEST_POSTGRES a PostgreSQL of our own."""
+    """Airflow's settings for its database: SQLite, or with LAKESCORE_TEST_POSTGRES a separate PostgreSQL."""
     if not ON_POSTGRES:
         yield {}
         return
@@ -82,7 +103,9 @@ def project(
     workspace: Workspace, inbox: Inbox, collector: Collector, database: dict[str, str]
 ) -> Iterator[AirflowProject]:
     told = '\n[notify]\nmail = ["night@example.org"]\napprise = ["DEAD_HOOK"]\n'
-    folder = workspace.job(policy='null_features = "fail"', schedule='retry_delay = "1s"\nstart_date = 2026-01-01')
+    folder = workspace.job(
+        policy='null_features = "fail"', schedule='cron = "0 0 * * *"\nretry_delay = "1s"\nstart_date = 2026-01-01'
+    )
     with (folder / "job.toml").open("a") as toml:
         toml.write(told)
     folder = workspace.job(
@@ -94,20 +117,16 @@ def project(
         toml.write(told)
     faults = workspace.root / "faults"
     faults.mkdir()
-    (faults / "sitecustomize.py").write_text(FULL_DISK)
-    (faults / "armed").touch()
-    smtp = {
-        "conn_type": "smtp",
-        "host": "127.0.0.1",
-        "port": inbox.port,
-        "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "lakescore@example.org"},
-    }
+    (faults / "sitecustomize.py").write_text(FULL_DISK + HELD)
+    for name in ("armed", KILLED, ORPHANED):
+        (faults / name).touch()
     made = AirflowProject(
         workspace,
         {
-            "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp),
+            "AIRFLOW_CONN_SMTP_DEFAULT": inbox.connection,
             "DEAD_HOOK": "json://127.0.0.1:9/",
             "FULL_DISK": str(faults / "armed"),
+            "HELD": str(faults),
             "PYTHONPATH": f"{faults}{os.pathsep}{ROOT}",
             **database,
             **collector.environment,
@@ -132,20 +151,20 @@ def project(
 
 @dataclass
 class Nights:
-    """Airflow with the runs that were asked for at the start, by what is to become of them."""
+    """Airflow and the runs requested at the start; `runs` holds their ids, by scenario."""
 
     project: AirflowProject
     mail: Inbox
     collector: Collector
     runs: dict[str, str]
-    killers: list[threading.Thread]
+    killers: list[Future[None]]
 
     @property
     def lake(self) -> Path:
         return self.project.workspace.lake
 
     def holds(self, ds: str, rows: int) -> bool:
-        """Tells whether a day has so many predictions, each of a key of its own."""
+        """Tells whether a day has exactly `rows` predictions, one per key."""
         query = f"SELECT count(*) AS n, count(DISTINCT id) AS ids FROM predictions WHERE ds = '{ds}'"
         return self.project.workspace.stored(query) == [{"n": rows, "ids": rows}]
 
@@ -161,8 +180,8 @@ class Nights:
         self.project.call("POST", "/api/v2/dags/toy/clearTaskInstances", body)
         wait(lambda: self.project.runs()[run_id] in {"queued", "running"}, 20)
 
-    def cli(self, *arguments: str) -> str:
-        done = subprocess.run(
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "pipeline", *arguments],
             env=self.project.environment(),
             cwd=self.project.workspace.root,
@@ -171,8 +190,24 @@ class Nights:
             timeout=200,
             check=False,
         )
+
+    def cli(self, *arguments: str) -> str:
+        done = self.call(*arguments)
         assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def request_backfill(self, *arguments: str) -> None:
+        """Requests a backfill; where SQLite was locked, does what the error says: cancel it if it exists, retry."""
+        for _ in range(10):
+            done = self.call("backfill", "--airflow", *arguments)
+            if done.returncode == 0:
+                return
+            assert done.returncode == TransientError.exit_code, f"{arguments}\n{done.stdout}\n{done.stderr}"
+            assert "database is locked" in done.stderr
+            for each in self.project.call("GET", "/api/v2/backfills?dag_id=toy")["backfills"]:
+                if each["completed_at"] is None:
+                    self.project.call("PUT", f"/api/v2/backfills/{each['id']}/cancel")
+        raise AssertionError("the database was locked each time")
 
 
 def lineage(workspace: Workspace) -> Path:
@@ -180,7 +215,7 @@ def lineage(workspace: Workspace) -> Path:
 
 
 def processes(words: str) -> list[int]:
-    """Returns the processes whose command line has these words."""
+    """Returns the ids of the processes whose command line contains `words`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -191,7 +226,7 @@ def processes(words: str) -> list[int]:
     return found
 
 
-def stages_at_work(lake: Path) -> list[int]:
+def running_stages(lake: Path) -> list[int]:
     return [pid for pid in processes("pipeline stage") if pid in processes(str(lake))]
 
 
@@ -199,31 +234,32 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def kill_in_mid_score(lake: Path, ds: str, whose: str) -> None:
-    """Kills the process that scores a day, or the Airflow task above it, once it has begun to write."""
-    words = f"pipeline stage score --date {ds}"
-    wait(lambda: processes(words) and list(lake.glob(f".staging/**/ds={ds}/**/*scored*")), 400)
-    (pid,) = processes(words)
+def kill_while_scoring(hold: Path, whose: str) -> None:
+    """Kills the process that scores a day, or its parent, the Airflow task, once it has written its first rows."""
+    written = hold.with_suffix(".pid")
+    wait(written.is_file, 600, lambda: f"{written} is missing: no process has scored that day")
+    pid = int(written.read_text())
     os.kill(pid if whose == "stage" else parent(pid), signal.SIGKILL)
+    hold.unlink()
 
 
 def begin(project: AirflowProject, mail: Inbox, collector: Collector) -> Nights:
-    """Asks for many runs at once, so that their waits overlap."""
+    """Requests all runs at once, so that their waiting times overlap."""
     wait(project.runs, 240, lambda: "no scheduled run")
     (scheduled,) = project.runs()
     runs = {"scheduled": scheduled, "waits": project.trigger("waits", conf={"date": WAITED})}
     for ds in (STOPPED, RETRIED, KILLED, ORPHANED):
         runs[ds] = project.trigger(conf={"date": ds})
+    pool = ThreadPoolExecutor()
     killers = [
-        threading.Thread(target=kill_in_mid_score, args=(project.workspace.lake, ds, whose))
+        pool.submit(kill_while_scoring, project.workspace.root / "faults" / ds, whose)
         for ds, whose in ((KILLED, "stage"), (ORPHANED, "task"))
     ]
-    for killer in killers:
-        killer.start()
+    pool.shutdown(wait=False)
     return Nights(project, mail, collector, runs, killers)
 
 
-def scheduled_run_is_about_the_last_day_that_is_over(nights: Nights) -> None:
+def scheduled_run_processes_the_last_completed_day(nights: Nights) -> None:
     assert nights.project.finished(nights.runs["scheduled"]) == "success"
     assert nights.holds(YESTERDAY, 300)
     assert list(nights.lake.glob(f"predictions/job=toy/ds={YESTERDAY}/*/_SUCCESS"))
@@ -236,7 +272,7 @@ def asset_event_starts_a_dag_downstream_with_the_ledger(nights: Nights) -> None:
     assert nights.project.finished(next(iter(nights.project.runs("consumer"))), "consumer") == "success"
 
 
-def bad_day_fails_without_a_retry_and_somebody_is_told(nights: Nights) -> None:
+def bad_day_fails_without_a_retry_and_sends_messages(nights: Nights) -> None:
     assert nights.project.finished(nights.runs[STOPPED]) == "failed"
     tasks = nights.project.tasks(nights.runs[STOPPED])
     assert (tasks["score"]["state"], tasks["score"]["try_number"]) == ("failed", 1)
@@ -256,16 +292,16 @@ def full_disk_at_the_commit_is_retried_without_scoring_again(nights: Nights) -> 
     assert nights.holds(RETRIED, 300)
 
 
-def stage_or_task_killed_in_mid_score_is_retried_and_no_row_is_there_twice(nights: Nights) -> None:
+def stage_or_task_killed_while_scoring_is_retried_and_stores_no_row_twice(nights: Nights) -> None:
     for killer in nights.killers:
-        killer.join(400)
+        killer.result()
     for ds in (KILLED, ORPHANED):
         assert nights.project.finished(nights.runs[ds]) == "success", ds
         assert nights.project.tasks(nights.runs[ds])["score"]["try_number"] == 2, ds
         assert nights.holds(ds, MANY), ds
 
 
-def waiting_holds_no_slot_is_told_when_late_and_ends_with_the_data(nights: Nights) -> None:
+def waiting_holds_no_slot_is_reported_when_late_and_ends_with_the_data(nights: Nights) -> None:
     run_id = nights.runs["waits"]
     wait(lambda: nights.project.tasks(run_id, "waits")["wait_for_input"]["state"] == "up_for_reschedule", 120)
     wait(lambda: nights.mail.about(f"waits {WAITED}: late"), 120)
@@ -273,7 +309,7 @@ def waiting_holds_no_slot_is_told_when_late_and_ends_with_the_data(nights: Night
     assert nights.project.finished(run_id, "waits") == "success"
 
 
-def run_by_hand_is_about_yesterday_or_the_day_asked_for(nights: Nights) -> None:
+def manual_run_processes_yesterday_or_the_requested_day(nights: Nights) -> None:
     conf = json.dumps({"date": DAYS[0]})
     nights.project.airflow("dags", "trigger", "toy", "--conf", conf, "--run-id", "by-hand")
     without = nights.project.trigger(logical_date=datetime.now(UTC).isoformat())  # as the UI fills it in
@@ -282,29 +318,29 @@ def run_by_hand_is_about_yesterday_or_the_day_asked_for(nights: Nights) -> None:
     assert nights.holds(DAYS[0], 300)
 
 
-def failed_run_goes_on_when_mended_and_cleared(nights: Nights) -> None:
+def failed_run_resumes_when_fixed_and_cleared(nights: Nights) -> None:
     nights.project.workspace.day({"id": ["x", "y"], "a": [2.0, 1.0], "b": [1.0, 2.0]}, STOPPED)
     nights.clear(nights.runs[STOPPED], "score", downstream=True)
     assert nights.project.finished(nights.runs[STOPPED]) == "success"
     assert nights.holds(STOPPED, 2)
 
 
-def cleared_task_of_a_complete_run_does_nothing_twice(nights: Nights) -> None:
+def cleared_task_of_a_complete_run_repeats_nothing(nights: Nights) -> None:
     nights.clear(nights.runs[RETRIED], "score", downstream=False)
     assert nights.project.finished(nights.runs[RETRIED]) == "success"
     assert nights.holds(RETRIED, 300)
 
 
-def backfill_brings_five_days_the_last_one_too(nights: Nights) -> None:
-    nights.cli("backfill", "--airflow", "--from", DAYS[0], "--to", DAYS[-1], "--job", "toy")
+def backfill_includes_the_last_day(nights: Nights) -> None:
+    nights.request_backfill("--from", DAYS[0], "--to", DAYS[-1], "--job", "toy")
     wait(lambda: sum(run_id.startswith("backfill") for run_id in nights.project.runs()) == len(DAYS), 120)
     wait(lambda: set(nights.project.runs().values()) == {"success"}, 400, lambda: str(nights.project.runs()))
     assert all(nights.holds(ds, 300) for ds in DAYS)
 
 
-def lake_is_in_order_and_no_process_is_left(nights: Nights) -> None:
+def lake_has_no_problems_and_no_process_is_left(nights: Nights) -> None:
     assert json.loads(nights.cli("verify", "--json")) == []
-    assert not stages_at_work(nights.lake)
+    assert not running_stages(nights.lake)
 
 
 def figures_reach_an_opentelemetry_collector(nights: Nights) -> None:
@@ -315,33 +351,33 @@ def figures_reach_an_opentelemetry_collector(nights: Nights) -> None:
     assert nights.collector.spans()
 
 
-def lineage_has_an_event_of_each_task(nights: Nights) -> None:
+def lineage_has_an_event_per_task(nights: Nights) -> None:
     text = lineage(nights.project.workspace).read_text()
     names = {json.loads(line)["job"]["name"] for line in text.splitlines()}
     assert {"toy.plan", "toy.score", "toy.commit"} <= names
 
 
 NIGHTS = (
-    scheduled_run_is_about_the_last_day_that_is_over,
+    scheduled_run_processes_the_last_completed_day,
     asset_event_starts_a_dag_downstream_with_the_ledger,
-    bad_day_fails_without_a_retry_and_somebody_is_told,
+    bad_day_fails_without_a_retry_and_sends_messages,
     full_disk_at_the_commit_is_retried_without_scoring_again,
-    stage_or_task_killed_in_mid_score_is_retried_and_no_row_is_there_twice,
-    waiting_holds_no_slot_is_told_when_late_and_ends_with_the_data,
-    run_by_hand_is_about_yesterday_or_the_day_asked_for,
-    failed_run_goes_on_when_mended_and_cleared,
-    cleared_task_of_a_complete_run_does_nothing_twice,
-    backfill_brings_five_days_the_last_one_too,
-    lake_is_in_order_and_no_process_is_left,
+    stage_or_task_killed_while_scoring_is_retried_and_stores_no_row_twice,
+    waiting_holds_no_slot_is_reported_when_late_and_ends_with_the_data,
+    manual_run_processes_yesterday_or_the_requested_day,
+    failed_run_resumes_when_fixed_and_cleared,
+    cleared_task_of_a_complete_run_repeats_nothing,
+    backfill_includes_the_last_day,
+    lake_has_no_problems_and_no_process_is_left,
     figures_reach_an_opentelemetry_collector,
-    lineage_has_an_event_of_each_task,
+    lineage_has_an_event_per_task,
 )
 
 
 def test_scheduler_nights_end_with_each_row_once(
     project: AirflowProject, inbox: Inbox, collector: Collector, subtests: pytest.Subtests
 ) -> None:
-    """One Airflow for all of them: it takes half a minute to start. Their order is that of `NIGHTS`."""
+    """One Airflow for all scenarios, since it takes half a minute to start. They run in the order of `NIGHTS`."""
     nights = begin(project, inbox, collector)
     for night in NIGHTS:
         with subtests.test(night.__name__):

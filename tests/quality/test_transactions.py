@@ -14,11 +14,11 @@ import duckdb
 import pytest
 
 from pipeline.context import Context
-from pipeline.ingest import sources
 from pipeline.ingest.importing import import_files
-from pipeline.job import find_job
-from pipeline.quality.alone import validate
+from pipeline.job.loading import find_job
+from pipeline.quality.on_demand import validate
 from pipeline.settings import Settings
+from pipeline.tabular import sources
 
 COLUMNS = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
 KNOWN = {"cancelled": 9_288, "quantity": 10_624, "price": 2_517, "customer": 135_080, "copies": 5_268}

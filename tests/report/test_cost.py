@@ -1,4 +1,4 @@
-"""The index costs what its window holds, whatever the history."""
+"""The cost of the index depends on its window, not on the length of the history."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lake import Lake, Partition
+from pipeline.lake.layout import Lake, Partition
 from pipeline.report import pages
 from tests import lakes
 
 FEW, MANY = 100, 1_000
-"""Days; the window is 92."""
+"""Days of history; the window is 92 days."""
 
 
 def history(root: Path, days: int) -> Lake:
@@ -25,7 +25,7 @@ def history(root: Path, days: int) -> Lake:
 
 
 def cpu_s(lake: Lake) -> float:
-    """Returns the least CPU seconds of three times: what else the machine does only adds to it."""
+    """Returns the lowest CPU time of three attempts, in seconds: other load on the machine only adds to it."""
     took = []
     for _ in range(3):
         started = time.process_time()

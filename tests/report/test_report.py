@@ -1,8 +1,7 @@
-"""The pages: what they say, that every value is escaped, that they ask for nothing, and that they fail no run."""
+"""The pages: their content, escaping of every value, no requests to anywhere, and no run that fails because of them."""
 
 from __future__ import annotations
 
-import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from pipeline import run
-from pipeline.cli import report as command
-from pipeline.errors import QualityStop, UsageError
-from pipeline.lake import Lake, Partition
-from pipeline.quality.pages import ROOT as DOCS
+from pipeline.errors import QualityStop
+from pipeline.flow import day as flow
+from pipeline.lake import skips
+from pipeline.lake.layout import Lake, Partition
+from pipeline.lake.record_store import RecordStore
 from pipeline.records import CheckResult, RunRecord, Severity, State, Statistics
-from pipeline.report import facts, pages, plots, stage
+from pipeline.report import facts, pages, plots, rendering, stage
+from pipeline.report.quality_pages import ROOT as DOCS
 from tests import lakes
 from tests.browsing import visited
 from tests.workspace import DAY, Workspace, changed, table
@@ -33,9 +31,9 @@ WIDTHS = [(1280, 900), (375, 800)]
 
 
 class Outline(HTMLParser):
-    """Collects what the tests ask of a page: tags, ids, links, and whether each tag that opens is closed."""
+    """Collects tags, ids and links of a page, and the tags that are still open at its end."""
 
-    VOID = ("meta", "link", "br", "img", "hr", "path", "use", "rect")
+    VOID = ("meta", "link", "br", "img", "input", "hr", "path", "use", "rect")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class Outline(HTMLParser):
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    """A week of two jobs: a day without run, a failed one, and names that are out to do harm."""
+    """A week of two jobs, with a day without a run, a failed day, and names that attempt script injection."""
     lake = lakes.open_lake(tmp_path / "lake")
     for number, ds in enumerate(DAYS):
         if number == 2:
@@ -75,7 +73,7 @@ def lake(tmp_path: Path) -> Lake:
             lakes.add_run(lake, Partition("churn", ds, "v1"), state=State.failed)
             continue
         record = lakes.add_day(lake, ds, [f"u{each}" for each in range(20 + number)])
-        lake.write_record(_enriched(record, number))
+        lakes.put_record(lake, _enriched(record, number))
     lakes.add_day(lake, DAYS[0], ["x"], job="fraud")
     return lake
 
@@ -104,10 +102,10 @@ def page_of(lake: Lake, record: RunRecord) -> str:
 
 
 def newest(lake: Lake, ds: str = DAYS[0]) -> RunRecord:
-    return next(lake.iter_records("churn", ds))
+    return next(lake.records.iter_day("churn", ds))
 
 
-# What they say
+# Content
 
 
 def test_index_shows_each_day_of_the_calendar_with_its_state(lake: Lake) -> None:
@@ -119,10 +117,18 @@ def test_index_shows_each_day_of_the_calendar_with_its_state(lake: Lake) -> None
         assert f'title="{ds}: {state}"' in text
 
 
+def test_index_shows_days_that_were_skipped(lake: Lake) -> None:
+    later = "2026-03-31"
+    skips.mark(lake, "churn", later, f"there is no input for {later}", {"unscored": ()})
+    days = {day.ds: day.state for day in facts.job_facts(lake, "churn").days}
+    assert days[later] == "skipped"
+    assert f'title="{later}: skipped"' in index_of(lake)
+
+
 def test_index_has_all_jobs_and_links_that_lead_somewhere(lake: Lake) -> None:
     for ds in DAYS:
         for job in ("churn", "fraud"):
-            for record in lake.iter_records(job, ds):
+            for record in lake.records.iter_day(job, ds):
                 pages.write_run(lake, record)
     outline = Outline(index_of(lake))
     local = [link for link in outline.links if not link.startswith("#")]
@@ -146,7 +152,7 @@ def test_index_class_shares_and_rows_are_those_of_the_records(lake: Lake) -> Non
     by_title = {plot.title: plot for plot in plots.of_job(facts.job_facts(lake, "churn"))}
     shares = {row[0]: row[1:] for row in by_title["Class shares"].rows}
     assert shares[DAYS[5]] == pytest.approx((10 / 25, 15 / 25))
-    assert [row[1] for row in by_title["Rows a day"].rows] == [20, 21, 23, 25, 26]
+    assert [row[1] for row in by_title["Rows per day"].rows] == [20, 21, 23, 25, 26]
 
 
 def test_index_of_a_window_says_what_it_leaves_out(lake: Lake) -> None:
@@ -162,18 +168,19 @@ def test_index_of_an_empty_lake_is_a_page(tmp_path: Path) -> None:
 
 def test_index_reads_no_day_outside_its_window(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    real = Lake.iter_records
+    real = RecordStore.iter_day
 
-    def noting(self: Lake, job: str, ds: str) -> Any:
+    def noting(self: RecordStore, job: str, ds: str) -> Any:
         asked.append(ds)
         return real(self, job, ds)
 
-    monkeypatch.setattr(Lake, "iter_records", noting)
+    monkeypatch.setattr(RecordStore, "iter_day", noting)
     facts.job_facts(lake, "churn", 3)
     assert set(asked) == {DAYS[4], DAYS[5], DAYS[6]}
 
 
-def test_index_is_made_again_if_a_run_ends_meanwhile(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_index_is_rewritten_if_a_run_ends_while_it_is_made(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     real = pages.index_page
     late = iter([1])
 
@@ -197,7 +204,7 @@ def test_run_page_shows_ledger_checks_stages_and_files(workspace: Workspace) -> 
     assert record.committed[0].path in plain
     assert all(stage.stage in plain for stage in record.stages)
     assert all(f"{stage.bytes_read:,}" in plain for stage in record.stages if stage.bytes_read is not None)
-    assert "The model ran on cpu in float32: 8,192 rows at a time, 2 workers (default)" in plain
+    assert "The model ran on cpu in float32: 8,192 rows per batch, 2 workers (default)" in plain
     assert all(check.name in plain for check in record.checks)
 
 
@@ -208,13 +215,13 @@ def test_run_page_of_a_stopped_run_says_why(workspace: Workspace) -> None:
     workspace.day(changed(table(50), "a", dict.fromkeys(range(10))))
     with pytest.raises(QualityStop):
         workspace.run()
-    (record,) = workspace.context().lake.records("toy", DAY)
+    (record,) = workspace.context().lake.records.of_day("toy", DAY)
     text = (workspace.lake / facts.page_of(record)).read_text()
     assert "stopped" in text
     assert "10 of 50 rows" in text
 
 
-def test_run_page_links_to_the_data_docs_that_are_there(lake: Lake) -> None:
+def test_run_page_links_to_existing_data_docs(lake: Lake) -> None:
     record = newest(lake)
     assert DOCS not in page_of(lake, record)
     path = f"{DOCS}/job=churn/ds={record.ds}/{record.run_id}-input.html"
@@ -237,19 +244,17 @@ def test_page_escapes_every_value_and_is_well_formed(lake: Lake, kind: str) -> N
     assert len(outline.ids) == len(set(outline.ids))
 
 
-def test_template_refuses_a_name_that_it_is_not_given() -> None:
+def test_template_with_a_missing_value_raises() -> None:
     from jinja2 import UndefinedError
 
     with pytest.raises(UndefinedError):
-        pages.render("run.html")
+        rendering.render("run.html")
 
 
 # The stage
 
 
-def test_report_that_cannot_be_made_is_a_warning_and_fails_no_run(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_that_fails_is_a_warning_and_fails_no_run(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> str:
         raise ZeroDivisionError("of a template")
 
@@ -257,92 +262,45 @@ def test_report_that_cannot_be_made_is_a_warning_and_fails_no_run(
     workspace.day(10)
     record = workspace.complete()
     assert record.state is State.complete
-    stored = workspace.context().lake.read_record("toy", DAY, record.run_id)
-    assert stored.warnings == record.warnings == ("its page could not be made: ZeroDivisionError: of a template",)
+    stored = workspace.context().lake.records.read("toy", DAY, record.run_id)
+    assert stored.warnings == record.warnings == ("no page: ZeroDivisionError: of a template",)
 
 
+@pytest.mark.slow
 def test_run_makes_page_and_index_but_nothing_if_all_is_up_to_date(workspace: Workspace) -> None:
     workspace.day(10)
     ctx = workspace.context()
-    run.run(ctx, DAY)
+    flow.run(ctx, DAY)
     index = workspace.lake / facts.INDEX
     before = index.stat().st_mtime_ns
     assert len(list((workspace.lake / "reports").rglob("*.html"))) == 2
-    run.run(ctx, DAY)
+    flow.run(ctx, DAY)
     assert index.stat().st_mtime_ns == before
 
 
-def test_job_without_report_makes_pages_when_asked_alone(workspace: Workspace, cli: Any) -> None:
-    with (workspace.job() / "job.toml").open("a") as file:
-        file.write("[report]\nenabled = false\n")
-    workspace.day(20)
-    run.run(workspace.context(), DAY)
-    assert not (workspace.lake / "reports").exists()
-    cli()
-    assert len(list((workspace.lake / "reports").rglob("*.html"))) == 2
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quality", "said"),
     [("", "All checks of all days in this window passed."), ("[quality]\nenabled = false\n", "were not validated")],
 )
-def test_index_does_not_praise_what_was_not_validated(workspace: Workspace, quality: str, said: str) -> None:
+def test_index_without_validation_does_not_claim_that_checks_passed(
+    workspace: Workspace, quality: str, said: str
+) -> None:
     with (workspace.job() / "job.toml").open("a") as file:
         file.write(quality)
     workspace.day(200)
-    run.run(workspace.context(), DAY)
+    flow.run(workspace.context(), DAY)
     assert said in (workspace.lake / facts.INDEX).read_text()
 
 
+@pytest.mark.slow
 def test_backfill_makes_the_index_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     monkeypatch.setattr(stage, "index", made.append)
     for ds in DAYS[:3]:
         workspace.day(5, ds)
-    list(run.backfill(workspace.context(), DAYS[:3]))
+    list(flow.backfill(workspace.context(), DAYS[:3]))
     assert len(made) == 1
-
-
-# The command
-
-
-@pytest.fixture
-def cli(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("LAKESCORE_JOBS", str(workspace.settings.jobs))
-    app = typer.Typer()
-    command.add_to(app)
-
-    def call(*arguments: str) -> str:
-        options = ["--job", "toy", "--lake", workspace.settings.lake]
-        done = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
-        assert done.exit_code == 0
-        return done.stdout
-
-    return call
-
-
-def test_cli_makes_absent_pages_and_those_of_a_day_anew(workspace: Workspace, cli: Any) -> None:
-    for ds in DAYS[:2]:
-        workspace.day(5, ds)
-        workspace.run(ds)
-    ctx = workspace.context()
-    (first,), (second,) = (ctx.lake.records("toy", ds) for ds in DAYS[:2])
-    (workspace.lake / facts.page_of(first)).unlink()
-    found = json.loads(cli("--json"))
-    assert found["runs"] == [str(workspace.lake / facts.page_of(first))]
-    assert Path(found["index"]).is_file()
-    assert cli("--date", DAYS[1]).strip() == str(workspace.lake / facts.page_of(second))
-    with pytest.raises(UsageError, match="has no run of 2026-01-05"):
-        cli("--date", "2026-01-05")
-
-
-def test_cli_open_shows_the_page(workspace: Workspace, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
-    workspace.day(5)
-    workspace.run()
-    cli("--open")
-    assert opened == [(workspace.lake / facts.INDEX).as_uri()]
 
 
 # In a browser
@@ -350,11 +308,12 @@ def test_cli_open_shows_the_page(workspace: Workspace, cli: Any, monkeypatch: py
 
 @pytest.fixture
 def site(lake: Lake) -> list[Path]:
-    """The index, and the page of a run."""
+    """The index and the page of one run."""
     record = newest(lake)
     return [lake.workspace.path(pages.write_index(lake)), lake.workspace.path(pages.write_run(lake, record))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["light", "dark"])
 @pytest.mark.parametrize("size", WIDTHS, ids=["desktop", "phone"])
 def test_browser_page_makes_no_other_request_raises_nothing_and_fits(
@@ -371,6 +330,7 @@ def test_browser_page_makes_no_other_request_raises_nothing_and_fits(
             assert background == ("rgb(255, 255, 255)" if mode == "light" else "rgb(13, 17, 23)")
 
 
+@pytest.mark.slow
 def test_browser_text_of_plots_can_be_read_on_a_phone(site: list[Path], browser: Browser) -> None:
     with visited(browser, site[0].as_uri(), viewport={"width": 375, "height": 800}) as visit:
         heights = visit.page.evaluate(
@@ -380,6 +340,7 @@ def test_browser_text_of_plots_can_be_read_on_a_phone(site: list[Path], browser:
         assert min(heights) >= 9
 
 
+@pytest.mark.slow
 def test_browser_plots_have_names_and_tables_have_headings(site: list[Path], browser: Browser) -> None:
     for path in site:
         with visited(browser, path.as_uri()) as visit:
@@ -420,4 +381,4 @@ CONTRAST = """
   return bad;
 }
 """
-"""Texts with less than 4.5 to 1 between them and what is behind them (WCAG AA)."""
+"""Returns the elements whose text has a contrast below 4.5 to 1 against its background (WCAG AA)."""

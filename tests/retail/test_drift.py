@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import duckdb
 import pytest
 
-from pipeline import database, views
-from pipeline.lake import Lake
+from pipeline.database.connection import connect
+from pipeline.lake.layout import Lake
+from pipeline.query import views
 from tests.retail.test_online_retail import TIMEOUT_S, Retail
 from tests.retail.train import EARLY, LATE
 
@@ -80,7 +81,7 @@ def fault_days() -> list[str]:
 
 @pytest.fixture
 def ask(judged: Retail) -> Iterator[Any]:
-    with database.connection(threads=2) as con:
+    with connect(threads=2) as con:
         views.create(con, Lake.open(str(judged.lake)))
         yield lambda query: con.sql(query).fetchall()
 

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import database
-from pipeline.features import fingerprints
-from pipeline.lake import Lake, Partition
+from pipeline.database.connection import connect, read_parquet
+from pipeline.lake.layout import Lake, Partition
+from pipeline.model.matrix import fingerprints
 from pipeline.records import State
 from tests.workspace import DAY, Workspace
 
@@ -118,7 +118,7 @@ def end(lake: Lake, process: subprocess.Popen[bytes], moment: str, delay_s: floa
 
 
 def reached(lake: Lake, pid: int, state: str) -> bool:
-    records = islice(lake.iter_records("toy", DAY), 4)
+    records = islice(lake.records.iter_day("toy", DAY), 4)
     return any(record.pid == pid and record.state in (state, State.scored) for record in records)
 
 
@@ -177,10 +177,10 @@ class Reader(threading.Thread):
 
 def judge(lake: Lake, rows: dict[str, tuple[float, float]], figures: Figures) -> None:
     """Compares the lake with what was put in: each key once, with the newest input, revisions without a gap."""
-    with database.connection() as con:
+    with connect() as con:
         lake.storage.attach(con)
         parts = lake.parts(PARTITION)
-        stored = database.parquet(con, [lake.storage.where(file.path) for file in parts])
+        stored = read_parquet(con, [lake.storage.where(file.path) for file in parts])
         found = stored.select("id, revision, fingerprint").order("id, revision").fetchall()
     by_key: dict[str, list[tuple[int, int]]] = {}
     for key, revision, fingerprint in found:
@@ -190,7 +190,7 @@ def judge(lake: Lake, rows: dict[str, tuple[float, float]], figures: Figures) ->
     figures.doubled += sum(len(each) - len({number for number, _ in each}) for each in by_key.values())
     figures.wrong = sum(by_key[key][-1][1] != print_ for key, print_ in expected.items() if key in by_key)
     figures.wrong += sum([number for number, _ in each] != list(range(len(each))) for each in by_key.values())
-    records = lake.records("toy", DAY)
+    records = lake.records.of_day("toy", DAY)
     figures.runs, figures.parts, figures.revisions = len(records), len(parts), len(found) - len(by_key)
     figures.complete = sum(record.state is State.complete for record in records)
     figures.unbalanced = sum(record.ledger is not None and not record.ledger.balanced for record in records)

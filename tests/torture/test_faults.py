@@ -8,11 +8,11 @@ import random
 
 import pytest
 
-from pipeline import run
 from pipeline.care.verify import verify
 from pipeline.context import Context
 from pipeline.errors import InputMissing, LakeDamaged, LakescoreError
-from pipeline.lake import Lake
+from pipeline.flow import day as flow
+from pipeline.lake.layout import Lake
 from pipeline.records import State
 from tests.torture.faulty import FAULTS, VERBS, WRITES, FaultyStorage
 from tests.workspace import DAY, Workspace, changed, table
@@ -33,7 +33,7 @@ def faulty(workspace: Workspace, seed: int) -> tuple[Context, FaultyStorage]:
 
 def error_of(ctx: Context) -> LakescoreError | None:
     try:
-        run.run_day(ctx, DAY)
+        flow.run_day(ctx, DAY)
     except LakescoreError as error:
         return error
     return None
@@ -70,4 +70,4 @@ def test_faults_of_the_storage_lose_and_double_nothing(workspace: Workspace) -> 
     assert current == again.stored("SELECT id, fingerprint AS f FROM predictions ORDER BY id"), "the newest input wins"
     ctx = workspace.context()
     assert [finding for finding in verify(ctx.lake) if finding.kind != "staging"] == []
-    assert all(each.ledger is None or each.ledger.balanced for each in ctx.lake.records("toy", DAY))
+    assert all(each.ledger is None or each.ledger.balanced for each in ctx.lake.records.of_day("toy", DAY))

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import query
 from pipeline.care.verify import verify
 from pipeline.errors import LakescoreError, QueryRefused
+from pipeline.flow.status import status
+from pipeline.query.running import run_query
 from pipeline.records import State
-from pipeline.status import status
 from tests.workspace import DAY, Workspace
 
 EXAMPLES = 1000 if os.environ.get("TORTURE") else 40
@@ -88,6 +88,7 @@ def outside(workspace: Workspace) -> set[Path]:
     return {path for path in workspace.root.rglob("*") if not any(path.is_relative_to(each) for each in inner)}
 
 
+@pytest.mark.slow
 @many
 @given(damage=DAMAGE)
 def test_damaged_run_record_is_a_clear_error_or_none(scored: Workspace, damage: list[tuple[int, bytes]]) -> None:
@@ -107,6 +108,7 @@ def test_damaged_run_record_is_a_clear_error_or_none(scored: Workspace, damage: 
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 @many
 @given(damage=DAMAGE)
 def test_damaged_model_json_is_a_clear_error_or_the_same_model(
@@ -123,8 +125,10 @@ def test_damaged_model_json_is_a_clear_error_or_the_same_model(
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 @many
 @example(damage=[(656, b"\x80")])  # a column's name that is not UTF-8: DuckDB's client raised RuntimeError
+@example(damage=[(20, b"\x80")])  # the program that wrote the file has a name that is not UTF-8
 @given(damage=DAMAGE)
 def test_damaged_input_is_a_clear_error_or_adds_up(workspace: Workspace, damage: list[tuple[int, bytes]]) -> None:
     path = workspace.day(20)
@@ -137,12 +141,13 @@ def test_damaged_input_is_a_clear_error_or_adds_up(workspace: Workspace, damage:
     assert record is None or (record.state is State.complete and record.ledger is not None and record.ledger.balanced)
 
 
+@pytest.mark.slow
 @many
 @given(words=st.lists(WORDS, max_size=10))
 def test_query_of_any_words_is_refused_or_only_reads(scored: Workspace, words: list[str]) -> None:
     before, files = outside(scored), scored.files()
     try:
-        with query.run(scored.context().lake, " ".join(words)) as result, result.stream() as (_, batches):
+        with run_query(scored.context().lake, " ".join(words)) as result, result.stream() as (_, batches):
             text = "".join(str(batch.to_pylist()) for batch in batches)
             assert "root:" not in text
     except QueryRefused:
@@ -151,6 +156,7 @@ def test_query_of_any_words_is_refused_or_only_reads(scored: Workspace, words: l
     assert scored.files() == files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b", "o'clock", 'say "x"', "ключ", "a=b", "a/b", "100%", "%2e%2e", "x;--", "$ds"])
 def test_columns_and_keys_of_any_name_are_bound(workspace: Workspace, name: str) -> None:
     job = workspace.job() / "job.toml"
@@ -164,6 +170,7 @@ def test_columns_and_keys_of_any_name_are_bound(workspace: Workspace, name: str)
     assert outside(workspace) == {workspace.root / "toy-v1.pt", workspace.root / "dags"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["a b.parquet", "ключ.parquet", "100%.parquet", "a=b.parquet", "it's.parquet"])
 def test_input_files_of_any_name_are_read(workspace: Workspace, file: str) -> None:
     workspace.day(3, file=file)
@@ -177,6 +184,7 @@ def test_day_that_is_none_is_refused(workspace: Workspace, day: str) -> None:
         workspace.run(day)
 
 
+@pytest.mark.slow
 def test_good_query_still_answers(scored: Workspace) -> None:
-    with query.run(scored.context().lake, f"SELECT count(*) FROM predictions WHERE ds = '{DAY}'") as result:
+    with run_query(scored.context().lake, f"SELECT count(*) FROM predictions WHERE ds = '{DAY}'") as result:
         assert result.count() == 1

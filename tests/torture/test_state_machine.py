@@ -17,25 +17,34 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from pipeline import run
 from pipeline.care.clean import clean
 from pipeline.care.rollback import rollback
 from pipeline.care.verify import verify
 from pipeline.context import Context
 from pipeline.errors import InputChanged
-from pipeline.features import fingerprints
-from pipeline.lake import Lake, Partition
+from pipeline.flow import day as flow
+from pipeline.lake.layout import Lake, Partition
+from pipeline.model.matrix import fingerprints
+from pipeline.query.running import run_query
 from pipeline.records import FileInfo, State
 from pipeline.storage import LocalStorage
+from tests.stages import commit, scored
 from tests.workspace import DAY, Workspace
 
 EXAMPLES, STEPS = (500, 20) if os.environ.get("TORTURE") else (50, 20)
 PARTITION = Partition("toy", DAY, "v1")
 KEYS = st.sampled_from([f"u{number}" for number in range(6)])
-VALUES = st.sampled_from([0.0, 1.0, 2.0, None])
+VALUES = st.tuples(st.sampled_from([0.0, 1.0, 2.0, None]), st.sampled_from("xy"))
+WITHDRAWN = 0
+"""Fingerprint of the row that marks a withdrawn key."""
+POLICY = 'withdrawn = "mark"\ncarried_change = "publish"'
 
 Row = tuple[str, int]
 """A key and a revision."""
+Value = tuple[float | None, str]
+"""A feature and a carried value."""
+Stored = tuple[int, str]
+"""A fingerprint and a carried value."""
 
 
 class Killed(BaseException):
@@ -70,6 +79,8 @@ class Mortal(LocalStorage):
 
 class Life(RuleBasedStateMachine):
     workspace: ClassVar[Workspace]
+    marks: ClassVar[bool]
+    """Whether the job marks withdrawn keys and publishes carried values that change alone."""
     numbers: ClassVar[Iterator[int]] = count()
 
     def __init__(self) -> None:
@@ -77,9 +88,10 @@ class Life(RuleBasedStateMachine):
         root = self.workspace.root / f"lake-{next(self.numbers)}"
         self.settings = dataclasses.replace(self.workspace.settings, lake=str(root), threads=1)
         self.ctx = self.context()
-        self.input: dict[str, float | None] = {}
-        self.stored: dict[Row, int] = {}
-        """The fingerprints of what must be there."""
+        self.ctx.lake.prepare()
+        self.input: dict[str, Value] = {}
+        self.stored: dict[Row, Stored] = {}
+        """What must be there."""
         self.of_run: dict[Row, str] = {}
 
     def context(self) -> Context:
@@ -88,26 +100,34 @@ class Life(RuleBasedStateMachine):
 
     # What the lake should hold
 
-    def expected(self) -> dict[Row, int]:
+    def expected(self) -> dict[Row, Stored]:
         """Returns the rows that a run adds to those that are stored."""
-        added = {}
-        for key, value in self.input.items():
+        added: dict[Row, Stored] = {}
+        newest = self.newest()
+        for key, (value, carried) in self.input.items():
             if value is None:
                 continue
             print_ = int(fingerprints(np.array([[value, 1.0]], np.float32))[0])
-            revisions = [revision for found, revision in self.stored if found == key]
-            newest = max(revisions, default=-1)
-            if not revisions or self.stored[key, newest] != print_:
-                added[key, newest + 1] = print_
+            revision, (before, carried_before) = newest.get(key, (-1, (WITHDRAWN, "")))
+            if before != print_ or (self.marks and carried_before != carried):
+                added[key, revision + 1] = print_, carried
+        if self.marks:
+            for key, (revision, (before, carried)) in newest.items():
+                if key not in self.input and before != WITHDRAWN:
+                    added[key, revision + 1] = WITHDRAWN, carried
         return added
 
-    def found(self) -> tuple[dict[Row, int], dict[Row, str]]:
+    def newest(self) -> dict[str, tuple[int, Stored]]:
+        """Returns the newest stored revision of each key, and its content."""
+        return {key: (revision, self.stored[key, revision]) for key, revision in sorted(self.stored)}
+
+    def found(self) -> tuple[dict[Row, Stored], dict[Row, str]]:
         rows = [row for path in self.ctx.lake.workspace.root.rglob("part-*.parquet") for row in visible(path)]
         assert len({(row["id"], row["revision"]) for row in rows}) == len(rows), "a row stands twice"
-        prints = {(row["id"], row["revision"]): row["fingerprint"] for row in rows}
+        prints = {(row["id"], row["revision"]): (row["fingerprint"], row["c"]) for row in rows}
         return prints, {(row["id"], row["revision"]): row["run_id"] for row in rows}
 
-    def agree(self, added: dict[Row, int]) -> None:
+    def agree(self, added: dict[Row, Stored]) -> None:
         self.stored |= added
         found, self.of_run = self.found()
         assert found == self.stored
@@ -117,12 +137,13 @@ class Life(RuleBasedStateMachine):
     def put(self) -> None:
         path = self.ctx.lake.workspace.path(f"unscored/ds={DAY}/data.parquet")
         path.parent.mkdir(parents=True, exist_ok=True)
-        columns = {"id": list(self.input), "a": pa.array(list(self.input.values()), pa.float64())}
-        pq.write_table(pa.table({**columns, "b": [1.0] * len(self.input)}), path.with_suffix(".tmp"))
+        columns = {"id": list(self.input), "a": pa.array([value for value, _ in self.input.values()], pa.float64())}
+        columns |= {"b": [1.0] * len(self.input), "c": [carried for _, carried in self.input.values()]}
+        pq.write_table(pa.table(columns), path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
 
     @rule(rows=st.dictionaries(KEYS, VALUES, min_size=1))
-    def bring_in(self, rows: dict[str, float | None]) -> None:
+    def bring_in(self, rows: dict[str, Value]) -> None:
         self.input |= rows
         self.put()
 
@@ -136,11 +157,20 @@ class Life(RuleBasedStateMachine):
     @rule()
     def run_it(self) -> None:
         added = self.expected()
-        outcome = run.run_day(self.ctx, DAY)
+        outcome = flow.run_day(self.ctx, DAY)
         assert outcome.record is not None
         assert outcome.record.state is State.complete
         self.agree(added)
-        assert run.run_day(self.ctx, DAY).up_to_date
+        assert flow.run_day(self.ctx, DAY).up_to_date
+        if self.stored:  # otherwise the view has no column of a key
+            self.agree_with_the_view()
+
+    def agree_with_the_view(self) -> None:
+        query = "SELECT id, revision, c FROM predictions"
+        with run_query(self.ctx.lake, query) as result, result.stream() as (_, batches):
+            shown = {row["id"]: (row["revision"], row["c"]) for batch in batches for row in batch.to_pylist()}
+        current = self.newest().items()
+        assert shown == {key: (revision, c) for key, (revision, (print_, c)) in current if print_ != WITHDRAWN}
 
     @precondition(lambda self: self.input)
     @rule(at=st.integers(1, 9), after=st.booleans())
@@ -148,7 +178,7 @@ class Life(RuleBasedStateMachine):
         added = self.expected()
         mortal = dataclasses.replace(self.ctx, lake=Lake(Mortal(self.ctx.lake.workspace.root, at, after=after)))
         try:
-            run.run_day(mortal, DAY)
+            flow.run_day(mortal, DAY)
         except Killed:
             found, _ = self.found()
             assert self.stored.items() <= found.items() <= (self.stored | added).items()
@@ -157,19 +187,18 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.input)
     @rule(rows=st.dictionaries(KEYS, VALUES, max_size=2))
-    def two_at_once(self, rows: dict[str, float | None]) -> None:
+    def two_at_once(self, rows: dict[str, Value]) -> None:
         """Both plan; perhaps the input changes; both commit, and who is behind plans again."""
-        manifest = self.ctx.registry.resolve("toy", "production")
-        first, second = (run.score(self.ctx, run.plan(self.ctx, manifest, DAY)) for _ in range(2))
+        first, second = (scored(self.ctx) for _ in range(2))
         if rows:
             self.bring_in(rows)
         added = self.expected()
         for record in (second, first):
             try:
-                run.commit(self.ctx, record)
+                commit(self.ctx, record)
             except InputChanged:
                 assert rows
-        run.run_day(self.ctx, DAY)
+        flow.run_day(self.ctx, DAY)
         self.agree(added)
 
     @precondition(lambda self: self.stored)
@@ -190,21 +219,23 @@ class Life(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         assert [finding for finding in verify(self.ctx.lake) if finding.kind != "staging"] == []
-        for record in self.ctx.lake.records("toy", DAY):
+        for record in self.ctx.lake.records.of_day("toy", DAY):
             assert record.ledger is None or record.ledger.balanced
 
 
 def visible(path: Path) -> list[dict[str, Any]]:
     if "predictions" not in path.parts or "rolled_back" in path.parts or ".staging" in path.parts:
         return []
-    rows: list[dict[str, Any]] = pq.ParquetFile(path).read(["id", "revision", "fingerprint", "run_id"]).to_pylist()
+    rows: list[dict[str, Any]] = pq.ParquetFile(path).read(["id", "revision", "fingerprint", "c", "run_id"]).to_pylist()
     return rows
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0 if os.environ.get("TORTURE") else 900)
-def test_lake_agrees_with_a_dictionary_whatever_happens(workspace: Workspace) -> None:
-    Life.workspace = workspace
+@pytest.mark.parametrize("marks", [False, True], ids=["", "marks and carried values"])
+def test_lake_agrees_with_a_dictionary_whatever_happens(workspace: Workspace, *, marks: bool) -> None:
+    Life.workspace, Life.marks = workspace, marks
+    workspace.job(reads='carry = ["c"]', policy=POLICY if marks else "")
     case = Life.TestCase
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
     case.settings = settings(

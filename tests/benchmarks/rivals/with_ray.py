@@ -1,6 +1,6 @@
 """Ray Data: `map_batches` with a class that loads the model once an actor.
 
-An actor a core would leave none to the tasks that read, and the job would wait for ever: each asks for half a core.
+An actor a core would leave none to the tasks that read, and the job would never start: each asks for half a core.
 """
 
 from __future__ import annotations

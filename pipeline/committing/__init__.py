@@ -1,0 +1,1 @@
+"""Commits what a run has staged, exactly once, if every row adds up."""

@@ -1,0 +1,1 @@
+"""DuckDB: connections, reading files, translating its errors, keys, and the SELECTs in `sql/`."""

@@ -1,0 +1,230 @@
+"""Compares a day's profile with that of the training data and with those of the days before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline.drift import distances
+from pipeline.histograms.counting import Counts, merged
+from pipeline.job.config import Drift
+from pipeline.periods import Grain, Period
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.drift.distances import Numbers
+    from pipeline.histograms.table import Place, Profile
+
+Reference = Literal["training", "trailing"]
+Outcome = Literal["ok", "warning", "critical", "none"]
+
+FEWEST_DAYS = 3
+"""Number of days that a trailing reference needs."""
+FEWEST_SEEN = 7
+"""Number of earlier days whose distance from their own reference must be known before a trailing reference alarms."""
+WEEK = 7
+"""Number of days from which noise is estimated if the reference is the training data: a slow change is drift there."""
+FEWEST_ROWS = 50
+"""Number of rows with a value that the day and its reference each need."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row of the view `drift`; docs/drift.md describes the columns."""
+
+    slice_column: str
+    slice: str
+    kind: str
+    column_name: str
+    reference: Reference
+    outcome: Outcome = "none"
+    psi: float | None = None
+    js: float | None = None
+    mean_shift: float | None = None
+    excess: float | None = None
+    threshold: float | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    rows: int = 0
+    reference_rows: int = 0
+    reference_days: int = 0
+    bins: int = 0
+    dispersion: float | None = None
+    missing: float | None = None
+    reference_missing: float | None = None
+
+
+def compare_profile(
+    ds: str,
+    day: Profile,
+    training: Profile | None,
+    history: Mapping[str, Profile],
+    config: Drift,
+    grain: Grain = Grain.day,
+) -> list[Comparison]:
+    """Compares each column of each slice. `history` holds the existing profiles of two windows before `ds`."""
+    found: list[Comparison] = []
+    facts: list[tuple[int, _Fact]] = []
+    for place, columns in day.items():
+        calendar = _Calendar(Period.parse(ds, grain), place, history, config)
+        for counts in columns.values():
+            if counts.spec.kind == "confidence":
+                continue
+            for comparison, fact in _compare(place, counts, training, calendar):
+                if fact is not None:
+                    facts.append((len(found), fact))
+                found.append(comparison)
+    adjusted = distances.holm([found[index].p_value or 0.0 for index, _ in facts])
+    for (index, fact), p_adjusted in zip(facts, adjusted, strict=True):
+        one = replace(found[index], p_adjusted=p_adjusted, threshold=fact.threshold(config.level / len(facts)))
+        found[index] = replace(one, outcome=_outcome(one, config))
+    return found
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """How the PSI of a column's values is distributed by chance."""
+
+    scale: float
+    freedom: int
+    dispersion: float
+    days: int
+
+    def p_value(self, psi: float) -> float:
+        return distances.p_value(psi / self.scale, self.freedom, self.dispersion, self.days)
+
+    def threshold(self, level: float) -> float:
+        return distances.quantile(level, self.freedom, self.dispersion, self.days) * self.scale
+
+
+def _outcome(found: Comparison, config: Drift) -> Outcome:
+    assert found.p_adjusted is not None
+    assert found.excess is not None
+    if found.p_adjusted > config.level or found.excess < config.min_effect:
+        return "ok"
+    return "critical" if found.excess >= config.critical else "warning"
+
+
+class _Calendar:
+    """The days before one day that have one slice."""
+
+    def __init__(self, period: Period, place: Place, history: Mapping[str, Profile], config: Drift) -> None:
+        days = [day for day in sorted(history) if day < period.ds and place in history[day]]
+        self.parts = [history[day][place] for day in days]
+        self.numbers = np.array([Period.parse(day, period.grain).number for day in days], np.int64)
+        self.today = period.number
+        self.window, self.step = config.window_days, 7 if config.same_weekday else 1
+
+    def before(self, number: int) -> NDArray[np.bool_]:
+        """Returns which days are the reference of a day: (days,)."""
+        return self.among(number, self.numbers)
+
+    def among(self, number: int, numbers: NDArray[np.int64], span: int = 0) -> NDArray[np.bool_]:
+        apart = number - numbers
+        found: NDArray[np.bool_] = (apart > 0) & (apart <= (span or self.window)) & (apart % self.step == 0)
+        return found
+
+    def alike(self, counts: Counts) -> NDArray[np.bool_]:
+        """Returns which days have the column, counted with the same edges, and rows: (days,)."""
+        name = counts.spec.name
+        known = (part.get(name) for part in self.parts)
+        return np.array([each is not None and each.spec == counts.spec and each.rows > 0 for each in known], bool)
+
+
+def _compare(
+    place: Place, counts: Counts, training: Profile | None, calendar: _Calendar
+) -> Iterator[tuple[Comparison, _Fact | None]]:
+    """Yields a comparison for each reference, with its distribution by chance if an outcome can be given."""
+    name = counts.spec.name
+    alike = calendar.alike(counts)
+    rows = np.array([distances.histogram(part[name]) for part, good in zip(calendar.parts, alike, strict=True) if good])
+    numbers = calendar.numbers[alike]
+    trained = (training or {}).get(place, {}).get(name)
+    if trained is not None and trained.spec == counts.spec:
+        yield _against("training", place, counts, trained, 0, _seen(calendar, rows, numbers, WEEK * calendar.step))
+    chosen = calendar.before(calendar.today)[alike]
+    days = [part[name] for part, good in zip(calendar.parts, alike, strict=True) if good]
+    window = [{name: each} for each, good in zip(days, chosen, strict=True) if good]
+    total = merged(window).get(name, Counts(counts.spec))
+    seen = _seen(calendar, rows, numbers)
+    known = len(window) >= FEWEST_DAYS and len(seen[0]) >= FEWEST_SEEN
+    comparison, fact = _against("trailing", place, counts, total, len(window), seen)
+    if fact is not None and not known:
+        comparison, fact = replace(comparison, p_value=None), None
+    yield comparison, fact
+
+
+def _seen(calendar: _Calendar, rows: Numbers, numbers: NDArray[np.int64], span: int = 0) -> tuple[Numbers, Numbers]:
+    """Returns (days, bins) twice: the rows of each day in the window, and the sum of the rows of its reference days.
+
+    With a `span`, the reference is that many days: they differ by noise and weekly rhythm, and hardly by slow change.
+    """
+    if len(rows) == 0:
+        return rows, rows
+    masks = np.array([calendar.among(int(number), numbers, span) for number in numbers])
+    chosen = (masks.sum(axis=1) >= FEWEST_DAYS) & (calendar.today - numbers <= calendar.window)
+    return rows[chosen], masks[chosen].astype(np.float64) @ rows
+
+
+def _against(
+    reference: Reference, place: Place, counts: Counts, other: Counts, days: int, seen: tuple[Numbers, Numbers]
+) -> tuple[Comparison, _Fact | None]:
+    found = Comparison(*place, counts.spec.kind, counts.spec.name, reference, rows=counts.rows)
+    found = replace(found, reference_rows=other.rows, reference_days=days)
+    today, before = distances.histogram(counts), distances.histogram(other)
+    if min(today[1:].sum(), before[1:].sum()) < FEWEST_ROWS:
+        return found, None
+    places = (distances.classes if counts.spec.labels else distances.groups)(today[1:], before[1:])
+    left, right = distances.grouped(today[1:], places), distances.grouped(before[1:], places)
+    psi, scale = float(distances.psi(left, right)), float(distances.noise(left, right))
+    usual, known = 1.0, len(seen[0])
+    if known >= FEWEST_SEEN:
+        usual = distances.dispersion(*(distances.grouped(side[:, 1:], places) for side in seen))
+    fact = _Fact(scale, len(left) - 1, usual, known)
+    p_value, beyond = fact.p_value(psi), psi - usual * fact.freedom * scale
+    if today[0] or before[0]:
+        p_missing, of_missing = _missing(today, before, seen)
+        p_value, beyond, psi = min(1.0, 2 * min(p_value, p_missing)), beyond + of_missing, psi + of_missing
+    found = replace(
+        found,
+        psi=psi,
+        js=distances.jensen_shannon(np.append(left, today[0]), np.append(right, before[0])),
+        mean_shift=_shift(counts, other),
+        excess=max(0.0, beyond),
+        p_value=p_value,
+        bins=len(left),
+        dispersion=usual,
+        missing=float(today[0] / counts.rows),
+        reference_missing=float(before[0] / other.rows),
+    )
+    return found, fact
+
+
+def _missing(today: Numbers, before: Numbers, seen: tuple[Numbers, Numbers]) -> tuple[float, float]:
+    """Returns the p-value of the share of missing values, and the PSI of missing against present."""
+    day, reference = _two(today), _two(before)
+    usual, known = 1.0, len(seen[0])
+    if known >= FEWEST_SEEN:
+        usual = max(1.0, float(distances.likelihood_ratio(_two(seen[0]), _two(seen[1])).mean()))
+    statistic = float(distances.likelihood_ratio(day, reference))
+    return distances.p_value(statistic, 1, usual, known), float(distances.psi(day, reference))
+
+
+def _two(rows: Numbers) -> Numbers:
+    """Returns (..., 2) from (..., bins): the number of missing values, and of the others."""
+    return np.stack([rows[..., 0], rows[..., 1:].sum(axis=-1)], axis=-1)
+
+
+def _shift(counts: Counts, other: Counts) -> float | None:
+    """Returns the shift of the mean in the reference's deviations; for classes, the largest change of a share."""
+    if counts.spec.labels:
+        apart = counts.bins / counts.rows - other.bins / other.rows
+        return float(apart[np.argmax(np.abs(apart))])
+    deviation = other.deviation
+    if not deviation or counts.finite == 0:
+        return None
+    return (counts.mean - other.mean) / deviation

@@ -1,0 +1,1 @@
+"""The list of stages, and running them for a day."""

@@ -1,0 +1,1 @@
+"""Histograms: counting values by bins, shared by profiles, drift, the training baseline and the report."""

@@ -1,0 +1,1 @@
+"""The layout of a lake, and its run records."""

@@ -1,0 +1,327 @@
+"""The kinds of model file. A new kind needs a name in `manifest.Kind`, one in FILES, and a branch in both functions.
+
+mypy reports an error in `module` until every kind is handled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, assert_never
+
+from pydantic import ValidationError
+
+from pipeline.errors import ModelRefused, UsageError
+from pipeline.model.manifest import Kind, Signature
+from pipeline.model.scalers import Scaler
+from pipeline.parsing import first_problem
+from pipeline.storage import translated_os_errors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.model.tensors import Weights as SafeTensors
+    from pipeline.model.unstated import Weights
+
+FILES: dict[Kind, str] = {
+    "checkpoint": "model.pt",
+    "program": "model.pt2",
+    "safetensors": "model.safetensors",
+    "pickled": "model.pickle.pt",
+}
+"""File name in the registry, by kind."""
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Properties read from a model file; None where the file does not state them."""
+
+    kind: Kind
+    inputs: int | None
+    """Number of float32 columns that the model takes; None (unknown) for a pickled module."""
+    outputs: int | None
+    """Number of outputs per row; None (unknown) for a pickled module."""
+    features: tuple[str, ...] | None = None
+    classes: tuple[str | int, ...] | None = None
+    version: str | None = None
+    architecture: str | None = None
+    written_by: str | None = None
+    int64: int | None = 0
+    """Number of int64 values that it takes per row; None (unknown) for a pickled module."""
+    scaler: Scaler = field(default_factory=dict)
+    """Values in the file that look like those of a scaler, one per input, by their place in it."""
+    decides: str | None = None
+    """The last operation, if it turns scores into classes."""
+    weights: Weights | None = None
+    """What is known of the structure of a file that has only weights."""
+
+    def signature(
+        self,
+        features: Sequence[str] | None,
+        classes: Sequence[str | int] | None,
+        where: object,
+        further: Mapping[str, Any] | None = None,
+    ) -> Signature:
+        """Combines the caller's names with those in the file. Raises ModelRefused if they contradict each other.
+
+        `further` has other signature entries, such as `task` and `inputs`; its `features` and `classes` are used if
+        the caller passes none.
+        """
+        more = {name: value for name, value in (further or {}).items() if name != "architecture" or value is not None}
+        listed = {name: more.pop(name, None) for name in ("features", "classes")}
+        features = listed["features"] if features is None else features
+        classes = listed["classes"] if classes is None else classes
+        task = str(more.get("task", "classification"))
+        _check_scores(self.decides, task, where)
+        names = self.features if features is None else tuple(features)
+        if names is None:
+            raise ModelRefused(
+                "the model's file does not name its features",
+                where=where,
+                expected=f"{self.inputs} names",
+                next_step="pass --features a,b,c in the order used in training",
+            )
+        labels = self._labels(classes, task)
+        if not more.get("inputs") and self.inputs is not None and not self.int64:
+            _check_count("features", names, self.inputs, where)
+        if self.features and names != self.features and set(names) == set(self.features):
+            raise ModelRefused(
+                "the model's file lists the same features in another order",
+                where=where,
+                expected=", ".join(self.features),
+                got=", ".join(names),
+                next_step="leave --features out, or pass them in the file's order",
+            )
+        if task == "classification" and self.outputs is not None:
+            _check_count("classes", labels, max(self.outputs, 2), where)
+        entries = {"architecture": self.architecture, **more, "features": names, "classes": labels}
+        try:
+            signature = Signature.model_validate(entries)
+        except ValidationError as error:
+            problem = first_problem(error, Signature)
+            raise ModelRefused(f"invalid signature: {problem.what}", where=where, got=problem.got) from None
+        _check_shapes(self, signature, where)
+        return signature
+
+    def _labels(self, classes: Sequence[str | int] | None, task: str) -> tuple[str | int, ...]:
+        if classes is not None or task == "regression":
+            return tuple(classes or ())
+        numbered = max(self.outputs or 0, 2) if task == "classification" else self.outputs or 1
+        return self.classes or tuple(range(numbered))
+
+
+def read_file(path: Path) -> bytes:
+    """Returns the file's content. Raises UsageError if the file does not exist."""
+    with translated_os_errors(path):
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            raise UsageError("no such model file", where=path) from None
+
+
+def inspect(content: bytes, where: object, architecture: str | None = None, *, trusted: str | None = None) -> Inspected:
+    """Detects the kind of a model file and reads its properties, without running code from it. Raises ModelRefused.
+
+    `trusted` is the sha256 of a pickled file whose code `module` may run later.
+    """
+    from pipeline.model import archive, other_files, pickled, program, tensors
+
+    if not tensors.looks_like_one(content) and not archive.looks_like_one(content):
+        other_files.check(content, where)
+    if trusted is not None:
+        pickled.check_trusted(content, trusted, where)
+        return Inspected("pickled", None, None, int64=None)
+    if archive.looks_like_one(content):
+        _only_for_weights(architecture, where)
+        built = program.build(content, where)
+        return Inspected(
+            "program",
+            built.inputs,
+            built.outputs,
+            written_by=built.written_by,
+            int64=built.int64,
+            decides=built.ending.last if built.ending.values == "classes" else None,
+        )
+    if tensors.looks_like_one(content):
+        return _of_safetensors(tensors.parse(content, where), architecture, where)
+    return _of_checkpoint(content, architecture, where)
+
+
+def _of_safetensors(found: SafeTensors, architecture: str | None, where: object) -> Inspected:
+    from pipeline.model import scalers, tensors
+    from pipeline.model.checkpoint import DIMENSIONS, check_declared, layers_of
+    from pipeline.model.unstated import GUESSED, Weights
+
+    named = found.metadata.get("architecture")
+    chosen = architecture or named or GUESSED
+    tensors.build(found, chosen, where)
+    tensors.check_order(found, where)
+    layers = layers_of(found.tensors, where)
+    declared = {name: int(text) for name in DIMENSIONS if (text := found.metadata.get(name, "")).isdecimal()}
+    check_declared(declared, layers, where)
+    weights = Weights(
+        layers=layers,
+        names=tuple(dict.fromkeys(name.rpartition(".")[0] for name in found.tensors)),
+        architecture=chosen,
+        named_by=_named_by(architecture, named),
+        dimensions=tuple(declared),
+    )
+    return Inspected(
+        "safetensors",
+        inputs=layers[0].weight.shape[1],
+        outputs=layers[-1].weight.shape[0],
+        features=tensors.names_in(found.metadata, "features"),
+        classes=tensors.names_in(found.metadata, "classes"),
+        version=found.metadata.get("version"),
+        architecture=chosen,
+        scaler=scalers.in_text(found.metadata, layers[0].weight.shape[1]),
+        weights=weights,
+    )
+
+
+def _of_checkpoint(content: bytes, architecture: str | None, where: object) -> Inspected:
+    from pipeline.model import checkpoint
+    from pipeline.model.architectures import is_known
+    from pipeline.model.unstated import GUESSED, Weights
+
+    found = checkpoint.parse(content, where, _activation(architecture, where))
+    named = found.architecture if found.architecture and is_known(found.architecture) else None
+    if architecture is not None and named is not None and architecture != named:
+        raise ModelRefused(
+            "the file names another architecture",
+            where=where,
+            expected=architecture,
+            got=named,
+            next_step="leave --architecture out, or save the checkpoint again",
+        )
+    chosen = architecture or named or GUESSED
+    weights = Weights(
+        layers=found.layers,
+        names=found.names,
+        architecture=chosen,
+        named_by=_named_by(architecture, named),
+        dimensions=tuple(found.declared),
+        unknown=found.architecture if named is None else None,
+    )
+    return Inspected(
+        "checkpoint",
+        inputs=found.inputs,
+        outputs=found.outputs,
+        features=found.features,
+        classes=found.classes,
+        version=found.version,
+        # None also stands for the guessed one, so that digests of models registered earlier stay valid
+        architecture=architecture or (named if named != GUESSED else None),
+        scaler=found.scaler,
+        weights=weights,
+    )
+
+
+def _named_by(architecture: str | None, named: str | None) -> str | None:
+    return "the file says" if named else "--architecture says" if architecture else None
+
+
+def module(kind: Kind, content: bytes, where: object, signature: Signature) -> nn.Module:
+    """Returns the model: float32 (rows, columns) to (rows, outputs). Raises ModelRefused.
+
+    For a pickled model this runs the code in the file: the caller must have checked that it is trusted.
+    """
+    from pipeline.model.feeding import fed
+
+    return fed(_read(kind, content, where, signature), signature)
+
+
+def _read(kind: Kind, content: bytes, where: object, signature: Signature) -> nn.Module:
+    match kind:
+        case "checkpoint":
+            from pipeline.model import checkpoint
+
+            activation = _activation(signature.architecture, where)
+            return checkpoint.build(checkpoint.parse(content, where, activation), activation)
+        case "program":
+            from pipeline.model import program
+
+            return program.build(content, where)
+        case "safetensors":
+            from pipeline.model import tensors
+
+            return tensors.build(tensors.parse(content, where), str(signature.architecture), where)
+        case "pickled":
+            from pipeline.model import pickled
+
+            return pickled.build(content, where)
+        case _:
+            assert_never(kind)
+
+
+def _activation(architecture: str | None, where: object) -> str:
+    if architecture is None:
+        return "relu"
+    from pipeline.model.architectures import activation_of
+
+    return activation_of(architecture, where)
+
+
+def _only_for_weights(architecture: str | None, where: object) -> None:
+    if architecture is not None:
+        raise ModelRefused(
+            "the file contains its own architecture", where=where, got=architecture, next_step="omit --architecture"
+        )
+
+
+def _check_scores(decides: str | None, task: str, where: object) -> None:
+    if decides is not None and task in ("classification", "multilabel"):
+        raise ModelRefused(
+            "the model outputs classes, not scores",
+            where=where,
+            expected="logits, probabilities or log-probabilities",
+            got=f"a program that ends in {decides}",
+            next_step="export the model without this step: the class is the one with the highest probability",
+        )
+
+
+def _check_shapes(found: Inspected, signature: Signature, where: object) -> None:
+    int64 = signature.int64
+    if found.int64 is not None and len(int64) != found.int64:
+        takes = f"takes {found.int64} int64 values per row" if found.int64 else "takes float32 only"
+        raise ModelRefused(
+            f"the model {takes}, but the signature declares {len(int64)}",
+            where=where,
+            expected=f"{found.int64} features of kind `integer`, or of `category` or `hash` with encode = int64",
+            got=", ".join(int64) or "none",
+            next_step="declare them in `inputs` of --signature, in the order in which the model takes them"
+            if found.int64
+            else "declare a `category` or `hash`, or export a program with torch.export that takes an int64 tensor",
+        )
+    width = sum(1 for name in signature.columns if name not in int64)
+    if found.inputs is not None and width != found.inputs:
+        raise ModelRefused(
+            f"the model takes {found.inputs} columns, but the features of the signature have {width}",
+            where=where,
+            expected=f"{found.inputs} columns",
+            got=", ".join(
+                f"{name} {signature.columns.count(name)}" for name in signature.features if name not in int64
+            ),
+            next_step="correct `features` and `inputs`; their order must be the one used in training",
+        )
+    single = signature.task == "classification" and len(signature.classes) == 2 and found.outputs == 1
+    if found.outputs is not None and signature.output_count != found.outputs and not single:
+        raise ModelRefused(
+            f"the model has {found.outputs} outputs, but its signature has {signature.output_count}",
+            where=where,
+            expected=f"a {signature.task} with {signature.output_count} outputs",
+            got=f"{found.outputs} outputs",
+            next_step="correct `task`, `classes` (for a ranking, the items), `quantiles` or `variance`",
+        )
+
+
+def _check_count(what: str, names: Sequence[str | int], count: int, where: object) -> None:
+    if len(names) != count:
+        raise ModelRefused(
+            f"the model has {count} {what}, but {len(names)} are named",
+            where=where,
+            expected=f"{count} {what}",
+            got=", ".join(map(str, names)) or "none",
+            next_step=f"pass --{what} with {count} names, in the order used in training",
+        )

@@ -1,0 +1,174 @@
+"""Model files of other libraries: recognized by their content, without running code, to say what can be done with them.
+
+The content decides, not the name of the file. A pickle is only taken apart, never loaded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.errors import ModelRefused
+
+README = "models/README.md"
+FROM_ONNX = (
+    "export the PyTorch model that it was made from with torch.export.save; if there is none, write its layers as a "
+    f"torch module and export that: see {README}, Models of other libraries"
+)
+FROM_SKLEARN = (
+    "write it as a torch module and export that with torch.export.save: a linear model is one nn.Linear of its coef_ "
+    f"and intercept_, with the scaler before it; trees are arrays: see {README}, Models of other libraries"
+)
+FROM_TREES = (
+    f"write its trees as a torch module and export that with torch.export.save: see {README}, Models of other libraries"
+)
+FROM_TORCHSCRIPT = (
+    "export the module that it was made from with torch.export.save; if only this file is left, its weights are in "
+    "torch.jit.load(path).state_dict(), to be loaded into the model's class"
+)
+FROM_LAYERS = (
+    "write its layers as a torch module, copy the weights into it, and export that with torch.export.save: see "
+    f"{README}, Models of other libraries"
+)
+PACKED = {b"x": "zlib", b"\x1f": "gzip", b"BZ": "bz2", b"\xfd7zXZ": "xz", b"]\0\0": "lzma"}
+"""First bytes of a compressed pickle, as joblib writes it."""
+ENOUGH = 1 << 20
+"""Number of bytes of a compressed pickle that are looked at."""
+
+
+class Kind(NamedTuple):
+    name: str
+    next_step: str
+
+
+TORCHSCRIPT = Kind("a TorchScript file, which is code", FROM_TORCHSCRIPT)
+ONNX = Kind("an ONNX model", FROM_ONNX)
+XGBOOST = Kind("an XGBoost model", FROM_TREES)
+LIGHTGBM = Kind("a LightGBM model", FROM_TREES)
+CATBOOST = Kind("a CatBoost model", FROM_TREES)
+SKLEARN = Kind("a pickled scikit-learn model, which is code", FROM_SKLEARN)
+KERAS = Kind("a Keras or TensorFlow model", FROM_LAYERS)
+ARRAYS = Kind("a file of numpy arrays", FROM_LAYERS)
+STARTS = {
+    b"\x89HDF\r\n\x1a\n": KERAS,
+    b"\x93NUMPY": ARRAYS,
+    b"CBM1": CATBOOST,
+    b"tree\nversion=v": LIGHTGBM,
+    b"tree\r\nversion=v": LIGHTGBM,
+}
+"""First bytes of a file, by its kind."""
+FLAVORS = {
+    "sklearn": SKLEARN,
+    "xgboost": XGBOOST,
+    "lightgbm": LIGHTGBM,
+    "catboost": CATBOOST,
+    "onnx": ONNX,
+    "keras": KERAS,
+    "tensorflow": KERAS,
+}
+"""Libraries by the names of their Python packages; MLflow calls them flavors."""
+
+
+def check(content: bytes, where: object) -> None:
+    """Raises ModelRefused, with the way that works, for a model file of another library."""
+    kind = recognized(content)
+    if kind is not None:
+        raise ModelRefused(
+            f"the file is {kind.name}",
+            where=where,
+            expected="a program of torch.export, safetensors or a checkpoint of a state dict",
+            got=kind.name,
+            next_step=kind.next_step,
+        )
+
+
+def recognized(content: bytes) -> Kind | None:
+    """Returns the kind of file if it is one of another library, and None for any other content."""
+    if content.startswith(b"PK\x03\x04"):
+        return _of_archive(content)
+    if (kind := next((kind for start, kind in STARTS.items() if content.startswith(start)), None)) is not None:
+        return kind
+    if _is_xgboost(content):
+        return XGBOOST
+    return ONNX if _is_onnx(content) else _of_pickle(content)
+
+
+def _of_archive(content: bytes) -> Kind | None:
+    try:
+        names = zipfile.ZipFile(io.BytesIO(content)).namelist()
+    except zipfile.BadZipFile:
+        return None
+    if any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names):
+        return TORCHSCRIPT
+    if any(name.endswith((".h5", "saved_model.pb")) for name in names):
+        return KERAS
+    return ARRAYS if names and all(name.endswith(".npy") for name in names) else None
+
+
+def _is_xgboost(content: bytes) -> bool:
+    """Returns whether it is a JSON or UBJSON object with a `learner`."""
+    if not content.startswith(b"{"):
+        return False
+    if content.startswith(b"{L") or content[1:2] in (b"i", b"U", b"l", b"I"):
+        return b"learner" in content[:64]
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "learner" in document
+
+
+def _is_onnx(content: bytes) -> bool:
+    """Returns whether it starts as a ModelProto does, with the format's version and a known field, and has a graph."""
+    if len(content) < 16 or content[0] != 0x08 or not 1 <= content[1] <= 32:
+        return False
+    producer, graph, opset = 0x12, 0x3A, 0x42
+    return content[2] in (producer, graph, opset) and bytes([graph]) in content
+
+
+def _of_pickle(content: bytes) -> Kind | None:
+    plain = _unpacked(content)
+    for module in _modules(plain):
+        package = module.partition(".")[0]
+        if package in FLAVORS:
+            return FLAVORS[package]
+    return None
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Returns the start of what a compressed pickle contains; any other content as it is."""
+    import bz2
+    import lzma
+
+    packing = next((name for start, name in PACKED.items() if content.startswith(start)), None)
+    try:
+        match packing:
+            case "zlib" | "gzip":
+                return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(content, ENOUGH)
+            case "bz2":
+                return bz2.BZ2Decompressor().decompress(content, ENOUGH)
+            case "xz" | "lzma":
+                return lzma.LZMADecompressor().decompress(content, ENOUGH)
+    except (zlib.error, OSError, lzma.LZMAError):
+        pass  # not what its first bytes suggest
+    return content
+
+
+def _modules(content: bytes) -> Iterator[str]:
+    """Yields the modules whose objects a pickle would build, in order, without building them."""
+    texts: list[str] = []
+    try:
+        for operation, argument, _ in pickletools.genops(content):
+            if operation.name == "GLOBAL":
+                yield str(argument).partition(" ")[0]
+            elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
+                yield texts[-2]
+            elif isinstance(argument, str):
+                texts.append(argument)
+    except (ValueError, IndexError, OverflowError, UnicodeDecodeError):
+        return  # not a pickle, or one with the plain bytes of arrays in it, as joblib writes them

@@ -1,0 +1,1 @@
+"""The work of Airflow tasks, and Airflow on a single machine."""

@@ -1,0 +1,99 @@
+"""The edges of a job's histograms: found once per model, from its training data or its first day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.context import Context
+from pipeline.database import sql_files, wide
+from pipeline.database.connection import column_types, translated_errors
+from pipeline.histograms.counting import WHOLE, edges_of
+from pipeline.histograms.table import from_bytes, from_table, specs, specs_from_bytes, specs_to_bytes
+from pipeline.model.baseline import numbers, numeric_outputs, sample_query, specs_of
+from pipeline.profiles import store
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+    from duckdb import DuckDBPyRelation as Relation
+
+    from pipeline.histograms.counting import Spec
+    from pipeline.histograms.table import Profile
+    from pipeline.model.manifest import Manifest, Signature
+
+AT_ONCE = 500
+"""Maximum number of columns that are sampled by one query: DuckDB holds a sample in memory several times."""
+
+
+def training(ctx: Context, manifest: Manifest) -> Profile | None:
+    """Returns the profile of the training data, or None if there is none. Raises ModelMismatch if it was changed."""
+    content = ctx.registry.baseline(manifest)
+    return None if content is None else from_table(from_bytes(content))
+
+
+def load(ctx: Context, manifest: Manifest) -> tuple[Spec, ...] | None:
+    """Returns the histogram specs of the job's columns, or None before its first day."""
+    content = ctx.lake.storage.read(_key(ctx, manifest))
+    if content is None:
+        baseline = training(ctx, manifest)
+        of_training = None if baseline is None else specs(baseline[WHOLE])
+        if (earlier := _of_earlier_lakescore(ctx, manifest, of_training)) is not None:
+            return earlier
+        if of_training is None:
+            return None
+        content = keep(ctx, manifest, of_training)
+    return specs_from_bytes(content)
+
+
+def keep(ctx: Context, manifest: Manifest, found: Sequence[Spec]) -> bytes:
+    """Stores the edges unless another run has already done so; returns the stored ones, as a file's content."""
+    storage, key = ctx.lake.storage, _key(ctx, manifest)
+    content = specs_to_bytes(found)
+    return content if storage.update(key, content, None) else storage.read(key) or content
+
+
+def _key(ctx: Context, manifest: Manifest) -> str:
+    return store.edges_key(ctx.job.name, manifest.version, manifest.digest)
+
+
+def _of_earlier_lakescore(
+    ctx: Context, manifest: Manifest, of_training: tuple[Spec, ...] | None
+) -> tuple[Spec, ...] | None:
+    """Returns the edges that an earlier version of Lakescore has stored by version alone, or None.
+
+    They are the model's if they are those of its training data or, without any, if it has the same columns.
+    """
+    content = ctx.lake.storage.read(store.earlier_edges_key(ctx.job.name, manifest.version))
+    if content is None:
+        return None
+    found = specs_from_bytes(content)
+    try:
+        own = specs_of(manifest.signature, {spec.name: spec.edges for spec in found if not spec.labels})
+    except KeyError:  # a column of the model has no edges there
+        return None
+    return found if set(found) == set(own if of_training is None else of_training) else None
+
+
+def from_days(con: Connection, features: Relation, predictions: Relation, signature: Signature) -> tuple[Spec, ...]:
+    """Finds edges from the rows of a first day, or a sample of them. The relations have the columns by name."""
+    of_model = _edges(con, predictions, numeric_outputs(signature))
+    edges = _edges(con, features, numbers(signature)) | of_model
+    return specs_of(signature, edges)
+
+
+def _edges(con: Connection, rows: Relation, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    from duckdb import ColumnExpression
+
+    from pipeline.quality.output_rules import best
+
+    types, query = column_types(rows), sql_files.load(sample_query(len(names)))
+    found: dict[str, tuple[float, ...]] = {}
+    for group in (names[at : at + AT_ONCE] for at in range(0, len(names), AT_ONCE)):
+        values = (best(name) if types[name].endswith("[]") else ColumnExpression(name) for name in group)
+        columns = {f"c{index}": value.cast("FLOAT") for index, value in enumerate(values)}
+        wide.select(rows, columns).create_view("profiled", replace=True)
+        with translated_errors("the rows of the first day"):
+            sample = con.sql(query).to_arrow_table()
+        for index, name in enumerate(group):
+            found[name] = edges_of(sample.column(f"c{index}").drop_null().to_numpy())
+    return found

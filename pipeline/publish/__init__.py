@@ -1,0 +1,1 @@
+"""Handing committed predictions on: delivery records (`delivery.py`), the stage (`stage.py`), and a sender per kind."""

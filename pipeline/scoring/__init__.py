@@ -1,0 +1,1 @@
+"""The streaming pass: Arrow batches in, staged predictions out."""

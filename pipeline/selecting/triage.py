@@ -1,0 +1,161 @@
+"""Decides what happens to a row: published (for one of `REASONS`), unchanged, or rejected.
+
+new       its key has no prediction here
+changed   its features differ from those of its prediction
+model     its key has a prediction, but by another model
+carried   its carried values alone differ, and the job publishes such rows: no model runs, the stored outputs stay
+returned  its key was withdrawn, and is in the input again
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import QualityStop
+from pipeline.job.config import Policy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+REASONS = ("new", "changed", "model", "carried", "returned")
+NEW, CHANGED, MODEL, CARRIED, RETURNED = range(len(REASONS))
+WITHDRAWN = "withdrawn"
+"""Reason of a stored row that says that its key has left the input; `selecting/withdrawn.py` makes it, no triage."""
+NO_FEATURES = 0
+"""Fingerprint of such a row: that of no row in the input, so its key is scored once it returns."""
+
+
+@dataclass(frozen=True)
+class Triaged:
+    """The dispositions of a batch's rows."""
+
+    to_score: NDArray[np.bool_] | None
+    """Mask of the rows to score, (rows,); None if all are to be scored."""
+    rejected: NDArray[np.bool_] | None
+    """Mask of the rejected rows, (rows,); None if none is rejected."""
+    reasons: NDArray[np.int8]
+    """Index into REASONS for each row to score."""
+    revisions: NDArray[np.int32]
+    """Revision of each row to score."""
+    unchanged: int
+    """Number of rows whose stored prediction is still valid."""
+    carried_left: int = 0
+    """Number of these whose carried values differ from what is stored."""
+
+    def counts(self) -> Counter[str]:
+        counts = Counter(scored=len(self.reasons), unchanged=self.unchanged, carried_left=self.carried_left)
+        if self.rejected is not None:
+            counts["quarantined"] = int(self.rejected.sum())
+        for reason, rows in zip(REASONS, np.bincount(self.reasons, minlength=len(REASONS)), strict=True):
+            counts[f"reason.{reason}"] = int(rows)
+        return counts
+
+
+def triage(batch: pa.RecordBatch, matrix: NDArray[np.float32], prints: NDArray[np.int64], policy: Policy) -> Triaged:
+    """Decides on the rows of a batch of `selecting/to_score.sql`. Raises QualityStop where the policy says `fail`."""
+    rows = batch.num_rows
+    reasons = np.zeros(rows, np.int8)
+    revisions = np.zeros(rows, np.int32)
+    to_score: NDArray[np.bool_] | None = None
+    carried_left = 0
+    stored, newest = batch.column("__fingerprint"), batch.column("__revision")
+    if newest.null_count < rows:
+        known = newest.is_valid().to_numpy(zero_copy_only=False)
+        of_model = stored.is_valid().to_numpy(zero_copy_only=False)
+        before = stored.fill_null(NO_FEATURES).to_numpy()
+        same = of_model & (before == prints) & (before != NO_FEATURES)
+        carried = same & batch.column("__other_carried").to_numpy(zero_copy_only=False)
+        publish = policy.carried_change == "publish"
+        to_score = ~same | carried if publish else ~same
+        carried_left = 0 if publish else int(carried.sum())
+        reasons[known] = MODEL
+        reasons[of_model] = CHANGED
+        reasons[of_model & (before == NO_FEATURES)] = RETURNED
+        reasons[carried] = CARRIED
+        revisions[known] = newest.fill_null(-1).to_numpy()[known] + 1
+    if batch.column("__other_version").true_count:
+        elsewhere = batch.column("__other_version").to_numpy(zero_copy_only=False)
+        reasons[elsewhere & (reasons == NEW)] = MODEL
+    unchanged = 0 if to_score is None else rows - int(to_score.sum())
+    rejected = _rejected(matrix, policy)
+    if rejected is not None:
+        if to_score is not None:
+            rejected &= to_score
+        to_score = ~rejected if to_score is None else to_score & ~rejected
+    if to_score is not None:
+        reasons, revisions = reasons[to_score], revisions[to_score]
+    return Triaged(to_score, rejected, reasons, revisions, unchanged, carried_left)
+
+
+def restricted_to(triaged: Triaged, mask: NDArray[np.bool_]) -> Triaged:
+    """Keeps only rows to score that are in `mask`, (rows,), and rejects none: a later pass decides on the others."""
+    to_score = mask if triaged.to_score is None else triaged.to_score & mask
+    kept = mask if triaged.to_score is None else mask[triaged.to_score]
+    return Triaged(to_score, None, triaged.reasons[kept], triaged.revisions[kept], 0)
+
+
+def reasons_for(
+    matrix: NDArray[np.float32], features: Sequence[str], policy: Policy, categories: Collection[str] = ()
+) -> list[list[str]]:
+    """Returns the reasons per rejected row: `null:<feature>`, `infinite:<feature>`, `unknown:<feature>` (category).
+
+    `matrix` holds these rows only; `features` names the feature of each of its columns.
+    """
+    marks = [("infinite", np.isinf(matrix))]
+    if policy.null_features != "score":
+        marks.append(("null", np.isnan(matrix)))
+    found: list[list[str]] = [[] for _ in matrix]
+    for kind, mask in marks:
+        for row, column in zip(*np.nonzero(mask), strict=True):
+            name = features[column]
+            reason = f"unknown:{name}" if kind == "infinite" and name in categories else f"{kind}:{name}"
+            if reason not in found[row]:
+                found[row].append(reason)
+    return found
+
+
+def with_reasons(
+    known: pa.Array,
+    matrix: NDArray[np.float32],
+    features: Sequence[str],
+    policy: Policy,
+    categories: Collection[str] = (),
+) -> pa.Array:
+    """Adds to the known reasons of rejected rows, (rows,) lists of text, the reasons found in their features.
+
+    Raises QualityStop where the policy says `fail`.
+    """
+    if _rejected(matrix, policy) is None:
+        return known
+    own = reasons_for(matrix, features, policy, categories)
+    joined = [[*reasons, *others] for reasons, others in zip(known.to_pylist(), own, strict=True)]
+    import pyarrow as pa
+
+    return pa.array(joined, known.type)
+
+
+def _rejected(matrix: NDArray[np.float32], policy: Policy) -> NDArray[np.bool_] | None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(matrix.sum()):  # then all are, without an array of the answers; if not, it may have overflowed
+            return None
+    infinite = np.isinf(matrix)
+    missing = np.isnan(matrix)
+    for mask, kind, setting in (
+        (infinite, "infinite", policy.infinite_features),
+        (missing, "NULL", policy.null_features),
+    ):
+        if setting == "fail" and mask.any():
+            raise QualityStop(
+                f"features are {kind} in at least {int(mask.any(axis=1).sum())} rows",
+                expected=f"finite numbers, or {kind.lower()}_features = 'quarantine' in job.toml",
+                got=f"column numbers {', '.join(str(index + 1) for index in np.nonzero(mask.any(axis=0))[0])}",
+            )
+    bad = infinite if policy.null_features == "score" else infinite | missing
+    rejected = np.asarray(bad.any(axis=1))
+    return rejected if rejected.any() else None

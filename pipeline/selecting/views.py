@@ -1,0 +1,318 @@
+"""The rows of a plan, as views in one DuckDB connection, which a `Selection` holds.
+
+unscored       the input: the job's files, or the result of its SELECT over its sources
+candidates     the columns of the input that the run needs, with `__key`: the key, a tuple if it has several columns
+duplicates     keys that occur more than once
+selected       candidates, one row per key, that break no rule of the input's suite
+keyed          candidates, one row per key, with the rules that each breaks; only if rows break rules
+compared       selected, with a hash of the carried values that can be compared with that of stored predictions
+latest         the newest prediction of each key in this partition; without a fingerprint if it is of another model
+other_versions keys that another model version has scored
+staged         keys of the predictions that the run itself has staged so far
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, StarExpression
+
+from pipeline.context import Context
+from pipeline.database import sql_files, wide
+from pipeline.database.aligning import NUMBER
+from pipeline.database.connection import column_types, empty_relation, read_parquet, translated_errors
+from pipeline.database.keys import INTEGERS, canonical, check_stored_key, feature_type, key_expression
+from pipeline.errors import SchemaMismatch, nearest
+from pipeline.lake.layout import Partition
+from pipeline.records import FileInfo, Plan, Term
+from pipeline.selecting.imported import of_plan
+from pipeline.selecting.input import (
+    connect_for_job,
+    describe_files,
+    input_paths,
+    input_rows,
+    readable_input,
+    rows_by_path,
+    stored_paths,
+)
+from pipeline.suite.expectations import columns_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from duckdb import DuckDBPyConnection as Connection
+    from duckdb import DuckDBPyRelation as Relation
+    from duckdb import Expression
+
+
+STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
+WHOLE = {*INTEGERS, "UBIGINT", "HUGEINT"}
+CARRIED = "__carried"
+"""Column of `compared` and of stored predictions with a hash of the carried values; NULL if they do not matter."""
+
+
+INPUT = "__input"
+
+
+@dataclass(frozen=True)
+class DayInput:
+    """The whole input of a day, as a view, and counts of its rows and keys."""
+
+    con: Connection
+    rows: int
+    null_keys: int
+    """Number of rows without a key."""
+    repeated: int
+    """Number of rows whose key occurs more than once."""
+    view: str = INPUT
+    """Name of the view, for engines that take a name."""
+    by_file: Callable[[], Relation | None] = lambda: None
+    """Returns the rows with the column `source.FILE`, the path of each; None if they come from a SELECT."""
+
+    @property
+    def relation(self) -> Relation:
+        return self.con.view(self.view)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The views listed above, in one connection."""
+
+    con: Connection
+    plan: Plan
+    partition: Partition
+    reads: tuple[str, ...]
+    """Paths of the files that the views read: input and stored predictions."""
+    base: tuple[str, ...]
+    """Paths of the files with the stored predictions of this partition."""
+    files: Mapping[str, Sequence[FileInfo]]
+    """The files with the rows of the input, by source."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The key, carried and feature columns of the selected rows."""
+        candidates = self.con.view("candidates").limit(0).to_arrow_table().schema
+        return candidates.remove(candidates.get_field_index("__key"))
+
+    @property
+    def rows(self) -> Relation:
+        """The selected rows: one per key, with `__key`."""
+        return self.con.view("selected")
+
+    @property
+    def unselected(self) -> Relation | None:
+        """The rows that are rejected before any is scored, with `reasons`; None if there are none."""
+        if self.plan.broken:
+            return self.con.sql(sql_files.load("selecting/unselected_or_broken"))
+        if self.plan.null_keys or self.plan.repeated:
+            return self.con.sql(sql_files.load("selecting/unselected"))
+        return None
+
+    def day_input(self, ctx: Context) -> DayInput:
+        """Returns the whole input of the day; counts the repeated rows if the plan says that there are any."""
+        repeated = int(self.count("selecting/repeated")[0]["rows"]) if self.plan.repeated else 0
+        by_file = partial(rows_by_path, self.con, ctx, self.files, self.partition.ds)
+        return DayInput(self.con, self.plan.candidates.rows, self.plan.null_keys, repeated, by_file=by_file)
+
+    def to_score(self, staged: Sequence[str]) -> Relation:
+        """Returns the selected rows whose keys are not in the files `staged`, with what is stored for each key."""
+        self.stored_view("staged", staged)
+        joined = bool(staged or self.plan.base or self.plan.other_versions)
+        return self.con.sql(sql_files.load("selecting/to_score" if joined else "selecting/to_score_first"))
+
+    def count(self, query: str) -> list[dict[str, int]]:
+        """Runs a query of `sql/` and returns its rows as mappings from column to value."""
+        with translated_errors(self.partition.folder, self.reads):
+            relation = self.con.sql(sql_files.load(query))
+            return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+    def term(self, query: str) -> Term:
+        return Term(**self.count(query)[0])
+
+    def predictions_view(
+        self, name: str, own: Sequence[str], foreign: Sequence[str] = (), carry: Sequence[str] = ()
+    ) -> None:
+        """Creates a view of part files: `__key`, `fingerprint`, `revision`, `__carried`; and `compared`, to match.
+
+        The rows of another model, in the files `foreign`, have no fingerprint: none counts as unchanged because that
+        model has scored the same features.
+        """
+        ours = theirs = nothing = ConstantExpression(None).cast("UBIGINT")
+        if own and carry:
+            now, before = (column_types(rows) for rows in (self.con.view("selected"), read_parquet(self.con, own)))
+            ours, theirs = _hash(carry, now, before), _hash(carry, before, now)
+        self.con.view("selected").select(StarExpression(), ours.alias(CARRIED)).create_view("compared", replace=True)
+        own_name = f"{name}_own" if foreign else name
+        self.stored_view(own_name, own, ("fingerprint", "revision"), computed=[theirs.alias(CARRIED)])
+        if foreign:
+            self.stored_view(f"{name}_foreign", foreign, ("revision",))
+            others = self.con.view(f"{name}_foreign").select(
+                ColumnExpression("__key"),
+                ConstantExpression(None).cast(STORED["fingerprint"]).alias("fingerprint"),
+                ColumnExpression("revision"),
+                nothing.alias(CARRIED),
+            )
+            self.con.view(own_name).union(others).create_view(name, replace=True)
+
+    def stored_view(
+        self,
+        name: str,
+        paths: Sequence[str],
+        columns: Sequence[str] = (),
+        prefix: str = "",
+        computed: Sequence[Expression] = (),
+    ) -> None:
+        """Creates a view of a run's files: `__key`, the given columns, their names prefixed, and computed ones."""
+        types = column_types(self.con.view("candidates"))
+        if paths:
+            stored = read_parquet(self.con, paths)
+            check_stored_key(self.plan.key, types, column_types(stored), self.partition.folder)
+        else:
+            of_key = {column: types[column] for column in self.plan.key}
+            stored = empty_relation(self.con, of_key | {column: STORED[column] for column in columns})
+        renamed = [ColumnExpression(column).alias(prefix + column) for column in columns]
+        key = key_expression(self.plan.key, types).alias("__key")
+        stored.select(key, *renamed, *computed).create_view(name, replace=True)
+
+
+@contextmanager
+def select(
+    ctx: Context, plan: Plan, partition: Partition, read: Callable[[Connection], Relation] | None = None
+) -> Iterator[Selection]:
+    """Opens a connection with the views of a plan, over the files that the plan names.
+
+    `read` returns the rows of the input; by default they are read as the job says.
+    """
+    files = of_plan(ctx, plan, partition.ds) if read is None else plan.input
+    with connect_for_job(ctx, len(plan.features) + len(plan.carry)) as con:
+        with translated_errors(describe_files(files)):
+            rows = input_rows(con, ctx, files, partition.ds) if read is None else read(con)
+            rows.create_view(INPUT)
+            of_run = candidates(rows, plan.key, (*plan.carry, *judged(plan)), plan.features)
+            of_run.create_view("unmarked" if plan.broken else "candidates")
+        stored = stored_paths(ctx, (*plan.base, *plan.other_versions))
+        base = tuple(stored_paths(ctx, plan.base))
+        selection = Selection(con, plan, partition, (*input_paths(ctx, files), *stored), base, files)
+        if plan.broken:
+            _mark_broken(selection, ctx)
+        _add_duplicates(con, plan)
+        _add_stored(selection, ctx)
+        yield selection
+
+
+@contextmanager
+def whole_input(ctx: Context, ds: str) -> Iterator[DayInput]:
+    """Opens a connection with the input of a day as it is now, without a run. Raises InputMissing or SchemaMismatch."""
+    with readable_input(ctx, ds) as files, translated_errors(describe_files(files)):
+        with connect_for_job(ctx) as con:
+            found = column_types(input_rows(con, ctx, files, ds))
+        if missing := [name for name in ctx.job.input.key if name not in found]:
+            raise SchemaMismatch(
+                f"the input lacks {', '.join(missing)}{nearest(missing[0], list(found))}",
+                where=describe_files(files),
+                got=", ".join(found),
+                next_step="correct the file, or `key` in job.toml",
+            )
+        with connect_for_job(ctx, len(found)) as con:
+            yield _counted(con, ctx, files, ds)
+
+
+def _counted(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> DayInput:
+    create_candidates(con, ctx, files, ds, ctx.job.input.key, (), ())
+    uniqueness = con.sql(sql_files.load("selecting/uniqueness"))
+    counts = dict(zip(uniqueness.columns, uniqueness.fetchall()[0], strict=True))
+    repeated = 0
+    if counts["keys"] != counts["distinct_hashes"]:
+        con.sql(sql_files.load("selecting/duplicates")).create_view("duplicates")
+        repeated = con.sql(sql_files.load("selecting/repeated")).fetchall()[0][0]
+    nulls = counts["rows"] - counts["keys"]
+    return DayInput(con, counts["rows"], nulls, repeated, by_file=partial(rows_by_path, con, ctx, files, ds))
+
+
+def create_candidates(
+    con: Connection,
+    ctx: Context,
+    files: Mapping[str, Sequence[FileInfo]],
+    ds: str,
+    key: Sequence[str],
+    carry: Sequence[str],
+    features: Sequence[str],
+) -> None:
+    """Creates the views of input and candidates."""
+    with translated_errors(describe_files(files)):
+        rows = input_rows(con, ctx, files, ds)
+        rows.create_view(INPUT)
+        candidates(rows, key, carry, features).create_view("candidates")
+
+
+def candidates(rows: Relation, key: Sequence[str], carry: Sequence[str], features: Sequence[str]) -> Relation:
+    """Returns rows of the input as a run reads them: `__key`, then key, carried and feature columns."""
+    types = column_types(rows)
+    columns = {"__key": key_expression(key, types)}
+    for column in dict.fromkeys((*key, *carry, *features)):
+        kind = canonical(types[column]) if column in key else types[column]
+        kind = feature_type(kind) if column in features else kind
+        columns[column] = ColumnExpression(column).cast(kind)
+    return wide.select(rows, columns)
+
+
+def judged(plan: Plan) -> tuple[str, ...]:
+    """Returns the columns by whose values rows go to quarantine."""
+    return tuple(column for rule in plan.broken for column in columns_of(rule.kwargs))
+
+
+def _add_duplicates(con: Connection, plan: Plan) -> None:
+    if plan.repeated:
+        con.sql(sql_files.load("selecting/duplicates")).create("duplicates")
+    else:
+        key = con.view("candidates").select("__key").filter(ConstantExpression(value=False))
+        columns = (ConstantExpression(0).alias("copies"), ConstantExpression(value=False).alias("conflicting"))
+        key.select(ColumnExpression("__key"), *columns).create_view("duplicates")
+    keyed = con.sql(sql_files.load("selecting/selected")) if plan.repeated or plan.null_keys else con.view("candidates")
+    keyed.create_view("keyed" if plan.broken else "selected")
+    if plan.broken:
+        con.sql(sql_files.load("selecting/passing")).create_view("selected")
+
+
+def _mark_broken(selection: Selection, ctx: Context) -> None:
+    """Adds `__broken` to the candidates: the rules that each row breaks, except those that a release waives."""
+    from pipeline.suite import row_rules
+
+    con, plan = selection.con, selection.plan
+    row_rules.mark(con.view("unmarked"), plan.broken).create_view("marked")
+    con.view("marked").create_view("candidates")
+    if paths := stored_paths(ctx, plan.released):
+        selection.stored_view("released", paths, ["reasons"])
+        con.sql(sql_files.load("selecting/unreleased")).create_view("candidates", replace=True)
+
+
+def _add_stored(selection: Selection, ctx: Context) -> None:
+    plan = selection.plan
+    foreign = plan.other_models or ()
+    own = [file for file in plan.base if file not in foreign]
+    selection.predictions_view("stored", stored_paths(ctx, own), stored_paths(ctx, foreign), plan.carry)
+    selection.con.sql(sql_files.load("selecting/latest")).create_view("latest")
+    selection.stored_view("other_versions", stored_paths(ctx, plan.other_versions))
+
+
+def _hash(columns: Sequence[str], types: Mapping[str, str], others: Mapping[str, str]) -> Expression:
+    """Returns a hash over columns of some types that can be compared with one over the same columns of other types.
+
+    Numbers of different types are compared as numbers, other values of different types as text. A column that one side
+    lacks counts as NULL there.
+    """
+
+    def comparable(name: str) -> Expression:
+        if name not in types:
+            return ConstantExpression(None).cast(others[name])
+        kinds = {types[name], others.get(name, types[name])}
+        if len(kinds) == 1:
+            return ColumnExpression(name)
+        if kinds <= WHOLE:
+            return ColumnExpression(name).cast("HUGEINT")
+        return ColumnExpression(name).cast("DOUBLE" if all(map(NUMBER.fullmatch, kinds)) else "VARCHAR")
+
+    return FunctionExpression("hash", *map(comparable, columns))

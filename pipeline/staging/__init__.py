@@ -1,0 +1,1 @@
+"""Predictions that are written but not committed yet."""

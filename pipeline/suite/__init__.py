@@ -1,0 +1,1 @@
+"""Suites: their expectations, read from files, and their row rules as SQL. quality/ applies them."""

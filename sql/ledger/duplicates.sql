@@ -1,7 +1,0 @@
--- The copies beyond the first of rows that are alike.
--- Grain: one row.
--- Views: duplicates
-SELECT
-    coalesce(sum(copies - 1), 0) AS rows,
-    coalesce(sum(hash(__key)::HUGEINT * (copies - 1)), 0) AS hash_sum
-FROM duplicates WHERE NOT conflicting

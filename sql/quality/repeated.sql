@@ -1,4 +1,0 @@
--- The rows whose key stands more than once.
--- Grain: one row.
--- Views: duplicates
-SELECT coalesce(sum(copies), 0)::BIGINT AS rows FROM duplicates

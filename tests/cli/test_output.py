@@ -1,0 +1,50 @@
+"""Output: tables for people, JSON for programs, and nothing else on standard output."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.lake.layout import Lake
+from tests import lakes
+from tests.calling import Cli
+
+STATUS = ("status", "--job", "churn")
+
+pytestmark = pytest.mark.usefixtures("churn")
+
+
+@pytest.fixture
+def lake(lake: Lake) -> Lake:
+    """One day of 1,500 predictions, and one of which nothing is scored."""
+    lakes.add_day(lake, "2026-01-01", [f"u{row}" for row in range(1500)])
+    lakes.add_input(lake, "2026-01-02", lakes.input_rows(["a"]))
+    return lake
+
+
+def test_table_aligns_numbers_at_the_right_and_marks_what_is_absent(cli: Cli, lake: Lake) -> None:
+    lines = cli(*STATUS).stdout.splitlines()
+    (heading,) = (line for line in lines if line.split()[:2] == ["day", "state"])
+    rows = [line for line in lines if line.strip().startswith("2026-01-0")]
+    assert [row.split()[:4] for row in rows] == [
+        ["2026-01-01", "complete", "v1", "1,500"],
+        ["2026-01-02", "missing", "-", "-"],
+    ]
+    end = heading.index("rows") + len("rows")
+    assert [row[:end].split()[-1] for row in rows] == ["1,500", "-"], "each ends where its heading does"
+
+
+def test_output_that_is_not_a_terminal_has_no_colours(cli: Cli, lake: Lake) -> None:
+    assert "\x1b" not in cli(*STATUS).stdout
+
+
+def test_json_is_the_only_document_and_notes_go_to_stderr(cli: Cli, lake: Lake) -> None:
+    done = cli(*STATUS, "--json")
+    found = json.loads(done.stdout)
+    assert [(day["ds"], day["candidates"]) for day in found["days"]] == [("2026-01-01", 1500), ("2026-01-02", None)]
+    assert "churn_model" in done.stderr, "the model is not registered"
+
+
+def test_json_keeps_letters_of_every_language(cli: Cli) -> None:
+    assert "Größe Ω" in cli("catalog", "--lake", "Größe Ω", "--job", "churn", "--json").stdout

@@ -1,0 +1,86 @@
+"""Each file in sql/ is one SELECT, states what it returns, and is used."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from pipeline.database.sql_files import NamedQuery
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = {path.relative_to(ROOT / "sql").with_suffix("").as_posix(): path for path in sorted(ROOT.glob("sql/**/*.sql"))}
+QUERIES = {name: NamedQuery(name, path.read_text("utf-8")) for name, path in FILES.items()}
+
+PARAMETER = re.compile(r"\$(?P<name>[a-z_]+) (?P<type>[A-Z]+(?:\[\])?): \S.*")
+every_file = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+
+
+@pytest.fixture(scope="module")
+def con() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()
+
+
+def field(query: NamedQuery, name: str) -> str | None:
+    """Returns what a line of the header, such as `Grain: one row per key`, says."""
+    found = [line.removeprefix(f"{name}: ") for line in query.header if line.startswith(f"{name}: ")]
+    assert len(found) <= 1, f"{name} stands twice in the header"
+    return found[0] if found else None
+
+
+def names(tree: object, member: str) -> set[str]:
+    """Returns the values of `member` anywhere in a parsed statement: `table_name` of a table, `key` of a CTE."""
+    if isinstance(tree, list):
+        return {name for item in tree for name in names(item, member)}
+    if not isinstance(tree, dict):
+        return set()
+    own = {tree[member]} if isinstance(tree.get(member), str) else set()
+    return own | names(list(tree.values()), member)
+
+
+@every_file
+def test_file_is_one_select(con: duckdb.DuckDBPyConnection, query: NamedQuery) -> None:
+    statements = con.extract_statements(query.text)
+    assert [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
+
+
+@every_file
+def test_header_says_what_is_returned_and_its_grain(query: NamedQuery) -> None:
+    assert query.title.endswith("."), f"the first line is one sentence: -- What it returns. Got {query.title!r}"
+    grain = field(query, "Grain")
+    assert grain is not None, "-- Grain: one row per ..."
+    assert grain.startswith("one row"), "-- Grain: one row per ..."
+
+
+@every_file
+def test_header_names_the_views_that_are_read(con: duckdb.DuckDBPyConnection, query: NamedQuery) -> None:
+    rows = con.execute("SELECT json_serialize_sql($text)", {"text": query.text}).fetchall()
+    tables, ctes = names(json.loads(rows[0][0]), "table_name"), names(json.loads(rows[0][0]), "key")
+    views = field(query, "Views")
+    assert set(views.split(", ") if views else []) == tables - ctes, "-- Views: those that the text reads"
+
+
+@every_file
+def test_header_explains_each_parameter(con: duckdb.DuckDBPyConnection, query: NamedQuery) -> None:
+    explained = [line for line in query.header if line.startswith("$")]
+    malformed = [line for line in explained if not PARAMETER.fullmatch(line)]
+    assert not malformed, "-- $name TYPE: meaning"
+    names = {match["name"] for line in explained if (match := PARAMETER.fullmatch(line))}
+    assert names == con.extract_statements(query.text)[0].named_parameters
+
+
+@pytest.mark.slow
+def test_every_file_is_used() -> None:
+    """The files in query/named/ are called by name from the command line; each other one is named in the package."""
+    texts = {
+        node.value
+        for path in (ROOT / "pipeline").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    unused = [name for name in FILES if not name.startswith("query/named/") and name not in texts]
+    assert not unused, f"nothing reads {', '.join(unused)}"

@@ -1,0 +1,83 @@
+"""The score of a row depends neither on the other rows of its batch, nor on the number of workers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.database import resources
+from pipeline.model.predictor import Predictor
+from tests.model.tasks import TASKS, Task, furthest, matrix
+from tests.workspace import Workspace, table
+
+TOLERANCE = 1e-5
+"""The tolerance that docs/models.md states."""
+ROWS = 20_000
+BATCHES = (1, 7, 64, 8192, ROWS)
+ALONE = 300
+"""Number of rows that are scored one by one."""
+
+
+def decisions_agree(task: Task, found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Tells whether labels are the same, except where scores within the tolerance of each other decide them."""
+    if task.entries.get("task") == "ranking":
+        differ = found["top_items"] != expected["top_items"]
+        scores = expected["top_scores"]
+        gaps = np.abs(np.diff(scores, axis=1, append=scores[:, -1:]))
+        close = np.minimum(gaps, np.roll(gaps, 1, axis=1)) <= 2 * TOLERANCE * np.maximum(1, np.abs(scores))
+        close[:, -1] = True  # the score of the item after the last is unknown
+        return bool((~differ | close).all())
+    if task.entries.get("task") in {"regression", "multilabel"}:
+        return True  # a threshold decides, or the labels copy the numbers
+    differ = found["prediction"] != expected["prediction"]
+    best = np.sort([values for name, values in expected.items() if name.startswith("prob_class_")], axis=0)
+    return bool((~differ | (best[-1] - best[-2] <= 2 * TOLERANCE)).all())
+
+
+@pytest.mark.parametrize("batch_rows", BATCHES)
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_scores_do_not_depend_on_the_batch_size(task: Task, batch_rows: int) -> None:
+    rows = matrix(ALONE if batch_rows < 64 else ROWS)
+    predictor = Predictor(task.network(), task.signature, "cpu")
+    expected = predictor.predict(matrix(ROWS), 1000)
+    expected = {name: values[: len(rows)] for name, values in expected.items()}
+    found = predictor.predict(rows, batch_rows)
+    assert furthest(found, expected) <= TOLERANCE
+    assert decisions_agree(task, found, expected)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_scores_do_not_depend_on_the_number_of_threads(task: Task) -> None:
+    predictor, rows = Predictor(task.network(), task.signature, "cpu"), matrix(ROWS)
+    expected = predictor.predict(rows, 8192)
+    parts = np.array_split(np.arange(ROWS), 7)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda part: predictor.predict(rows[part[0] : part[-1] + 1], 999), parts))
+    joined = {name: np.concatenate([each[name] for each in found]) for name in expected}
+    assert furthest(joined, expected) <= TOLERANCE
+    assert decisions_agree(task, joined, expected)
+
+
+@pytest.mark.slow
+def test_run_stores_the_same_with_one_worker_and_with_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "BATCH_ROWS", 8192)
+    stored = []
+    for threads, batch_rows in ((1, 8192), (2, 100), (5, 1024)):
+        made = Workspace(tmp_path / str(threads))
+        job = made.job() / "job.toml"
+        job.write_text(job.read_text() + f"\n[engine]\nbatch_rows = {batch_rows}\n")
+        made.model()
+        made.day(table(60_000))
+        made.run(threads=threads)
+        stored.append(made.stored("SELECT id, prediction, prob_class_0, prob_class_1 FROM predictions ORDER BY id"))
+    first, *others = ({row["id"]: row for row in rows} for rows in stored)
+    for other in others:
+        assert other.keys() == first.keys()
+        numbers = [
+            [[row[f"prob_class_{label}"] for label in (0, 1)] for row in rows.values()] for rows in (first, other)
+        ]
+        np.testing.assert_allclose(numbers[1], numbers[0], rtol=0, atol=TOLERANCE)

@@ -1,4 +1,4 @@
-"""Locates the files that ship with the package: the SELECTs in `sql/` and the default job in `dags/jobs/`."""
+"""Locates the files that ship with the package: the SELECTs in `sql/`, and DAG, default job and examples in `dags/`."""
 
 from __future__ import annotations
 
@@ -9,3 +9,9 @@ def resources() -> Path:
     """Returns the folder that holds `sql/` and `dags/`: the installed package, or the checkout around it."""
     package = Path(__file__).parent
     return package if (package / "sql").is_dir() else package.parent
+
+
+def examples() -> dict[str, Path]:
+    """Returns the folders of the examples of `lakescore init`, by name."""
+    found = sorted((resources() / "dags" / "examples").glob("*/example.toml"))
+    return {path.parent.name: path.parent for path in found}

@@ -15,6 +15,7 @@ import pytest
 
 from tests.browsing import chromium
 from tests.calling import Cli, caller
+from tests.installed import Installed, install
 from tests.s3 import S3Server, serve
 from tests.workspace import Workspace
 
@@ -66,6 +67,12 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line in this process, in an empty folder (`tmp_path`)."""
     monkeypatch.chdir(tmp_path)
     return caller(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The command line and the package from the wheel, without the checkout."""
+    return install(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")

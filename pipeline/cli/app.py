@@ -20,6 +20,7 @@ log = logging.getLogger("lakescore")
 
 COMMANDS = {
     "demo": ("demo",),
+    "init": ("init",),
     "ingest": ("generate", "import"),
     "models": ("models",),
     "run": ("plan", "run", "backfill"),

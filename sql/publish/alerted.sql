@@ -13,7 +13,7 @@ WITH known AS (
 ranked AS (
     SELECT
         *,
-        alerted_on IS NULL AND status <> 'left' AND score >= $enter AS is_new,
+        coalesce(alerted_on IS NULL AND status <> 'left' AND score >= $enter, FALSE) AS is_new,
         row_number() OVER (PARTITION BY is_new ORDER BY score DESC, __case) AS place,
         (SELECT count(DISTINCT t.__case) FROM told AS t WHERE t.alerted_on = $ds) AS spent
     FROM known

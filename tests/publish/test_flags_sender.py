@@ -130,6 +130,14 @@ def test_budget_takes_the_highest_and_records_what_was_cut_which_comes_again(tmp
     assert nights.alerts(second) == {"a": "none", "b": "earlier", "c": "earlier", "d": "sent", "e": "sent"}
 
 
+def test_case_that_was_cut_takes_nothing_of_the_budget_on_a_day_without_a_row_of_it(tmp_path: Path) -> None:
+    nights = Nights(tmp_path, budget=1, close_after=3)
+    nights.send(0, {"a": 0.99, "b": 0.95})
+    second = nights.send(1, {"c": 0.95})
+    assert nights.alerts(second) == {"a": "earlier", "b": "none", "c": "sent"}
+    assert second.details["alerts"] == 1
+
+
 def test_rows_of_a_case_are_one_case_with_the_key_of_the_highest(tmp_path: Path) -> None:
     nights = Nights(tmp_path, case="account")
     done = nights.send(0, {"a:1": 0.91, "a:2": 0.99, "a:3": 0.1, "b:1": 0.2})

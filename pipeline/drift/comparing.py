@@ -118,6 +118,7 @@ class _Calendar:
         self.numbers = np.array([Period.parse(day, period.grain).number for day in days], np.int64)
         self.today = period.number
         self.window, self.step = config.window_days, 7 if config.same_weekday else 1
+        self.critical = config.critical
 
     def before(self, number: int) -> NDArray[np.bool_]:
         """Returns which days are the reference of a day: (days,)."""
@@ -141,11 +142,15 @@ def _compare(
     """Yields a comparison for each reference, with its distribution by chance if an outcome can be given."""
     name = counts.spec.name
     alike = calendar.alike(counts)
-    rows = np.array([distances.histogram(part[name]) for part, good in zip(calendar.parts, alike, strict=True) if good])
+    before = [distances.histogram(part[name]) for part, good in zip(calendar.parts, alike, strict=True) if good]
+    rows = np.array(before).reshape(len(before), -1) if before else np.zeros((0, len(distances.histogram(counts))))
     numbers = calendar.numbers[alike]
     trained = (training or {}).get(place, {}).get(name)
     if trained is not None and trained.spec == counts.spec:
-        yield _against("training", place, counts, trained, 0, _seen(calendar, rows, numbers, WEEK * calendar.step))
+        seen = _seen(calendar, rows, numbers, WEEK * calendar.step)
+        week = distances.histogram(counts) + rows[calendar.today - numbers < WEEK].sum(axis=0)
+        far = _beyond_chance(counts, week, distances.histogram(trained)) >= calendar.critical
+        yield _against("training", place, counts, trained, 0, (rows[:0], rows[:0]) if far else seen)
     chosen = calendar.before(calendar.today)[alike]
     days = [part[name] for part, good in zip(calendar.parts, alike, strict=True) if good]
     window = [{name: each} for each, good in zip(days, chosen, strict=True) if good]
@@ -178,12 +183,13 @@ def _against(
     today, before = distances.histogram(counts), distances.histogram(other)
     if min(today[1:].sum(), before[1:].sum()) < FEWEST_ROWS:
         return found, None
-    places = (distances.classes if counts.spec.labels else distances.groups)(today[1:], before[1:])
+    places = _places(counts, today, before)
     left, right = distances.grouped(today[1:], places), distances.grouped(before[1:], places)
     psi, scale = float(distances.psi(left, right)), float(distances.noise(left, right))
     usual, known = 1.0, len(seen[0])
     if known >= FEWEST_SEEN:
-        usual = distances.dispersion(*(distances.grouped(side[:, 1:], places) for side in seen))
+        spread = distances.steady_dispersion if reference == "training" else distances.dispersion
+        usual = spread(*(distances.grouped(side[:, 1:], places) for side in seen))
     fact = _Fact(scale, len(left) - 1, usual, known)
     p_value, beyond = fact.p_value(psi), psi - usual * fact.freedom * scale
     if today[0] or before[0]:
@@ -202,6 +208,25 @@ def _against(
         reference_missing=float(before[0] / other.rows),
     )
     return found, fact
+
+
+def _places(counts: Counts, today: Numbers, before: Numbers) -> NDArray[np.intp]:
+    """Returns the group of each bin (bins,) in which a column's values are compared."""
+    return (distances.classes if counts.spec.labels else distances.groups)(today[1:], before[1:])
+
+
+def _beyond_chance(counts: Counts, rows: Numbers, reference: Numbers) -> float:
+    """Returns the PSI, missing values included, of several days together, minus its average by chance; 0 for few rows.
+
+    A week together has no weekly rhythm: if it is far from the training data, the population is another one, and the
+    spread of its days is no excuse for any of them.
+    """
+    if min(rows[1:].sum(), reference[1:].sum()) < FEWEST_ROWS:
+        return 0.0
+    places = _places(counts, rows, reference)
+    left, right = distances.grouped(rows[1:], places), distances.grouped(reference[1:], places)
+    by_chance = (len(left) - 1) * float(distances.noise(left, right))
+    return float(distances.psi(left, right)) - by_chance + float(distances.psi(_two(rows), _two(reference)))
 
 
 def _missing(today: Numbers, before: Numbers, seen: tuple[Numbers, Numbers]) -> tuple[float, float]:

@@ -95,9 +95,18 @@ def dispersion(day: Numbers, reference: Numbers) -> float:
 
     Both are (days, groups): the rows of each day, and those of its reference days.
     """
-    freedom = day.shape[-1] - 1
-    scaled = psi(day, reference) / noise(day, reference) / max(freedom, 1)
-    return max(1.0, float(scaled.mean()))
+    return max(1.0, float(_scaled(day, reference).mean()))
+
+
+def steady_dispersion(day: Numbers, reference: Numbers) -> float:
+    """Returns the dispersion of quiet weeks: as `dispersion`, but a change in the last weeks does not count.
+
+    The days, oldest first, are taken by seven, so that each mean has a whole weekly rhythm. A lasting change adds to
+    the means of two weeks at most, as days are compared with seven before them; so of four, the second smallest counts.
+    """
+    scaled = _scaled(day, reference)
+    weeks = [float(scaled[max(end - 7, 0) : end].mean()) for end in range(len(scaled), 6, -7)] or [float(scaled.mean())]
+    return max(1.0, sorted(weeks)[0 if len(weeks) < 4 else 1])
 
 
 def likelihood_ratio(day: Numbers, reference: Numbers) -> Numbers:
@@ -141,6 +150,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(values))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * factors))
     return [float(value) for value in adjusted]
+
+
+def _scaled(day: Numbers, reference: Numbers) -> Numbers:
+    found: Numbers = psi(day, reference) / noise(day, reference) / max(day.shape[-1] - 1, 1)
+    return found
 
 
 def _shares(rows: Numbers) -> Numbers:

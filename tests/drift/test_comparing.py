@@ -184,3 +184,35 @@ def test_days_without_change_alarm_no_more_often_than_stated(setting: Setting) -
 def test_changed_days_are_found(rows: int, change: Change, least: float) -> None:
     rates = with_change(Setting(rows, 12), 40, change)
     assert rates.alarms / rates.days >= least
+
+
+def against_training(today: Profile, training: Profile, before: dict[str, Profile]) -> Comparison:
+    return next(e for e in compare_profile(TODAY, today, training, before, Drift()) if e.reference == "training")
+
+
+@pytest.mark.parametrize("since", [0, 3, 7, 13, 14, 20, 27])
+def test_lasting_change_alarms_against_training_as_long_as_it_lasts(since: int) -> None:
+    """What has changed does not become the usual spread of the days that excuses it."""
+    before = {ds: day(normal(i, shift=0.6 if i < since else 0)) for i, ds in enumerate(history(56))}
+    found = against_training(day(normal(99, shift=0.6)), day(normal(7, rows=40_000)), before)
+    assert (found.outcome, found.dispersion) == ("warning", pytest.approx(1.0, abs=0.5))
+
+
+@pytest.mark.parametrize("days", [2, 9, 12, 20, 50])
+def test_days_far_from_training_are_critical_however_far_apart_they_are(days: int) -> None:
+    """Three values in turn, where training had a whole range: the spread of the days is no excuse."""
+    before = {ds: day(np.full(2_000, 3.5 * (i % 3) - 3.5)) for i, ds in enumerate(history(days))}
+    found = against_training(day(np.full(2_000, 3.5)), day(normal(7, rows=40_000)), before)
+    assert found.outcome == "critical"
+
+
+def test_weekly_rhythm_is_no_drift_from_training() -> None:
+    """A column such as the weekday: each day has one value, each week all of them."""
+    before = {ds: weekday(ds) for ds in history(56)}
+    training = day(np.repeat(np.arange(7) - 3.0, 5_000) + 0.5)
+    found = against_training(weekday(TODAY), training, before)
+    assert (found.outcome, found.psi) == ("ok", pytest.approx(8, abs=3))
+
+
+def weekday(ds: str) -> Profile:
+    return day(np.full(2_000, date.fromisoformat(ds).weekday() - 2.5))

@@ -55,6 +55,8 @@ def drift(
         emit_json([{"ds": day, **asdict(each)} for day, comparisons in found.items() for each in comparisons])
     else:
         _show(found)
+        if len(found) == 1:
+            _propose(ctx, *found)
 
 
 @labels.command("import")
@@ -156,6 +158,19 @@ def _show(found: dict[str, list[Comparison]]) -> None:
         table(columns, rows)
     quiet = [ds for ds, comparisons in found.items() if not alarms(comparisons)]
     console().print(f"{len(quiet)} of {len(found)} days without alarms")
+
+
+def _propose(ctx: Context, ds: str) -> None:
+    """Names the columns that a comparison with the same weekday would judge more sharply."""
+    from pipeline.drift import stage
+
+    record = ctx.lake.records.last_complete(ctx.job.name, ds)
+    for found in stage.weekly(ctx, record) if record else ():
+        text = (
+            f"{found.column_name} follows the weekday: its days are {found.dispersion:.1f} times as far apart as "
+            f"samples, those of one weekday {found.of_weekday:.1f} times; [drift] same_weekday = true compares those"
+        )
+        console().print(text, markup=False)
 
 
 def _named(found: Comparison) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipeline.drift import distances
-from pipeline.histograms.counting import Counts, merged
+from pipeline.drift.days_before import FEWEST_DAYS, Calendar
+from pipeline.histograms.counting import Counts
 from pipeline.job.config import Drift
 from pipeline.periods import Grain, Period
 
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
     from pipeline.drift.distances import Numbers
     from pipeline.histograms.table import Place, Profile
 
-Reference = Literal["training", "trailing"]
+Reference = Literal["training", "trailing", "previous_model"]
 Outcome = Literal["ok", "warning", "critical", "none"]
 
-FEWEST_DAYS = 3
-"""Number of days that a trailing reference needs."""
 FEWEST_SEEN = 7
 """Number of earlier days whose distance from their own reference must be known before a trailing reference alarms."""
 WEEK = 7
@@ -58,6 +57,16 @@ class Comparison:
     reference_missing: float | None = None
 
 
+@dataclass(frozen=True)
+class BeforeChange:
+    """The outputs of a day, and of the days before it, which another model scored."""
+
+    version: str
+    day: Profile
+    """The day's scores and classes, counted with the other model's bins."""
+    history: Mapping[str, Profile]
+
+
 def compare_profile(
     ds: str,
     day: Profile,
@@ -65,19 +74,15 @@ def compare_profile(
     history: Mapping[str, Profile],
     config: Drift,
     grain: Grain = Grain.day,
+    before: BeforeChange | None = None,
 ) -> list[Comparison]:
     """Compares each column of each slice. `history` holds the existing profiles of two windows before `ds`."""
-    found: list[Comparison] = []
-    facts: list[tuple[int, _Fact]] = []
-    for place, columns in day.items():
-        calendar = _Calendar(Period.parse(ds, grain), place, history, config)
-        for counts in columns.values():
-            if counts.spec.kind == "confidence":
-                continue
-            for comparison, fact in _compare(place, counts, training, calendar):
-                if fact is not None:
-                    facts.append((len(found), fact))
-                found.append(comparison)
+    period = Period.parse(ds, grain)
+    pairs = list(_compare_all(period, day, training, history, config))
+    if before is not None:
+        pairs += _compare_models(period, before, config)
+    found = [comparison for comparison, _ in pairs]
+    facts = [(index, fact) for index, (_, fact) in enumerate(pairs) if fact is not None]
     adjusted = distances.holm([found[index].p_value or 0.0 for index, _ in facts])
     for (index, fact), p_adjusted in zip(facts, adjusted, strict=True):
         one = replace(found[index], p_adjusted=p_adjusted, threshold=fact.threshold(config.level / len(facts)))
@@ -101,6 +106,10 @@ class _Fact:
         return distances.quantile(level, self.freedom, self.dispersion, self.days) * self.scale
 
 
+_Judged = tuple[Comparison, _Fact | None]
+"""A comparison, with its distribution by chance if an outcome can be given."""
+
+
 def _outcome(found: Comparison, config: Drift) -> Outcome:
     assert found.p_adjusted is not None
     assert found.excess is not None
@@ -109,81 +118,51 @@ def _outcome(found: Comparison, config: Drift) -> Outcome:
     return "critical" if found.excess >= config.critical else "warning"
 
 
-class _Calendar:
-    """The days before one day that have one slice."""
-
-    def __init__(self, period: Period, place: Place, history: Mapping[str, Profile], config: Drift) -> None:
-        days = [day for day in sorted(history) if day < period.ds and place in history[day]]
-        self.parts = [history[day][place] for day in days]
-        self.numbers = np.array([Period.parse(day, period.grain).number for day in days], np.int64)
-        self.today = period.number
-        self.window, self.step = config.window_days, 7 if config.same_weekday else 1
-        self.critical = config.critical
-
-    def before(self, number: int) -> NDArray[np.bool_]:
-        """Returns which days are the reference of a day: (days,)."""
-        return self.among(number, self.numbers)
-
-    def among(self, number: int, numbers: NDArray[np.int64], span: int = 0) -> NDArray[np.bool_]:
-        apart = number - numbers
-        found: NDArray[np.bool_] = (apart > 0) & (apart <= (span or self.window)) & (apart % self.step == 0)
-        return found
-
-    def alike(self, counts: Counts) -> NDArray[np.bool_]:
-        """Returns which days have the column, counted with the same edges, and rows: (days,)."""
-        name = counts.spec.name
-        known = (part.get(name) for part in self.parts)
-        return np.array([each is not None and each.spec == counts.spec and each.rows > 0 for each in known], bool)
+def _compare_all(
+    period: Period, day: Profile, training: Profile | None, history: Mapping[str, Profile], config: Drift
+) -> Iterator[_Judged]:
+    for place, columns in day.items():
+        calendar = Calendar(period, place, history, config)
+        for counts in columns.values():
+            if counts.spec.kind != "confidence":
+                yield from _compare(place, counts, training, calendar)
 
 
-def _compare(
-    place: Place, counts: Counts, training: Profile | None, calendar: _Calendar
-) -> Iterator[tuple[Comparison, _Fact | None]]:
+def _compare_models(period: Period, before: BeforeChange, config: Drift) -> Iterator[_Judged]:
+    """Compares outputs with those of the model before. One day of it is enough: a change is no gradual one."""
+    for place, columns in before.day.items():
+        calendar = Calendar(period, place, before.history, config)
+        for counts in columns.values():
+            total, days = calendar.window_of(counts)
+            yield _against("previous_model", place, counts, total, days, calendar.seen(*calendar.rows(counts)))
+
+
+def _compare(place: Place, counts: Counts, training: Profile | None, calendar: Calendar) -> Iterator[_Judged]:
     """Yields a comparison for each reference, with its distribution by chance if an outcome can be given."""
-    name = counts.spec.name
-    alike = calendar.alike(counts)
-    before = [distances.histogram(part[name]) for part, good in zip(calendar.parts, alike, strict=True) if good]
-    rows = np.array(before).reshape(len(before), -1) if before else np.zeros((0, len(distances.histogram(counts))))
-    numbers = calendar.numbers[alike]
-    trained = (training or {}).get(place, {}).get(name)
+    rows, numbers = calendar.rows(counts)
+    trained = (training or {}).get(place, {}).get(counts.spec.name)
     if trained is not None and trained.spec == counts.spec:
-        seen = _seen(calendar, rows, numbers, WEEK * calendar.step)
+        seen = calendar.seen(rows, numbers, WEEK * calendar.step)
         week = distances.histogram(counts) + rows[calendar.today - numbers < WEEK].sum(axis=0)
         far = _beyond_chance(counts, week, distances.histogram(trained)) >= calendar.critical
         yield _against("training", place, counts, trained, 0, (rows[:0], rows[:0]) if far else seen)
-    chosen = calendar.before(calendar.today)[alike]
-    days = [part[name] for part, good in zip(calendar.parts, alike, strict=True) if good]
-    window = [{name: each} for each, good in zip(days, chosen, strict=True) if good]
-    total = merged(window).get(name, Counts(counts.spec))
-    seen = _seen(calendar, rows, numbers)
-    known = len(window) >= FEWEST_DAYS and len(seen[0]) >= FEWEST_SEEN
-    comparison, fact = _against("trailing", place, counts, total, len(window), seen)
-    if fact is not None and not known:
+    total, days = calendar.window_of(counts)
+    seen = calendar.seen(rows, numbers)
+    comparison, fact = _against("trailing", place, counts, total, days, seen)
+    if days < FEWEST_DAYS or len(seen[0]) < FEWEST_SEEN:
         comparison, fact = replace(comparison, p_value=None), None
     yield comparison, fact
 
 
-def _seen(calendar: _Calendar, rows: Numbers, numbers: NDArray[np.int64], span: int = 0) -> tuple[Numbers, Numbers]:
-    """Returns (days, bins) twice: the rows of each day in the window, and the sum of the rows of its reference days.
-
-    With a `span`, the reference is that many days: they differ by noise and weekly rhythm, and hardly by slow change.
-    """
-    if len(rows) == 0:
-        return rows, rows
-    masks = np.array([calendar.among(int(number), numbers, span) for number in numbers])
-    chosen = (masks.sum(axis=1) >= FEWEST_DAYS) & (calendar.today - numbers <= calendar.window)
-    return rows[chosen], masks[chosen].astype(np.float64) @ rows
-
-
 def _against(
     reference: Reference, place: Place, counts: Counts, other: Counts, days: int, seen: tuple[Numbers, Numbers]
-) -> tuple[Comparison, _Fact | None]:
+) -> _Judged:
     found = Comparison(*place, counts.spec.kind, counts.spec.name, reference, rows=counts.rows)
     found = replace(found, reference_rows=other.rows, reference_days=days)
     today, before = distances.histogram(counts), distances.histogram(other)
     if min(today[1:].sum(), before[1:].sum()) < FEWEST_ROWS:
         return found, None
-    places = _places(counts, today, before)
+    places = places_of(counts, today, before)
     left, right = distances.grouped(today[1:], places), distances.grouped(before[1:], places)
     psi, scale = float(distances.psi(left, right)), float(distances.noise(left, right))
     usual, known = 1.0, len(seen[0])
@@ -210,7 +189,7 @@ def _against(
     return found, fact
 
 
-def _places(counts: Counts, today: Numbers, before: Numbers) -> NDArray[np.intp]:
+def places_of(counts: Counts, today: Numbers, before: Numbers) -> NDArray[np.intp]:
     """Returns the group of each bin (bins,) in which a column's values are compared."""
     return (distances.classes if counts.spec.labels else distances.groups)(today[1:], before[1:])
 
@@ -223,7 +202,7 @@ def _beyond_chance(counts: Counts, rows: Numbers, reference: Numbers) -> float:
     """
     if min(rows[1:].sum(), reference[1:].sum()) < FEWEST_ROWS:
         return 0.0
-    places = _places(counts, rows, reference)
+    places = places_of(counts, rows, reference)
     left, right = distances.grouped(rows[1:], places), distances.grouped(reference[1:], places)
     by_chance = (len(left) - 1) * float(distances.noise(left, right))
     return float(distances.psi(left, right)) - by_chance + float(distances.psi(_two(rows), _two(reference)))

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.drift.comparing import Comparison
+    from pipeline.drift.rhythm import Rhythm
 
 log = logging.getLogger(__name__)
 
 
-OURS = re.compile(r"^no drift: | has drifted from ")
+OURS = re.compile(r"^no drift: | has drifted from | has changed with the model: ")
 """Matches the warnings of this stage, which a repetition of the stage replaces."""
 
 
@@ -57,8 +58,12 @@ def repair(ctx: Context, record: RunRecord) -> Addition:
 
 
 def compare(ctx: Context, record: RunRecord) -> list[Comparison]:
-    """Compares the stored profile of a complete run, and stores the outcome. Reads only profiles."""
+    """Compares the stored profile of a complete run, and stores the outcome.
+
+    Reads only profiles, except where a new model's scores are counted with the bins of the model before.
+    """
     from pipeline.drift.comparing import compare_profile
+    from pipeline.drift.model_change import before_change
     from pipeline.histograms.table import from_table
     from pipeline.profiles import bin_edges
 
@@ -68,15 +73,30 @@ def compare(ctx: Context, record: RunRecord) -> list[Comparison]:
         return []
     training = bin_edges.training(ctx, ctx.manifest_of(record))
     history = store.recent_profiles(ctx, ds, record.model, 2 * config.window_days)
-    found = compare_profile(ds, from_table(table), training, history, config, ctx.job.grain)
+    day = from_table(table)
+    before = before_change(ctx, record, day, history)
+    found = compare_profile(ds, day, training, history, config, ctx.job.grain, before)
     store.write(ctx, "drift", record, _table(found, record.run_id))
     return found
+
+
+def weekly(ctx: Context, record: RunRecord) -> list[Rhythm]:
+    """Returns the columns of a complete run's day that follow the weekday. Reads only profiles."""
+    from pipeline.drift import rhythm
+    from pipeline.histograms.table import from_table
+
+    config, table = ctx.job.drift, store.of_run(ctx, "profiles", record)
+    if table is None:
+        return []
+    history = store.recent_profiles(ctx, record.ds, record.model, 2 * config.window_days)
+    return rhythm.weekly(record.ds, from_table(table), history, config, ctx.job.grain)
 
 
 def described(found: Comparison) -> str:
     """Returns one line about a column that raises an alarm."""
     of_slice = f" of {found.slice_column} {found.slice}" if found.slice_column else ""
-    return f"{found.column_name}{of_slice} has drifted from {found.reference}: {found.outcome}, PSI {found.psi:.3g}"
+    how = "changed with the model" if found.reference == "previous_model" else f"drifted from {found.reference}"
+    return f"{found.column_name}{of_slice} has {how}: {found.outcome}, PSI {found.psi:.3g}"
 
 
 def alarms(found: Sequence[Comparison]) -> list[Comparison]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.context import Context, timed
 from pipeline.database import wide
-from pipeline.database.connection import read_parquet, translated_errors
+from pipeline.database.connection import connect_shared, read_parquet, translated_errors
 from pipeline.histograms.counting import Counting
 from pipeline.histograms.table import from_bytes, from_table, to_bytes, to_table
 from pipeline.lake.layout import Partition
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
 
     from pipeline.histograms.counting import Spec
+    from pipeline.histograms.table import Profile
     from pipeline.model.manifest import Manifest
     from pipeline.selecting.views import Selection
 
@@ -82,6 +83,15 @@ def remake_profile(ctx: Context, record: RunRecord) -> bool:
         return False
     make_profile(ctx, record, (), record.parts)
     return True
+
+
+def count_outputs(ctx: Context, record: RunRecord, specs: Sequence[Spec]) -> Profile:
+    """Returns the scores and classes of a complete run's partition, counted by `specs`; reads its predictions."""
+    paths = [ctx.lake.storage.where(file.path) for file in record.parts]
+    with connect_shared(ctx.resources(len(specs))) as con, translated_errors(record.ds, paths):
+        ctx.lake.storage.attach(con)
+        rows = after_commit(con, record.plan.key, read_parquet(con, paths).limit(0), paths, ()) if paths else None
+        return _scores(ctx, rows, specs).counts
 
 
 def take_over_profile(ctx: Context, record: RunRecord, earlier: RunRecord) -> None:

@@ -53,7 +53,7 @@ class Day:
     whole: bool = False
     """Whether `classes` cover the whole day (from its profile), or only the rows that its largest run scored."""
     drift: dict[str, Drift] = field(default_factory=dict)
-    """Drift of each reference, `training` or `trailing`."""
+    """Drift of each reference: `training`, `trailing` or `previous_model`."""
     performance: dict[str, Any] = field(default_factory=dict)
     """Performance on the labelled rows: `class` (the one that sorts last), `rows`, `auc`, `mean_score`, `base_rate`."""
 
@@ -115,7 +115,9 @@ class JobFacts:
 
     @property
     def references(self) -> list[str]:
-        return [name for name in ("training", "trailing") if any(name in day.drift for day in self.days)]
+        return [
+            name for name in ("training", "trailing", "previous_model") if any(name in day.drift for day in self.days)
+        ]
 
 
 def page_of(record: RunRecord) -> str:

@@ -25,6 +25,7 @@ WIDTH, HEIGHT = 5.2, 2.7
 INK, FAINT = "#010101", "#020202"
 SERIES = [f"#0300{number:02d}" for number in range(1, 9)]
 OUTCOMES = {"none": "#040001", "ok": "#040002", "warning": "#040003", "critical": "#040004"}
+REFERENCES = {"training": "the training data", "trailing": "the days before", "previous_model": "the model before"}
 VARIABLES = {
     INK: "var(--ink)",
     FAINT: "var(--line)",
@@ -216,7 +217,7 @@ def _drift(facts: JobFacts, reference: str) -> Plot:
 
     alarms = [(day.ds, column) for day in days for column in columns if _outcome(day, reference, column) == "critical"]
     first = f" First critical drift: {alarms[0][1]} on {alarms[0][0]}." if alarms else ""
-    against = "the training data" if reference == "training" else "the days before"
+    against = REFERENCES[reference]
     about = f"Heat map: drift of each column from {against}, per day; a cross marks critical drift.{first}"
     height = 1.2 + 0.24 * len(columns)
     svg = _svg(f"{facts.name} drift {reference}", about, days, draw, height)

@@ -9,9 +9,11 @@ import pytest
 
 from pipeline.drift import comparing
 from pipeline.drift.comparing import Comparison, compare_profile
+from pipeline.drift.rhythm import weekly
 from pipeline.histograms.counting import WHOLE, Counts, Spec
 from pipeline.histograms.table import Profile
 from pipeline.job.config import Drift
+from pipeline.periods import Grain
 from tests.drift import calibration
 from tests.drift.calibration import Change, Setting, with_change, without_change
 
@@ -195,7 +197,8 @@ def test_lasting_change_alarms_against_training_as_long_as_it_lasts(since: int) 
     """What has changed does not become the usual spread of the days that excuses it."""
     before = {ds: day(normal(i, shift=0.6 if i < since else 0)) for i, ds in enumerate(history(56))}
     found = against_training(day(normal(99, shift=0.6)), day(normal(7, rows=40_000)), before)
-    assert (found.outcome, found.dispersion) == ("warning", pytest.approx(1.0, abs=0.5))
+    assert found.outcome == "warning"
+    assert found.dispersion == pytest.approx(1.0, abs=0.5)
 
 
 @pytest.mark.parametrize("days", [2, 9, 12, 20, 50])
@@ -211,8 +214,24 @@ def test_weekly_rhythm_is_no_drift_from_training() -> None:
     before = {ds: weekday(ds) for ds in history(56)}
     training = day(np.repeat(np.arange(7) - 3.0, 5_000) + 0.5)
     found = against_training(weekday(TODAY), training, before)
-    assert (found.outcome, found.psi) == ("ok", pytest.approx(8, abs=3))
+    assert found.outcome == "ok"
+    assert found.psi == pytest.approx(8, abs=3)
 
 
 def weekday(ds: str) -> Profile:
     return day(np.full(2_000, date.fromisoformat(ds).weekday() - 2.5))
+
+
+def test_columns_that_follow_the_weekday_are_named() -> None:
+    """A weekend of its own is found; a column that moves by noise, or always, is not."""
+    weekend = {
+        ds: day(normal(i, shift=4 * (date.fromisoformat(ds).weekday() >= 5))) for i, ds in enumerate(history(56))
+    }
+    (found,) = weekly(TODAY, day(normal(0)), weekend, Drift(), Grain.day)
+    assert found.column_name == "x"
+    assert found.of_weekday == pytest.approx(1.0, abs=0.6)
+    assert found.dispersion > 50
+    assert weekly(TODAY, day(normal(0)), weekend, Drift(same_weekday=True), Grain.day) == []
+    assert weekly(TODAY, day(normal(0)), history(56), Drift(), Grain.day) == []
+    assert weekly(TODAY, day(normal(0)), history(56, shift_a_day=0.1), Drift(), Grain.day) == []
+    assert weekly(TODAY, day(normal(0)), dict(list(weekend.items())[:20]), Drift(), Grain.day) == []

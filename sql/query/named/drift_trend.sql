@@ -3,7 +3,7 @@
 -- Views: drift
 -- $job VARCHAR: one job, default NULL for all
 -- $column_name VARCHAR: one column, default NULL for all
--- $reference VARCHAR: training or trailing, default NULL for both
+-- $reference VARCHAR: training, trailing or previous_model, default NULL for all
 -- $from DATE: the first day, default NULL for no limit
 -- $to DATE: the last day, default NULL for no limit
 SELECT

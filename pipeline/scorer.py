@@ -20,6 +20,7 @@ from pipeline.model.outputs import output_schema
 from pipeline.model.remote import open_registry
 from pipeline.model.schema_check import check_fit
 from pipeline.model.user_rows import read_rows
+from pipeline.settings import Settings
 from pipeline.storage import sync_file, sync_folder, translated_os_errors
 from pipeline.storage.parquet import ROW_GROUP
 from pipeline.tabular.sources import Files, Kind, find, translated_read_errors
@@ -48,10 +49,16 @@ class Scorer:
 
     scorer = Scorer.load("churn", "v3")
     predictions = scorer.score(table)
+
+    `Scorer.of_job("churn")` scores rows as the runs of a job do.
     """
 
-    def __init__(self, manifest: Manifest, predictor: Predictor, batch_rows: int = 8192) -> None:
+    def __init__(
+        self, manifest: Manifest, predictor: Predictor, batch_rows: int = 8192, *, null_features: bool = False
+    ) -> None:
+        """`null_features` says whether the model is given rows with NULL features, as NaN."""
         self.manifest, self.predictor, self.batch_rows = manifest, predictor, batch_rows
+        self.null_features = null_features
 
     @classmethod
     def load(
@@ -71,6 +78,25 @@ class Scorer:
         manifest = registry.resolve(name, version)
         return cls(manifest, registry.load(manifest, device, trusted))
 
+    @classmethod
+    def of_job(cls, job: str, settings: Settings | None = None) -> Scorer:
+        """Loads the model of a job, given by name or folder, to score rows as its runs do.
+
+        The model, its pinned digest, the device, the precision and what happens to NULL features are the job's; rows
+        that a run would put into quarantine for their features get NULL predictions. Its suite and its SELECT are not
+        applied. `settings` are by default those of the environment. Raises JobError, ModelNotFound or ModelMismatch.
+        """
+        from pipeline.context import Context
+        from pipeline.job.loading import find_job
+        from pipeline.model.identity import check_pinned
+        from pipeline.scoring.stage import load_model
+
+        machine = settings or Settings.from_environment()
+        ctx = Context.open(find_job(job, machine), machine)
+        manifest = ctx.manifest()
+        check_pinned(manifest, ctx.job.model.digest)
+        return cls(manifest, load_model(ctx, manifest), null_features=ctx.job.policy.null_features == "score")
+
     @property
     def features(self) -> tuple[str, ...]:
         return self.manifest.signature.features
@@ -83,10 +109,12 @@ class Scorer:
     def score(self, data: Table) -> Table:
         """Returns one row of predictions per row, in the same order and as the same kind of table.
 
-        The result for a DataFrame keeps its index. A row with a NULL or infinite feature gets NULL predictions.
+        The result for a DataFrame keeps its index. A row with a NULL or infinite feature gets NULL predictions, unless
+        `null_features` gives it to the model.
         Raises SchemaMismatch if a feature is absent or has the wrong type.
         """
         if isinstance(data, pa.Table):
+            data = self._typed(data)
             self._check([(field.name, field.type) for field in data.schema])
             batches = [self.score_batch(batch) for batch in data.select(list(self.features)).to_batches(ROW_GROUP)]
             return pa.Table.from_batches(batches, self.schema)
@@ -97,12 +125,22 @@ class Scorer:
     def score_batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Returns one row of predictions per row of a batch that contains the feature columns."""
         matrix = to_matrix(batch, self.features, self.manifest.signature.inputs)
-        valid = np.isfinite(matrix).all(axis=1)
+        usable = ~np.isinf(matrix) if self.null_features else np.isfinite(matrix)
+        valid = usable.all(axis=1)
         complete = bool(valid.all())
         scored = self.predictor.predict_arrow(matrix if complete else matrix[valid], self.batch_rows)
         if not complete:
             scored = scored.take(pa.array(np.cumsum(valid) - 1, mask=~valid))
         return pa.RecordBatch.from_arrays(scored.columns, schema=self.schema)
+
+    def _typed(self, data: pa.Table) -> pa.Table:
+        """Gives the features without any value, as of one row with a NULL, the type that the signature declares."""
+        for index, field in enumerate(data.schema):
+            if pa.types.is_null(field.type) and field.name in self.features:
+                how = self.manifest.signature.inputs.get(field.name)
+                kind = TYPES[how.kind if how else "number"]
+                data = data.set_column(index, field.name, data.column(index).cast(kind))
+        return data
 
     def _features_of(self, data: pd.DataFrame) -> pa.Table:
         try:

@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import against, daily, drift, explain, publish, quality, selection, shapes, slope, spent
+from tests.benchmarks import against, daily, drift, explain, online, publish, quality, selection, shapes, slope, spent
 
 BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "against": against.run,
     "daily": daily.run,
     "drift": drift.run,
     "explain": explain.run,
+    "online": online.run,
     "publish": publish.run,
     "quality": quality.run,
     "selection": selection.run,

@@ -80,9 +80,9 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def write_section(name: str, text: str) -> None:
-    """Puts a result between its markers in docs/performance.md, and prints it."""
-    path = ROOT / "docs" / "performance.md"
+def write_section(name: str, text: str, document: str = "performance.md") -> None:
+    """Puts a result between its markers in a document of docs/, and prints it."""
+    path = ROOT / "docs" / document
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, rest = path.read_text("utf-8").split(begin)
     path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", "utf-8")

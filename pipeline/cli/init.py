@@ -31,6 +31,8 @@ class About:
     about: str
     commands: tuple[str, str]
     """What takes one from the empty folder to the result."""
+    needs: tuple[str, ...] = ()
+    """What must be there beforehand, as lines to print."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,6 +54,10 @@ def init(
     out.print(f"[bold]{example}[/]: {about.about}")
     for path in files:
         out.print(f"  {folder / path}", markup=False)
+    if about.needs:
+        out.print("\nNeeds:")
+        for line in about.needs:
+            out.print(f"  {line}", markup=False)
     first, second = about.commands
     out.print("\nNext:")
     out.print(

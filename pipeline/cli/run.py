@@ -128,8 +128,10 @@ def backfill(
             if not json:
                 console().print(_line(outcome))
     _finish_backfill(outcomes, found, len(periods), json=json)
-    if any(outcome.left(found) for outcome in outcomes):
-        raise typer.Exit(1)
+    if left := [outcome for outcome in outcomes if outcome.record and outcome.left(found)]:
+        if json:
+            raise typer.Exit(1)
+        raise _not_handed_on(ctx, left, len(outcomes))
 
 
 def _finish_backfill(outcomes: list[Outcome], job: Job, asked: int, *, json: bool) -> None:
@@ -150,6 +152,19 @@ def _finish_backfill(outcomes: list[Outcome], job: Job, asked: int, *, json: boo
             got=", ".join(outcome.ds for outcome in failed[:10]) + (", ..." if len(failed) > 10 else ""),
             next_step="see the reasons above; the same command resumes with the failed days",
         )
+
+
+def _not_handed_on(ctx: Context, left: list[Outcome], all_of_them: int) -> LakescoreError:
+    """Says for the last of these days what has become of it at each target."""
+    last = left[-1].record
+    assert last is not None
+    console().print(f"{last.ds}:", end=" ")
+    show_targets(ctx, last)
+    return LakescoreError(
+        f"{len(left)} of {all_of_them} {ctx.job.grain}s are scored, but not handed on",
+        got=", ".join(outcome.ds for outcome in left[:10]) + (", ..." if len(left) > 10 else ""),
+        next_step="see the reasons above; the same command tries again, and scores nothing anew",
+    )
 
 
 def _state(outcome: Outcome) -> str:

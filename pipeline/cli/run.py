@@ -29,6 +29,7 @@ from pipeline.job.loading import find_job
 from pipeline.records import RunRecord
 
 if TYPE_CHECKING:
+    from pipeline.context import Context
     from pipeline.flow.preview import Preview
 
 

@@ -159,6 +159,19 @@ def test_backfill_for_people_names_the_failed_days_at_the_end(cli: Cli, workspac
     assert re.search(rf"error: 1 of 1 days failed\n +got +{DAY}\n +next .*resumes", done.stderr)
 
 
+def test_backfill_says_for_people_what_was_not_handed_on_and_why(cli: Cli, workspace: Workspace) -> None:
+    workspace.job(schedule='[[publish]]\nname = "serving"\nkind = "redis"\n')
+    workspace.day(10)
+    backfill = ("backfill", "--job", "toy", "--from", DAYS[0], "--to", DAYS[0])
+    for state in ("1 complete; 10 rows scored", "1 up to date; 0 rows scored"):
+        done = cli(*backfill, expect=1)
+        assert f"1 days: {state}\n{DAY}: serving: failed, the environment variable LAKESCORE_REDIS_URL" in done.stdout
+        said = rf"error: 1 of 1 days are scored, but not handed on\n +got +{DAY}\n +next .*scores nothing anew"
+        assert re.search(said, done.stderr)
+    (outcome,) = json.loads(cli(*backfill, "--json", expect=1).stdout)
+    assert outcome["state"] == "up to date"
+
+
 def test_backfill_through_airflow_of_a_job_without_cron_is_refused(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "dags" / "jobs" / "toy"
     folder.mkdir(parents=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def test_airflow_command_of_the_document_starts_a_run_for_the_date(folder: Path)
     project = AirflowProject(Workspace(folder))
     project.airflow("db", "migrate")
     project.airflow("dags", "reserialize")
-    project.airflow(*snippets.shlex.split(command)[1:])
+    project.airflow(*shlex.split(command)[1:])
     (run,) = project.python(RUNS)
     assert (run["dag_id"], run["conf"]) == ("churn", {"date": "2026-01-30"})
 
@@ -110,6 +112,6 @@ def test_table_of_functions_leads_to_sections_that_exist() -> None:
     text = (DOCS / DOCUMENT).read_text("utf-8")
     headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
     anchors = {"".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c == "-") for heading in headings}
-    linked = set(snippets.re.findall(r"\]\(#([\w-]+)\)", text))
+    linked = set(re.findall(r"\]\(#([\w-]+)\)", text))
     assert linked <= anchors
     assert len(linked) == 8

@@ -11,7 +11,6 @@ from pipeline.columns import HIVE, RESERVED
 from pipeline.database import sql_files
 from pipeline.database.aligning import aligned, union, with_key_text
 from pipeline.database.connection import empty_relation
-from pipeline.lake.layout import Lake
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -34,11 +33,12 @@ TABLES = {"exports": EXPORTS, "flags": FLAGS}
 
 
 class Maker(Protocol):
-    """What `views.py` gives: a connection, the lake, and how files become relations of the schema `stored`."""
+    """What `views.py` gives: a connection, the lake's files, and how files become relations of the schema `stored`."""
 
     con: Connection
-    lake: Lake
     lasting: bool
+
+    def listed(self, folder: str, ending: str) -> list[str]: ...
 
     def absolute(self, keys: Iterable[str]) -> list[str]: ...
 
@@ -66,9 +66,8 @@ def create(maker: Maker, name: str) -> None:
 def _files(maker: Maker, name: str) -> dict[str, list[str]]:
     """Returns the tables by job, or patterns for them."""
     found: dict[str, list[str]] = defaultdict(list)
-    for file in maker.lake.storage.files(name):
-        if file.path.endswith(".parquet"):
-            found[file.path.split("/")[1].removeprefix("job=")].append(file.path)
+    for path in maker.listed(name, ".parquet"):
+        found[path.split("/")[1].removeprefix("job=")].append(path)
     if maker.lasting:
         return {job: [f"{name}/job={job}/ds=*/model_version=*/*.parquet"] for job in found}
     return found

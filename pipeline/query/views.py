@@ -19,7 +19,7 @@ files (`lakescore query`), or patterns that also match later files (`lakescore c
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -62,14 +62,22 @@ TEXTS = {
 NAMES = tuple(TEXTS)
 
 
-def create(con: Connection, lake: Lake, names: Collection[str] = NAMES, *, lasting: bool = False) -> list[str]:
+def create(
+    con: Connection,
+    lake: Lake,
+    names: Collection[str] = NAMES,
+    *,
+    lasting: bool = False,
+    only: Mapping[str, Collection[str]] | None = None,
+) -> list[str]:
     """Creates the named views and those that they read; returns the files that they need.
 
-    With `lasting` they read patterns with absolute paths. Raises LakeDamaged if a run record cannot be read,
-    UnreadableFile if a Parquet file cannot.
+    With `lasting` they read patterns with absolute paths. `only` are the periods of each job that are wanted: of these
+    alone, run records, deliveries, exports, flags and labels are listed and read. Raises LakeDamaged if a run record
+    cannot be read, UnreadableFile if a Parquet file cannot.
     """
     wanted = {*names, "runs"} | ({"predictions_by_version"} if "predictions" in names else set())
-    maker = Maker(con, lake, lasting)
+    maker = Maker(con, lake, lasting, only)
     maker.run_records()
     if any(name.startswith("predictions") for name in wanted):
         maker.predictions()
@@ -107,6 +115,7 @@ class Maker:
     con: Connection
     lake: Lake
     lasting: bool
+    only: Mapping[str, Collection[str]] | None = None
     files: list[str] = field(default_factory=list)
     """Absolute paths or patterns of the files that the views read."""
 
@@ -128,7 +137,7 @@ class Maker:
     def documents(self, name: str, pattern: str) -> None:
         """Creates `stored.<name>`: the content of the JSON files that lie as in `pattern`."""
         folder = pattern.partition("/")[0]
-        found = [file.path for file in self.lake.storage.files(folder) if file.path.endswith(".json")]
+        found = self.listed(folder, ".json")
         content = empty_relation(self.con, {"content": "VARCHAR"})
         if found:
             paths = self._patterns(self.absolute([pattern] if self.lasting else found))
@@ -191,9 +200,8 @@ class Maker:
     def labels(self) -> None:
         keys = {row[0]: row[1] for row in self.con.sql(sql_files.load("query/views/keys")).fetchall()}
         by_job: dict[str, list[str]] = defaultdict(list)
-        for file in self.lake.storage.files("labels"):
-            if file.path.endswith(".parquet"):
-                by_job[file.path.split("/")[1].removeprefix("job=")].append(file.path)
+        for path in self.listed("labels", ".parquet"):
+            by_job[path.split("/")[1].removeprefix("job=")].append(path)
         pieces = []
         for job, found in by_job.items():
             paths = self.absolute([f"labels/job={job}/ds=*/*.parquet"] if self.lasting else found)
@@ -283,6 +291,14 @@ class Maker:
         chosen = columns if isinstance(columns, str) else columns(self.con.sql(rows).columns)
         self.con.execute(f"CREATE VIEW {name} AS {rows} SELECT {chosen}")
         return self.con.view(name)
+
+    def listed(self, folder: str, ending: str) -> list[str]:
+        """Returns the files of a kind that lies in folders of jobs and periods, in order."""
+        within = [folder]
+        if self.only is not None:
+            within = [f"{folder}/job={job}/ds={ds}" for job, periods in self.only.items() for ds in sorted(periods)]
+        found = chain.from_iterable(map(self.lake.storage.files, within))
+        return [file.path for file in found if file.path.endswith(ending)]
 
     def absolute(self, keys: Iterable[str]) -> list[str]:
         return [self.lake.storage.where(key) for key in keys]

@@ -18,7 +18,7 @@ from pipeline.lake.layout import Lake
 from pipeline.profiles import store
 from pipeline.publish.delivery import DeliveryStore
 from pipeline.records import Ledger, RunRecord
-from pipeline.report import facts, plots, quality_pages
+from pipeline.report import facts, lift, plots, quality_pages
 from pipeline.report.facts import ROOT, WINDOW_DAYS
 from pipeline.report.rendering import percent, render, shares
 
@@ -74,6 +74,7 @@ def index_page(lake: Lake, jobs: Sequence[facts.JobFacts]) -> str:
         lake=str(lake.storage.where("")).rstrip("/").rpartition("/")[2],
         jobs=jobs,
         plots={job.name: plots.of_job(job) for job in jobs},
+        campaigns={job.name: lift.of_job(lake, job) for job in jobs},
         docs=quality_pages.INDEX if lake.storage.head(quality_pages.INDEX) else None,
         terms=TERMS,
     )

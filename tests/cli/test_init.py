@@ -104,6 +104,7 @@ def test_examples_share_no_copied_lines() -> None:
     for name, folder in examples().items():
         for path in (path for path in folder.rglob("*") if path.is_file()):
             lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+            lines = [line for line in lines if line and not line.startswith(("import ", "from "))]
             for first in range(len(lines) - SAME_LINES + 1):
                 run = tuple(lines[first : first + SAME_LINES])
                 assert runs.setdefault(run, name) == name, f"{runs[run]} and {name} share lines: {run}"

@@ -4,6 +4,8 @@ Also from the tables of exports and flags, and with them the files of exports th
 export goes, and its manifest says that it is withdrawn. Files that were written elsewhere are the receivers'. Copies of
 text input with the key are removed; a run makes them again.
 
+Examples of values that validations keep do not say whose they are: all of the job go (`examples.py`).
+
 Files keep their names and numbers; each says in its metadata how many rows were erased from it. The erasure is recorded
 (`erasures.py`) before the first file is changed. The input is not changed: as long as it contains the key, the next run
 scores it again.
@@ -22,6 +24,7 @@ from duckdb import ColumnExpression, ConstantExpression
 
 from pipeline.care import erasures
 from pipeline.care.erasures import MARK, ErasedFile, Erasure
+from pipeline.care.examples import remove_examples, with_examples
 from pipeline.care.files import clear_abandoned, metadata_of, scratch, with_rows
 from pipeline.columns import KEY_TEXT, RESERVED
 from pipeline.database.aligning import with_key_text
@@ -64,7 +67,7 @@ def erase(lake: Lake, job: Job, key_text: str, *, dry_run: bool = False) -> Eras
     a repetition finishes what was interrupted. Raises UsageError for a key with a wrong number of values, LakeDamaged
     for an unreadable file, since it may contain the key, and CommitConflict if other processes keep adding the key.
     """
-    split(key_text, len(job.input.key))
+    values = set(split(key_text, len(job.input.key)))
     done = erasures.begin(lake, job.name, key_text)
     if not dry_run:
         clear_abandoned(lake)
@@ -77,7 +80,7 @@ def erase(lake: Lake, job: Job, key_text: str, *, dry_run: bool = False) -> Eras
                 break
             done = done.with_files(each.noted for each in found)
             if dry_run:
-                return done
+                break
             erasures.note(lake, done, key_text)  # before the first file is changed
             for each in found:
                 _remove(each, job, key_text, folder)
@@ -85,8 +88,14 @@ def erase(lake: Lake, job: Job, key_text: str, *, dry_run: bool = False) -> Eras
             raise CommitConflict(
                 "other processes keep adding the key", where=job.name, next_step="wait until no run is active; repeat"
             )
-    if dry_run:
-        return done
+        examples = with_examples(lake, job.name, values, traced=bool(done.files))
+        done = done.with_files(examples)
+        if dry_run:
+            return done
+        if examples:
+            erasures.note(lake, done, key_text)
+        for file in examples:
+            remove_examples(lake, file, folder)
     return erasures.finish(lake, done.with_files(_withdrawn(lake, job, done)), key_text)
 
 

@@ -26,6 +26,18 @@ class RolledBack:
     record: RunRecord
     files: tuple[str, ...]
     """Part files emptied by this call; none if an earlier call has emptied them."""
+    before: State
+    """State of the run before this call."""
+
+    @property
+    def what(self) -> str:
+        """Says what was done, in words."""
+        count = len(self.files)
+        if count:
+            return f"{count} file{'' if count == 1 else 's'} emptied; `lakescore run` scores those rows again"
+        if self.before is State.rolled_back:
+            return "an earlier call had emptied its files; nothing was left to do"
+        return "it had published no rows, so predictions stay as they were"
 
 
 def rollback(lake: Lake, run_id: str) -> RolledBack:
@@ -46,7 +58,7 @@ def rollback(lake: Lake, run_id: str) -> RolledBack:
     # A run that finished in the meantime may have marked the day; one that finishes later sees the emptied files.
     lake.storage.delete(partition.success)
     done = lake.records.change(record, lambda stored: stored.with_(state=State.rolled_back))
-    return RolledBack(done, tuple(emptied))
+    return RolledBack(done, tuple(emptied), record.state)
 
 
 def _move(lake: Lake, key: str, run_id: str, folder: Path) -> None:

@@ -45,8 +45,7 @@ def rollback(
     found = Lake.open(settings(lake).lake)
     done = take_back(found, run)
     if not json:
-        files = f"{len(done.files)} files emptied" if done.files else "nothing was left to roll back"
-        console().print(f"{run} of {done.record.ds} is rolled back, {files}; `lakescore run` scores those rows again")
+        console().print(f"{run} of {done.record.ds} is rolled back: {done.what}")
     published = after_rollback(found, done.record, lambda: open_context(job or done.record.job, lake))
     if not json and published.deliveries:
         show(published.deliveries)

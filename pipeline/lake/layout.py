@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from pipeline.errors import LakeDamaged, StorageError, UnreadableFile, UsageError
+from pipeline.errors import CommitConflict, CommitUnknown, LakeDamaged, StorageError, UnreadableFile, UsageError
 from pipeline.lake.patterns import Pattern
-from pipeline.lake.record_store import RecordStore
+from pipeline.lake.record_store import TRIES, RecordStore
 from pipeline.periods import Period
 from pipeline.records import FileInfo, RunRecord
 from pipeline.storage import LocalStorage, Storage, make_folder, open_storage, translated_os_errors
@@ -93,6 +95,21 @@ class Lake:
                 seen.touch()
         if self.storage.head(MARKER) is None:
             self.storage.write(MARKER, json.dumps({"format": LAKE_FORMAT}).encode() + b"\n")
+
+    def identity(self) -> str:
+        """Returns an id of this lake, the same on every machine and under every path; makes it when first asked for.
+
+        A copy of a lake has the id of its original. Raises CommitConflict if other processes keep changing the marker.
+        """
+        for _ in range(TRIES):
+            seen = self.storage.head(MARKER)
+            marker = json.loads(self.storage.read(MARKER) or json.dumps({"format": LAKE_FORMAT}))
+            if isinstance(found := marker.get("id"), str):
+                return found
+            marker["id"] = secrets.token_hex(8)
+            with suppress(CommitUnknown):  # the next iteration finds out whether it was written
+                self.storage.update(MARKER, json.dumps(marker).encode() + b"\n", seen)
+        raise CommitConflict("the marker of the lake keeps changing", where=self.storage.where(MARKER))
 
     # Input
 

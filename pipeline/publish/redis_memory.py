@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.errors import DeliveryFailed, DeliveryRefused
 from pipeline.job.targets import RedisTarget
 
+log = logging.getLogger(__name__)
+
 OVERHEAD_BYTES = 100
 """What Redis needs for a key beside the bytes of key and value: objects, headers, the hash table and its growth."""
 SAMPLE = 1_000
+FIELDS = ("maxmemory", "maxmemory_policy", "used_memory", "total_system_memory")
+"""What is read of INFO's section `memory`."""
 
 
 def check_memory(
@@ -24,14 +29,21 @@ def check_memory(
 ) -> None:
     """Raises DeliveryFailed if `rows` like these do not fit beside the generation that readers see.
 
-    Raises DeliveryRefused if the server may evict keys: readers would miss some of them.
+    Raises DeliveryRefused if the server may evict keys: readers would miss some of them. What a server does not tell,
+    as some that only speak Redis's protocol do not, is logged as not checked.
     """
     sample = list(zip(keys[:SAMPLE], values[:SAMPLE], strict=True))
     each = OVERHEAD_BYTES + head_bytes + 1 + sum(len(key) + len(value) for key, value in sample) / len(sample)
     servers = list(_memory_of_each(client, clustered=target.cluster))
     needed = int(each * rows / len(servers))
     for found in servers:
-        limit, used, policy = int(found["maxmemory"]), int(found["used_memory"]), str(found["maxmemory_policy"])
+        if missing := [name for name in FIELDS if name not in found]:
+            log.warning(
+                "%s does not tell %s: whether it has room, or may evict keys, is not fully checked",
+                place,
+                ", ".join(missing),
+            )
+        limit, policy = int(found.get("maxmemory", 0)), str(found.get("maxmemory_policy", ""))
         if limit and (policy.startswith("allkeys") or (policy.startswith("volatile") and target.ttl is not None)):
             raise DeliveryRefused(
                 "Redis may evict keys when it is full, and readers would miss them",
@@ -41,8 +53,9 @@ def check_memory(
                 got=policy,
                 next_step="change the policy, or use a server of its own; check_memory = false accepts the loss",
             )
-        limit = limit or int(found["total_system_memory"])
-        if used + needed > limit:
+        limit = limit or int(found.get("total_system_memory", 0))
+        used = int(found.get("used_memory", 0))
+        if limit and used + needed > limit:
             raise DeliveryFailed(
                 "Redis has no room for a second generation beside the one that readers see",
                 where=place,

@@ -104,6 +104,7 @@ class _Sending:
         self._generation = generation
         self._place = place
         self._digest = hashlib.sha256()
+        self._lake = outgoing.ctx.lake.identity()
         self._expires_at = None if target.ttl is None else int(outgoing.as_of.timestamp()) + seconds(target.ttl)
 
     def run(self) -> Sent:
@@ -125,17 +126,21 @@ class _Sending:
         )
 
     def _check_owner(self) -> None:
-        """Raises DeliveryRefused if another job or target publishes to the same keys."""
+        """Raises DeliveryRefused if another lake, job or target publishes to the same keys.
+
+        Pointers of earlier versions do not name the lake.
+        """
         now = redis_generation.shown(self._generation.client, self._generation.prefix)
-        mine = {"job": self._outgoing.record.job, "target": self._target.name}
+        mine = {"job": self._outgoing.record.job, "target": self._target.name, "lake": self._lake}
         others = {name: now[name] for name in mine if name in now}
-        if others and others != mine:
+        if any(mine[name] != value for name, value in others.items()):
             raise DeliveryRefused(
-                "another job or target publishes to the same keys",
+                "another lake, job or target publishes to the same keys",
                 where=f"{self._place}, {self._generation.pointer}",
-                expected="{job} {target}".format(**mine),
-                got=" ".join(others.values()),
-                next_step="give this target another `prefix`; after renaming a job or target, delete the pointer",
+                expected=", ".join(f"{name} {value}" for name, value in mine.items()),
+                got=", ".join(f"{name} {value}" for name, value in others.items()),
+                next_step="give this target another `prefix`; if this lake, job or target has taken the place of that "
+                "one, delete the pointer",
             )
 
     def _write(self, values: Values) -> int:
@@ -177,6 +182,7 @@ class _Sending:
         return {
             "job": record.job,
             "target": self._target.name,
+            "lake": self._lake,
             "ds": record.ds,
             "run_id": record.run_id,
             "model_name": record.model.name,

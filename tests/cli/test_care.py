@@ -41,6 +41,18 @@ def test_command_rollback_is_shown_by_status(workspace: Workspace, cli: Cli) -> 
     assert "and 1 old days would be removed" in cli("clean", "--job", "toy", "--dry-run", "--keep-days", 30).stdout
 
 
+def test_command_rollback_says_what_there_was_to_do(workspace: Workspace, cli: Cli) -> None:
+    workspace.day(5)
+    ctx = workspace.context()
+    without = scored(ctx)  # it has published nothing
+    assert "it had published no rows, so predictions stay as they were" in cli("rollback", without.run_id).stdout
+    run_id = workspace.complete().run_id
+    assert "1 file emptied; `lakescore run` scores those rows again" in cli("rollback", run_id).stdout
+    again = cli("rollback", run_id).stdout
+    assert "an earlier call had emptied its files; nothing was left to do" in again
+    assert "scores those rows again" not in again
+
+
 def test_command_erase_tells_asks_and_exits_1_without_a_trace(
     workspace: Workspace, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

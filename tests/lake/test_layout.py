@@ -50,6 +50,40 @@ def test_prepare_first_use_probes_and_marks_then_leaves_it(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "lake").iterdir()) == [".staging", ".writing", "lakescore.json"]
 
 
+def test_identity_is_made_once_and_is_that_of_the_lake_wherever_it_lies(tmp_path: Path) -> None:
+    lake = lakes.open_lake(tmp_path / "lake")
+    assert json.loads((tmp_path / "lake" / "lakescore.json").read_text()) == {"format": 1}, "only if it is needed"
+    found = lake.identity()
+    assert json.loads((tmp_path / "lake" / "lakescore.json").read_text()) == {"format": 1, "id": found}
+    (tmp_path / "lake").rename(tmp_path / "moved")
+    assert Lake.open(str(tmp_path / "moved")).identity() == found
+    assert lakes.open_lake(tmp_path / "another").identity() != found
+
+
+def test_identity_that_another_process_made_first_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, real = lakes.open_lake(tmp_path), LocalStorage.update
+
+    def update(storage: LocalStorage, key: str, content: bytes | Path, seen: FileInfo | None) -> bool:
+        monkeypatch.setattr(LocalStorage, "update", real)
+        storage.write(key, b'{"format": 1, "id": "theirs"}')
+        return storage.update(key, content, seen)
+
+    monkeypatch.setattr(LocalStorage, "update", update)
+    assert lake.identity() == "theirs"
+
+
+def test_copies_of_text_are_found_by_job_and_day(lake: Lake) -> None:
+    put(
+        lake,
+        f"imported/job=toy/ds={DAY}/a.parquet",
+        "imported/job=toy/ds=2026-01-02/b.parquet",
+        "imported/job=x/ds=1/c",
+    )
+    put(lake, "imported/job=toy/other/d.parquet")
+    assert lake.imported_days("toy") == [DAY, "2026-01-02"]
+    assert [file.path for file in lake.imported_files("toy", DAY)] == [f"imported/job=toy/ds={DAY}/a.parquet"]
+
+
 def test_prepare_probes_again_on_a_machine_that_sees_the_lake_for_the_first_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

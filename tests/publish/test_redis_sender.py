@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,6 +140,29 @@ def test_revised_and_withdrawn_rows_are_sent_as_the_views_show_them(publisher: P
         served(publisher, "u1")
 
 
+# Who publishes
+
+
+def test_another_lake_with_the_same_job_is_refused(publisher: Publisher, client: Any, tmp_path: Path) -> None:
+    assert sent(publisher, publisher.day(DAYS[0])) is None
+    other = Publisher(tmp_path / "other", lakes.open_lake(tmp_path / "other" / "lake"))
+    error = sent(other, other.day(DAYS[1]))
+    assert isinstance(error, DeliveryRefused)
+    assert "another lake, job or target publishes to the same keys" in str(error)
+    assert publisher.lake.identity() in str(error)
+    assert "`prefix`" in str(error)
+    assert redis_generation.shown(_raw(client), PREFIX)["ds"] == DAYS[0]
+    assert sent(other, other.day(DAYS[2]), 'prefix = "other"') is None
+
+
+def test_pointer_without_a_lake_is_read_and_replaced(publisher: Publisher, client: Any) -> None:
+    assert sent(publisher, publisher.day(DAYS[0])) is None
+    client.hdel(f"{PREFIX}:current", "lake")  # as earlier versions wrote it
+    assert served(publisher, "u1")["prediction"] == 1
+    assert sent(publisher, publisher.day(DAYS[1])) is None
+    assert redis_generation.shown(_raw(client), PREFIX)["lake"] == publisher.lake.identity()
+
+
 # Memory
 
 
@@ -153,6 +177,20 @@ def test_server_that_may_evict_keys_is_refused(publisher: Publisher, client: Any
     client.config_set("maxmemory-policy", "volatile-lru")
     assert sent(publisher, publisher.day(DAYS[2])) is None
     assert isinstance(sent(publisher, publisher.day("2026-01-04"), 'ttl = "7d"'), DeliveryRefused)
+
+
+@pytest.mark.parametrize("missing", ["maxmemory", "maxmemory_policy", "used_memory"])
+def test_server_that_does_not_tell_its_memory_is_written_to_with_a_warning(
+    publisher: Publisher, client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    real = redis.Redis.info
+
+    def info(self: Any, section: str | None = None) -> dict[str, Any]:
+        return {name: value for name, value in real(self, section).items() if name != missing}
+
+    monkeypatch.setattr(redis.Redis, "info", info)
+    assert sent(publisher, publisher.day(DAYS[0])) is None
+    assert f"does not tell {missing}: whether it has room" in caplog.text
 
 
 def test_second_generation_that_does_not_fit_is_refused_before_it_is_written(publisher: Publisher, client: Any) -> None:
@@ -314,7 +352,7 @@ def test_keys_of_another_job_or_target_are_refused(publisher: Publisher, client:
     done = deliver_all(publisher.job(*two), record)
     assert list(done.errors) == ["t1"]
     assert isinstance(done.error, DeliveryRefused)
-    assert "expected  churn t1" in str(done.error)
+    assert "job churn, target t1" in str(done.error)
     assert redis_generation.shown(_raw(client), "shared")["target"] == "t0"
     assert len(client.keys("*:{*")) == 5
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.care.clean import clean
-from pipeline.care.files import empty
+from pipeline.care.files import empty, keep_copy, scratch
 from pipeline.care.rollback import rollback
 from pipeline.care.verify import verify
 from pipeline.committing.ledger import Accounts
@@ -210,6 +210,22 @@ def test_stage_after_the_commit_repeated_after_a_rollback_scores_nothing(workspa
     assert workspace.stored() == []
 
 
+def test_rollback_between_two_stages_of_a_run_that_has_published_nothing_ends_that_run(workspace: Workspace) -> None:
+    workspace.day(50)
+    ctx, run_id = workspace.context(), None
+    for name in ("plan", "score"):
+        run_id = single_stage.run_task(ctx, name, DAY, run_id)["run_id"]
+    assert run_id is not None
+    done = rollback(ctx.lake, run_id)
+    assert (done.before, done.files, done.record.state) == (State.scored, (), State.rolled_back)
+    found = single_stage.run_task(ctx, "commit", DAY, run_id)
+    assert (found["run_id"] > run_id, found["state"]) == (True, "complete")
+    assert {row["run_id"] for row in workspace.stored()} == {found["run_id"]}
+    assert len(workspace.stored()) == 50
+    assert ctx.lake.records.read("toy", DAY, run_id).state is State.rolled_back
+    assert kinds(workspace) == set()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("published", [False, True])
 def test_commit_of_a_run_that_was_rolled_back_ends(
@@ -253,6 +269,20 @@ def test_rollback_removes_a_mark_that_is_set_while_it_empties_files(
     monkeypatch.setattr("pipeline.care.rollback.empty", empty_then_mark)
     rollback(lake, revised[1].run_id)
     assert lake.storage.head(PARTITION.success) is None
+
+
+def test_copy_of_a_file_that_has_changed_or_is_gone_is_none(workspace: Workspace) -> None:
+    lake = lake_of(workspace)
+    lake.storage.write("kept/x", b"1")
+    seen = lake.storage.head("kept/x")
+    assert seen is not None
+    with scratch(lake) as folder:
+        assert keep_copy(lake, seen, "rolled_back/x", folder)
+        assert lake.storage.read("rolled_back/x") == b"1"
+        lake.storage.write("kept/x", b"2")
+        assert not keep_copy(lake, seen, "rolled_back/x", folder)
+        lake.storage.delete("kept/x")
+        assert not keep_copy(lake, seen, "rolled_back/x", folder)
 
 
 def test_rollback_unknown_run_says_so(workspace: Workspace) -> None:

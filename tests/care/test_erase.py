@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,9 @@ from pipeline.errors import CommitConflict, UsageError
 from pipeline.lake.layout import Partition
 from pipeline.records import FileInfo, RunRecord, State
 from pipeline.storage import LocalStorage
+from pipeline.storage.parquet import PREFIX
+from tests.lakes import put_record
+from tests.selecting.test_imported import csv, job_of, write
 from tests.stages import commit, scored
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -235,3 +239,54 @@ def test_erase_while_others_keep_adding_the_key_is_a_conflict(
     with pytest.raises(CommitConflict, match="keep adding the key"):
         erase(ctx.lake, ctx.job, "u0")
     assert problems(workspace) == {"erasure"}
+
+
+def test_erase_file_that_is_removed_after_it_was_listed_is_no_trace(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.day(changed(table(5), "a", {0: None}))
+    workspace.run()
+    ctx, real = workspace.context(), LocalStorage.files
+
+    def files(storage: LocalStorage, prefix: str) -> list[FileInfo]:
+        found = real(storage, prefix)
+        for file in found if prefix == "quarantine/job=toy" else ():
+            storage.delete(file.path)
+        return found
+
+    assert [file.rows for file in erase(ctx.lake, ctx.job, "u0", dry_run=True).files] == [1]
+    monkeypatch.setattr(LocalStorage, "files", files)
+    assert erase(ctx.lake, ctx.job, "u0").files == ()
+
+
+def test_erasure_that_an_earlier_version_recorded_counts_for_verify(workspace: Workspace) -> None:
+    """Then the file does not say itself how many rows were erased from it, and run records have no digests."""
+    workspace.day(5)
+    record, ctx = workspace.complete(), workspace.context()
+    erase(ctx.lake, ctx.job, "u0")
+    (path,) = (workspace.lake / PARTITION.folder).glob("part-*.parquet")
+    file = pq.ParquetFile(path)
+    says = {name: value for name, value in file.metadata.metadata.items() if not name.endswith(b"erased")}
+    assert len(says) < len(file.metadata.metadata)
+    rows = file.read().replace_schema_metadata({k: v for k, v in says.items() if k.startswith(PREFIX.encode())})
+    pq.write_table(rows, path)
+    put_record(ctx.lake, record.with_(digests={}))
+    (of_erasure,) = (workspace.lake / "care").iterdir()
+    written = json.loads(of_erasure.read_text())
+    del written["format"]
+    of_erasure.write_text(json.dumps(written))
+    assert problems(workspace) == set()
+    of_erasure.unlink()
+    assert problems(workspace) == {"ledger"}
+
+
+def test_erase_removes_the_copy_of_text_with_the_key_as_a_whole(workspace: Workspace) -> None:
+    job_of(workspace)
+    write(workspace, csv())
+    workspace.run()
+    ctx = workspace.context()
+    (copy,) = ctx.lake.imported_files("toy", DAY)
+    done = erase(ctx.lake, ctx.job, "u3")
+    assert [(file.rows, file.run_id) for file in done.files if file.folder.startswith("imported/")] == [(1, "")]
+    assert ctx.lake.storage.head(copy.path) is None
+    assert len(workspace.stored()) == 9

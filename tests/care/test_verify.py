@@ -14,7 +14,9 @@ from pipeline.care.rollback import rollback
 from pipeline.care.verify import Finding, verify
 from pipeline.errors import UsageError
 from pipeline.lake.layout import Lake, Partition
+from pipeline.records import State
 from pipeline.storage.parquet import PREFIX
+from tests import lakes
 from tests.workspace import DAY, Workspace, changed, kept_as_it_is, table
 
 PARTITION = Partition("toy", DAY, "v1")
@@ -97,6 +99,11 @@ def damage_newest_record(workspace: Workspace) -> None:
     replace(max((workspace.lake / "runs").rglob("*.json")), b"{")
 
 
+def roll_back_in_the_record_alone(workspace: Workspace) -> None:
+    lake = workspace.context().lake
+    lakes.put_record(lake, lake.records.of_day("toy", DAY)[-1].with_(state=State.rolled_back))
+
+
 def damage_model(workspace: Workspace) -> None:
     replace(next(Path(workspace.settings.models).rglob("model.pt")), b"other")
 
@@ -123,6 +130,7 @@ def leave_a_part_in_a_subfolder(workspace: Workspace) -> None:
         (lose_everything, "lost"),
         (damage_record, "record"),
         (damage_newest_record, "record"),
+        (roll_back_in_the_record_alone, "ledger"),
         (damage_model, "model"),
         (leave_unexpected_file, "stranger"),
         (leave_a_part_in_a_subfolder, "stranger"),

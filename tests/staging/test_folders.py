@@ -77,3 +77,15 @@ def test_two_processes_of_one_run_look_at_what_is_left_behind_at_once(workspace:
     assert list(first) == []  # it is done, and has removed its links
     assert not seen.exists()
     assert other.exists()
+
+
+def test_staging_that_cannot_be_removed_does_not_fail_the_run(
+    workspace: Workspace, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        discard_staging(workspace.context(), record)
+    assert staged_files(workspace.context(), record, "scored"), "`clean` finds it later"

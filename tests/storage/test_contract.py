@@ -438,6 +438,14 @@ class TestLocalStorage(StorageContract):
                 storage.glob("in/*/*.parquet")
             assert caught.value.where == storage.where("in/closed")
 
+    def test_glob_file_that_may_not_be_looked_at_is_an_error(self) -> None:
+        with open_to_all() as folder:
+            storage = LocalStorage(folder)
+            self.put(storage, "in/a.parquet", b"x")
+            storage.path("in").chmod(0o444)  # its names may be listed, and no more
+            with without_privileges(), pytest.raises(StorageError, match="no permission"):
+                storage.glob("in/*.parquet")
+
     def test_glob_absolute_pattern_gives_absolute_keys(self, storage: LocalStorage, tmp_path: Path) -> None:
         (tmp_path / ".hidden").mkdir()
         (tmp_path / ".hidden" / "a.parquet").write_bytes(b"x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -111,3 +112,15 @@ def test_create_syncs_each_folder_up_to_the_root(tmp_path: Path, calls: list[tup
     LocalStorage(lake).create("a/b/part", finished)
     assert calls[0] == ("name", lake / "a" / "b" / "part")
     assert calls[1:] == [("sync", lake / "a" / "b"), ("sync", lake / "a"), ("sync", lake)]
+
+
+def test_probe_of_a_file_system_without_hard_links_names_the_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(StorageError, match="the file system refused"):
+        LocalStorage(tmp_path).probe()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".probe")] == []

@@ -2,6 +2,7 @@
 
 Each round changes the input (new rows, changed rows), starts the writers, and kills each with SIGKILL: a third of them
 at any moment of their life, a third after their plan is written, a third when they commit. The last run is let through.
+Beside them something may take rows back (`care.py`), which is killed at any moment.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +29,7 @@ from pipeline.database.connection import connect, read_parquet
 from pipeline.lake.layout import Lake, Partition
 from pipeline.model.matrix import fingerprints
 from pipeline.records import State
+from tests.torture.care import Care
 from tests.workspace import DAY, Workspace
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,16 +54,26 @@ class Figures:
     unbalanced: int = 0
     parts: int = 0
     revisions: int = 0
+    care: int = 0
+    """Erasures, rollbacks, expiries and chains of single stages beside the runs."""
+    traces: int = 0
+    """Rows of erased keys."""
+    undone: int = 0
+    """Rows of runs that were rolled back."""
+    findings: list[str] = field(default_factory=list)
+    """Findings of `verify` at the end."""
 
     @property
     def clean(self) -> bool:
-        return not (self.torn or self.doubled or self.lost or self.wrong or self.unbalanced)
+        wrong = self.torn or self.doubled or self.lost or self.wrong or self.unbalanced
+        return not (wrong or self.traces or self.undone or self.findings)
 
 
-def torture(
-    workspace: Workspace, url: str, *, kills: int, writers: int, seed: int = 0, settings: dict[str, str] | None = None
-) -> Figures:
-    """Kills at least so many processes over one partition of a lake, and returns what was seen."""
+def torture(workspace: Workspace, url: str, *, kills: int, writers: int, seed: int = 0, care: bool = False) -> Figures:
+    """Kills at least so many processes over one partition of a lake, and returns what was seen.
+
+    With `care`, something takes rows back beside the writers of each round.
+    """
     rng = random.Random(seed)
     environment = {
         **os.environ,
@@ -68,27 +82,34 @@ def torture(
         "LAKESCORE_MODELS": workspace.settings.models,
         "LAKESCORE_JOBS": str(workspace.settings.jobs),
         "LAKESCORE_THREADS": "2",
-        **(settings or {}),
     }
     lake, figures = Lake.open(url), Figures()
+    beside, numbers = Care(lake, environment, rng), count(ROWS)
     rows = {f"u{number}": (rng.random(), rng.random()) for number in range(ROWS)}
     put_input(lake, workspace.root, rows)
     usual_s = timed(environment)
     with Reader(url, figures):
         while figures.kills < kills:
-            change(rows, rng)
+            change(rows, rng, numbers)
+            takes_back = [beside.choose(rows)] if care else []
             put_input(lake, workspace.root, rows)
             started = [(start(environment), rng.choice(list(MOMENTS))) for _ in range(writers)]
             threads = [
                 threading.Thread(target=end, args=(lake, process, moment, rng.random() * usual_s, figures))
                 for process, moment in started
             ]
+            ended_by, delay_s = partial(is_killed, figures), rng.random() * usual_s
+            threads += [threading.Thread(target=work, args=(ended_by, delay_s)) for work in takes_back]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert start(environment).wait(120) == 0, "the run that nobody kills"
-    judge(lake, rows, figures)
+            beside.repeat(0.5)
+        beside.repeat(1)
+        assert start(environment).wait(300) == 0, "the run that nobody kills"
+    judge(lake, rows, figures, gaps=care)
+    figures.care, figures.traces, figures.undone = beside.begun, beside.traces(), beside.undone()
+    figures.findings = beside.findings()
     return figures
 
 
@@ -107,14 +128,20 @@ def end(lake: Lake, process: subprocess.Popen[bytes], moment: str, delay_s: floa
     """Kills a process after a while, counted from its start, or from the moment at which its record has a state."""
     while moment != "start" and process.poll() is None and not reached(lake, process.pid, moment):
         time.sleep(0.005)
-    delay_s *= MOMENTS[moment]
+    is_killed(figures, process, delay_s * MOMENTS[moment])
+
+
+def is_killed(figures: Figures, process: subprocess.Popen[bytes], delay_s: float) -> bool:
+    """Kills a process after a while; tells whether it had not ended before."""
     try:
         process.wait(delay_s)
-        figures.ended_before += 1
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         figures.kills += 1
+        return True
+    figures.ended_before += 1
+    return False
 
 
 def reached(lake: Lake, pid: int, state: str) -> bool:
@@ -122,11 +149,11 @@ def reached(lake: Lake, pid: int, state: str) -> bool:
     return any(record.pid == pid and record.state in (state, State.scored) for record in records)
 
 
-def change(rows: dict[str, tuple[float, float]], rng: random.Random) -> None:
+def change(rows: dict[str, tuple[float, float]], rng: random.Random, numbers: Iterator[int]) -> None:
     for key in rng.sample(sorted(rows), 50):
         rows[key] = (rng.random(), rows[key][1])
     for _ in range(20):
-        rows[f"u{len(rows)}"] = (rng.random(), rng.random())
+        rows[f"u{next(numbers)}"] = (rng.random(), rng.random())
 
 
 def put_input(lake: Lake, folder: Path, rows: dict[str, tuple[float, float]]) -> None:
@@ -175,8 +202,11 @@ class Reader(threading.Thread):
                 self.figures.doubled += con.sql(twice).fetchall()[0][0]
 
 
-def judge(lake: Lake, rows: dict[str, tuple[float, float]], figures: Figures) -> None:
-    """Compares the lake with what was put in: each key once, with the newest input, revisions without a gap."""
+def judge(lake: Lake, rows: dict[str, tuple[float, float]], figures: Figures, *, gaps: bool) -> None:
+    """Compares the lake with what was put in: each key once, with the newest input.
+
+    Revisions have no gap, unless there may be `gaps`, as a rollback leaves them.
+    """
     with connect() as con:
         lake.storage.attach(con)
         parts = lake.parts(PARTITION)
@@ -189,7 +219,8 @@ def judge(lake: Lake, rows: dict[str, tuple[float, float]], figures: Figures) ->
     figures.lost = len(set(expected) - set(by_key))
     figures.doubled += sum(len(each) - len({number for number, _ in each}) for each in by_key.values())
     figures.wrong = sum(by_key[key][-1][1] != print_ for key, print_ in expected.items() if key in by_key)
-    figures.wrong += sum([number for number, _ in each] != list(range(len(each))) for each in by_key.values())
+    if not gaps:
+        figures.wrong += sum([number for number, _ in each] != list(range(len(each))) for each in by_key.values())
     records = lake.records.of_day("toy", DAY)
     figures.runs, figures.parts, figures.revisions = len(records), len(parts), len(found) - len(by_key)
     figures.complete = sum(record.state is State.complete for record in records)

@@ -17,13 +17,17 @@ import json
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from tests.torture.planted import PLANTED, Planted
 
@@ -38,7 +42,14 @@ MODULES = (
     "pipeline/staging/*.py",
     "pipeline/storage/local.py",
 )
+LOADED = ("torch", "duckdb", "pandas", "pyarrow.parquet", "boto3", "moto.moto_server.werkzeug_app")
+"""Libraries of the tests, none of which starts a thread when it is loaded."""
+WITHOUT = ("-p", "no:cacheprovider", "-p", "no:xdist")
 TIMEOUT_S = 600
+"""For the fast tests of a room, and again for its slow ones."""
+NOT_RUN = 70
+NO_TESTS = 5
+"""Exit code of pytest: no test has the mark."""
 FLIPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
@@ -127,7 +138,10 @@ def _cut(line: str, start: int | None, end: int | None) -> str:
 
 
 def _mirrored(path: str) -> tuple[str, ...]:
-    return (str(Path("tests", *Path(path).parts[1:-1])),)
+    """Returns the test files of the module's room, the module's own first: it notices most."""
+    room = Path("tests", *Path(path).parts[1:-1])
+    files = sorted((ROOT / room).glob("test_*.py"), key=lambda file: (file.stem != f"test_{Path(path).stem}", file))
+    return tuple(file.relative_to(ROOT).as_posix() for file in files)
 
 
 def planted(mutation: Planted) -> Mutation:
@@ -144,31 +158,77 @@ def chosen(patterns: list[str], number: int, seed: int) -> list[Mutation]:
     return random.Random(seed).sample(found, min(number, len(found)))
 
 
-def is_noticed(copy: Path, mutation: Mutation, *, slow: bool) -> str:
-    """Plants one mutation in the copy, runs its tests, and takes it out again; returns what noticed it, or nothing."""
+def is_noticed(copy: Path, mutation: Mutation, *, known: bool, trusted: set[str]) -> str:
+    """Plants one mutation in the copy, runs its tests, and takes it out again; returns what noticed it, or nothing.
+
+    The tests of a random one are many: the fast ones come first, then the slow ones. A test that fails without the
+    mutation, too, has noticed nothing: that is an error. Those that pass without it are added to `trusted`.
+    """
     path = copy / mutation.path
     before = path.read_text()
-    path.write_text(mutation.text)
-    marks = [] if slow else ["-m", "not slow"]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *marks]
+    _write(path, mutation.text)
+    noticed = ""
     try:
-        done = subprocess.run(
-            [*command, *mutation.tests],
-            cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return "timeout"
+        for marks in ("slow or not slow",) if known else ("not slow", "slow"):
+            noticed = noticed or _run(copy, mutation.tests, marks)
     finally:
-        path.write_text(before)
-    if done.returncode == 0:
+        _write(path, before)
+    test = noticed.partition(" ")[2]
+    if test and test not in trusted:
+        without = _run(copy, (test,), "slow or not slow")
+        assert not without, f"{without} without a mutation, too"
+        trusted.add(test)
+    return noticed
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a module, and removes its bytecode, which is only compared by size and seconds."""
+    path.write_text(text)
+    for stale in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
+        stale.unlink()
+
+
+def _run(copy: Path, tests: tuple[str, ...], marks: str) -> str:
+    """Runs tests in a fork of this process, which has the libraries loaded: they take longer than most tests."""
+    output = copy / "output"
+    child = os.fork()
+    if child == 0:
+        try:
+            _become_pytest(copy, output, ["-x", "-q", *WITHOUT, "-m", marks, *tests])
+        except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
+            traceback.print_exc()
+        os._exit(NOT_RUN)
+    begun = time.monotonic()
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() - begun > TIMEOUT_S:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "timeout"
+        time.sleep(0.1)
+    code = os.waitstatus_to_exitcode(ended[1])
+    if code in (0, NO_TESTS):
         return ""
-    names = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return names[0].split(" - ")[0] if names else f"exit {done.returncode}"
+    assert code != NOT_RUN, output.read_text()
+    names = [line for line in output.read_text().splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return names[0].split(" - ")[0] if names else f"exit-{code}"
+
+
+def _become_pytest(copy: Path, output: Path, arguments: list[str]) -> None:
+    """Runs pytest in the copy, as a process that was started there would, and ends this process."""
+    os.setsid()
+    with output.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = str(copy)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    sys.path[:] = [str(copy), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "pipeline")]:
+        del sys.modules[name]
+    code = int(pytest.main(arguments))
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def main() -> int:
@@ -176,21 +236,23 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=0, help="random mutations instead of the planted ones")
     parser.add_argument("--module", action="append", help="a module or pattern; default: those of the promise")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip", type=int, default=0, help="so many of the random ones, to continue an earlier call")
     parser.add_argument("--only", default="", help="of the planted ones, those whose description has this text")
-    parser.add_argument("--slow", action="store_true", help="run slow tests too")
     arguments = parser.parse_args()
     if arguments.number:
-        wanted = chosen(arguments.module or list(MODULES), arguments.number, arguments.seed)
+        wanted = chosen(arguments.module or list(MODULES), arguments.number, arguments.seed)[arguments.skip :]
     else:
         wanted = [planted(each) for each in PLANTED if arguments.only in each.what]
-    survived = 0
+    for name in LOADED:
+        import_module(name)
+    survived, trusted = 0, set[str]()
     with tempfile.TemporaryDirectory() as folder:
         for name in COPIED:
             source = ROOT / name
             shutil.copytree(source, Path(folder, name)) if source.is_dir() else shutil.copy(source, folder)
         for mutation in wanted:
             begun = time.monotonic()
-            noticed = is_noticed(Path(folder), mutation, slow=arguments.slow or not arguments.number)
+            noticed = is_noticed(Path(folder), mutation, known=not arguments.number, trusted=trusted)
             survived += not noticed
             line = {"at": f"{mutation.path}:{mutation.line}", "what": mutation.what, "noticed by": noticed or None}
             sys.stdout.write(json.dumps({**line, "s": round(time.monotonic() - begun)}) + "\n")

@@ -51,7 +51,7 @@ def commands(name: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def secured_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A server with TLS alone, and the users `writer` and `reader` with the rights that the document names."""
     folder = tmp_path_factory.mktemp("tls")
     crt, key = certificate(folder)
@@ -67,6 +67,14 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     url = f"rediss://writer:let-me-write@127.0.0.1:{port}/0?ssl_ca_certs={crt}"
     with serve(*options, *more, port=port, url=url) as server:
         yield server
+
+
+@pytest.fixture
+def secured(secured_server: RedisServer) -> RedisServer:
+    """That server, on which no other test's lake has published."""
+    with secured_server.client() as client:
+        client.unlink("churn:t0:current")
+    return secured_server
 
 
 def sent(publisher: Publisher) -> LakescoreError | None:

@@ -57,7 +57,7 @@ november: $(installed) ## Score a month of real data with Airflow on PostgreSQL 
 	$(bin)/python -m tests.orchestration.november
 
 .PHONY: bench
-bench: $(installed) ## Run the benchmarks, and write their tables into docs/
+bench: $(installed) ## Run the benchmarks of scoring, and write their tables into docs/
 	$(bin)/python -m tests.benchmarks $(BENCH_ARGS)
 
 .PHONY: lint

@@ -5,6 +5,7 @@ Only here are a signature's `inputs` applied, whether to examples, the golden ba
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
     from pipeline.model.inputs import Input
 
-CHUNK_ROWS = 8192
-"""Number of rows hashed at once: small enough for the level-2 cache."""
-BLOCK_COLUMNS = 16
-"""Number of columns of which the bits are taken at once, likewise."""
+CHUNK_ROWS = 32_768
+"""Number of rows hashed at once: small enough for the level-2 cache, and large enough for few calls of numpy."""
+BLOCK_VALUES = 131_072
+"""Number of values of which the bits are taken at once, likewise."""
 NAN_BITS = np.uint32(0x7FC00000)
 SHIFT = np.uint64(29)
 
@@ -83,8 +84,9 @@ def fingerprints(*parts: NDArray[np.float32] | NDArray[np.uint32]) -> NDArray[np
 
 def _columns_of(chunk: NDArray[np.float32] | NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
     """Yields the bits of each column, (rows,), contiguous."""
-    for first in range(0, chunk.shape[1], BLOCK_COLUMNS):
-        yield from np.ascontiguousarray(to_bits(chunk[:, first : first + BLOCK_COLUMNS]).T)
+    columns = max(1, BLOCK_VALUES // max(1, len(chunk)))
+    for first in range(0, chunk.shape[1], columns):
+        yield from np.ascontiguousarray(to_bits(chunk[:, first : first + columns]).T)
 
 
 def to_bits(values: NDArray[np.float32] | NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -96,9 +98,10 @@ def to_bits(values: NDArray[np.float32] | NDArray[np.uint32]) -> NDArray[np.uint
     return bits
 
 
-def _odd_constants(count: int) -> NDArray[np.uint64]:
+@cache
+def _odd_constants(count: int) -> tuple[np.uint64, ...]:
     """Returns the first numbers of splitmix64 (Steele, Lea, Flood 2014), made odd."""
     state = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (state ^ (state >> np.uint64(31))) | np.uint64(1)
+    return tuple((state ^ (state >> np.uint64(31))) | np.uint64(1))

@@ -7,6 +7,7 @@ from torch import nn
 
 from pipeline.errors import ModelError
 from pipeline.job.config import Precision
+from pipeline.model.layers import flattened
 
 HALVES = frozenset({torch.float16, torch.bfloat16})
 ROUNDING, HALF_ROUNDING = 1e-5, 2e-2
@@ -22,14 +23,17 @@ def computes_in_half(module: nn.Module) -> bool:
 def prepared(module: nn.Module, columns: int, device: str, precision: Precision, *, compiled: bool) -> nn.Module:
     """Wraps a module for the given precision and compilation, and runs it once; compiling takes up to a minute.
 
+    As it is, a sequence of linear layers is run by fewer calls.
+
     Raises ModelError if the model cannot be run in this precision, or cannot be compiled on this machine.
     """
+    if precision == "float32" and not compiled:
+        return flattened(module)
     if precision == "bfloat16":
         module = InBfloat16(module, torch.device(device).type)
     if compiled:
         module = Compiled(module)
-    if precision != "float32" or compiled:
-        _try(module, columns, device, precision, compiled=compiled)
+    _try(module, columns, device, precision, compiled=compiled)
     return module
 
 

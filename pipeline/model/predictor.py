@@ -15,6 +15,7 @@ from pipeline.errors import ModelError, ModelMismatch, UsageError
 from pipeline.job.config import Precision
 from pipeline.model.cuda import Busy, Lanes
 from pipeline.model.heads import Results, head_of
+from pipeline.model.layers import Layers
 from pipeline.model.limits import Limits
 from pipeline.model.manifest import Signature
 from pipeline.model.outputs import output_schema
@@ -48,9 +49,11 @@ class Predictor:
         self.precision, self.compiled = precision, compiled
         self._as_it_is = module.eval().requires_grad_(requires_grad=False).to(self.device)
         self.module = prepared(self._as_it_is, signature.width, self.device, precision, compiled=compiled)
-        first = next(iter(module), None) if isinstance(module, nn.Sequential) and not compiled else None
-        self._layout = torch.preserve_format if isinstance(first, nn.Linear) else torch.contiguous_format
-        """Layout of the slices that the module is given: a matrix product takes any, a program may not."""
+        self._only_reads = isinstance(self.module, Layers)
+        """Whether the module takes any layout and leaves its input as it is: then it may be given the matrix itself."""
+        binary = signature.task == "classification" and signature.output_count == 2
+        self._widths = {signature.output_count, 1} if binary else {signature.output_count}
+        """Number of outputs that the module may return."""
         self._schema = output_schema(signature)
         self.half = precision == "bfloat16" or computes_in_half(module)
         self._head = head_of(signature, half=self.half)
@@ -111,25 +114,26 @@ class Predictor:
 
     def _fill(self, results: list[torch.Tensor], matrix: torch.Tensor, batch_rows: int) -> None:
         """Scores slice by slice into `results`; a slice too large for the memory is halved and retried."""
-        start = 0
+        start, total = 0, len(matrix)
         with torch.inference_mode():
             if self._lanes is not None:
                 self._lanes.fill(results, matrix, batch_rows)
                 return
-            while start < len(matrix):
-                part = matrix[start : start + min(batch_rows, self._limits.most_rows)]
-                scored = self._try(part)
+            while (left := total - start) > 0:
+                rows = min(left, batch_rows, self._limits.most_rows)
+                scored = self._try(matrix.narrow(0, start, rows))
                 if scored is None:
-                    self._limits.halve(len(part))
+                    self._limits.halve(rows)
                     continue
                 for result, values in zip(results, scored, strict=True):
-                    result[..., start : start + len(part)] = values
-                start += len(part)
+                    result.narrow(-1, start, rows).copy_(values)
+                start += rows
 
     def _try(self, part: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
         """Returns the head's results for a part, with rows as the last axis; None if memory ran out."""
         try:
-            return self._compute(part.clone(memory_format=self._layout))  # (rows, columns); a module may write into it
+            own = part if self._only_reads else part.clone(memory_format=torch.contiguous_format)
+            return self._compute(own)  # (rows, columns)
         except torch.cuda.OutOfMemoryError as error:
             self._limits.check_fits(len(part), error)
             return None  # the caller retries: here, the error still holds the tensors of the failed pass
@@ -147,7 +151,7 @@ class Predictor:
                 next_step="set `min` and `max` for its integers in the signature, so that other rows are rejected; "
                 "to register it, --golden or --baseline with rows that it knows also helps",
             ) from error
-        self._check_outputs(raw, len(own))
+        self._check_outputs(raw, own.shape[0])
         return raw
 
     def _check(self, matrix: NDArray[np.float32], batch_rows: int) -> None:
@@ -162,8 +166,7 @@ class Predictor:
             )
 
     def _check_outputs(self, raw: torch.Tensor, rows: int) -> None:
-        binary = self.signature.task == "classification" and self.signature.output_count == 2
-        if raw.ndim != 2 or len(raw) != rows or raw.shape[1] not in {self.signature.output_count, 1 if binary else -1}:
+        if raw.ndim != 2 or raw.shape[0] != rows or raw.shape[1] not in self._widths:
             raise ModelMismatch(
                 "the model's output does not match its signature",
                 expected=f"({rows}, {self.signature.output_count})",

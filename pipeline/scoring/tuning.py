@@ -44,7 +44,10 @@ TRIAL_S = 0.004
 """Approximate seconds of one trial: long enough for the overhead of the clock and of the call to be small."""
 ROUNDS = 4
 NEAR = 0.97
-"""Share of the best rate at which a smaller batch is preferred, since it takes less memory."""
+"""Share of the best rate at which another size is as good: up to `FEW_CALLS_ROWS` a larger one, then a smaller one."""
+FEW_CALLS_ROWS = 8192
+"""Number of rows up to which larger batches are preferred: Python's lock is held between the calls for a batch, which
+this thread's own rate does not show. Beyond it, smaller ones are: they take less memory."""
 HOPELESS = 0.75
 """A candidate below this share of the best rate is not tried a third time; two consecutive ones end a round."""
 KEPT_VALUES = 16_000_000
@@ -141,8 +144,9 @@ def measure(
 
 
 def fastest(rates: dict[int, float]) -> int:
-    """Returns the smallest batch size whose rate is nearly the best."""
-    return min(size for size, rate in rates.items() if rate >= NEAR * max(rates.values()))
+    """Returns the largest batch size up to `FEW_CALLS_ROWS` whose rate is nearly the best, or else the smallest one."""
+    near = [size for size, rate in rates.items() if rate >= NEAR * max(rates.values())]
+    return max((size for size in near if size <= FEW_CALLS_ROWS), default=min(near))
 
 
 def batch_rates(predictor: Predictor, matrix: NDArray[np.float32], rows: float) -> dict[int, float]:

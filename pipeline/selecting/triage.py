@@ -52,8 +52,8 @@ class Triaged:
         counts = Counter(scored=len(self.reasons), unchanged=self.unchanged, carried_left=self.carried_left)
         if self.rejected is not None:
             counts["quarantined"] = int(self.rejected.sum())
-        for reason, rows in zip(REASONS, np.bincount(self.reasons, minlength=len(REASONS)), strict=True):
-            counts[f"reason.{reason}"] = int(rows)
+        for index, reason in enumerate(REASONS):  # unlike `bincount`, this leaves Python's lock to others
+            counts[f"reason.{reason}"] = int(np.count_nonzero(self.reasons == index))
         return counts
 
 

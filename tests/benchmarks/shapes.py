@@ -105,7 +105,7 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
     lines = []
     for name, shape in SHAPES.items():
         count = min(shape.rows, *rows)
-        folder = _lay_out(scratch / f"{name}-{count}", name, shape, count)
+        folder = lay_out(scratch, name, count)
         loops, runs = [], []
         for _ in range(repeats):
             loops.append(in_process("tests.benchmarks.shapes", name, folder))
@@ -124,8 +124,9 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
     write_section("shapes", text)
 
 
-def _lay_out(folder: Path, name: str, shape: Shape, rows: int) -> Path:
-    """Makes a day of input, a job and a registered model."""
+def lay_out(scratch: Path, name: str, rows: int) -> Path:
+    """Makes a day of input, a job and a registered model, in a folder that it returns."""
+    folder, shape = scratch / f"{name}-{rows}", SHAPES[name]
     shutil.rmtree(folder, ignore_errors=True)
     day = folder / "lake" / "unscored" / f"ds={DAY}"
     day.mkdir(parents=True)

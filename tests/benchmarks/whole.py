@@ -1,4 +1,7 @@
-"""A run with its imports done before: `python -m tests.benchmarks.whole WORKSPACE [JOB]` prints the stages as JSON."""
+"""A run with its imports done before; it prints the stages as JSON.
+
+python -m tests.benchmarks.whole WORKSPACE [JOB [WORKERS]]
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,13 @@ from pipeline import Context, Settings, find_job, run_day
 from tests.benchmarks.parts import DAY
 
 
-def main(folder: Path, name: str = "batch_inference") -> None:
-    settings = Settings(lake=str(folder / "lake"), jobs=folder / "dags" / "jobs", models=str(folder / "models"))
+def main(folder: Path, name: str = "batch_inference", workers: str = "") -> None:
+    settings = Settings(
+        lake=str(folder / "lake"),
+        jobs=folder / "dags" / "jobs",
+        models=str(folder / "models"),
+        threads=int(workers) if workers else None,
+    )
     job = find_job(name, settings)
     if job.quality.enabled:
         importlib.import_module("pipeline.quality.gx_engine")
@@ -24,7 +32,8 @@ def main(folder: Path, name: str = "batch_inference") -> None:
     record = run_day(Context.open(job, settings), DAY).record
     assert record is not None
     stages = {stage.stage: stage.wall_s for stage in record.stages}
-    print(json.dumps({"stages": stages, "peak_memory_bytes": record.peak_memory_bytes}))  # noqa: T201
+    busy = next(stage.busy for stage in record.stages if stage.stage == "score")
+    print(json.dumps({"stages": stages, "busy": busy, "peak_memory_bytes": record.peak_memory_bytes}))  # noqa: T201
 
 
 main(Path(sys.argv[1]), *sys.argv[2:])

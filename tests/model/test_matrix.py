@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.model.inputs import Category, FixedList, Hash, Input, Integer
-from pipeline.model.matrix import BLOCK_COLUMNS, CHUNK_ROWS, fingerprints, row_fingerprints, to_matrix
+from pipeline.model.matrix import BLOCK_VALUES, CHUNK_ROWS, fingerprints, row_fingerprints, to_matrix
 from pipeline.model.memory_layout import by_columns, taken
 from tests.workspace import Workspace
 
@@ -190,7 +190,8 @@ def test_fingerprint_of_any_row_is_that_computed_by_hand(
 
 
 def test_fingerprint_does_not_depend_on_the_batch() -> None:
-    rows = np.random.default_rng(0).normal(size=(2 * CHUNK_ROWS + 5, BLOCK_COLUMNS + 2)).astype(np.float32)
+    columns = BLOCK_VALUES // CHUNK_ROWS + 2
+    rows = np.random.default_rng(0).normal(size=(2 * CHUNK_ROWS + 5, columns)).astype(np.float32)
     whole = fingerprints(rows)
     one_by_one = [fingerprints(rows[index : index + 1])[0] for index in range(0, len(rows), 97)]
     np.testing.assert_array_equal(whole[::97], one_by_one)

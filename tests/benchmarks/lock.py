@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from pipeline.errors import UsageError
 from tests.benchmarks import workspaces
@@ -73,8 +74,8 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
         share = total.running[part] / total.running.total()
         lines.append([part, f"{total.held_s(part):.3f}", f"{share:.0%}"])
     lines.append(["**all**", f"**{total.held_s():.3f}**", ""])
-    each = ", ".join(f"{one.held_s():.3f}" for one in samples)
-    text = [f"{machine()}. {count / 1e6:g}M rows, {repeats} runs: {each} s per million rows.\n"]
+    single = ", ".join(f"{each.held_s():.3f}" for each in samples)
+    text = [f"{machine()}. {count / 1e6:g}M rows, {repeats} runs: {single} s per million rows.\n"]
     text.append(markdown(["workers", "seconds of Python's lock per million rows", "share of their time"], lines))
     write_section("lock", "\n".join(text))
 
@@ -131,11 +132,9 @@ def main(folder: Path) -> None:
     spent: list[float] = []
     startup.configure()
     startup._hide_pandas()
-    import pipeline.scoring.stage
-
-    pipeline.scoring.stage.Worker = Timed
     settings = Settings(lake=str(folder / "lake"), jobs=folder / "dags" / "jobs", models=str(folder / "models"))
-    run_day(Context.open(find_job(workspaces.CORE, settings), settings), DAY)
+    with mock.patch("pipeline.scoring.stage.Worker", Timed):
+        run_day(Context.open(find_job(workspaces.CORE, settings), settings), DAY)
     print(json.dumps(sum(spent)))  # noqa: T201
 
 

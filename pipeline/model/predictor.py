@@ -49,8 +49,11 @@ class Predictor:
         self.precision, self.compiled = precision, compiled
         self._as_it_is = module.eval().requires_grad_(requires_grad=False).to(self.device)
         self.module = prepared(self._as_it_is, signature.width, self.device, precision, compiled=compiled)
+        first = next(iter(module), None) if isinstance(module, nn.Sequential) and not compiled else None
+        self._layout = torch.preserve_format if isinstance(first, nn.Linear) else torch.contiguous_format
+        """Layout of the slices that the module is given: a matrix product takes any, a program may not."""
         self._only_reads = isinstance(self.module, Layers)
-        """Whether the module takes any layout and leaves its input as it is: then it may be given the matrix itself."""
+        """Whether the module leaves its input as it is: then it is given slices of the matrix itself."""
         binary = signature.task == "classification" and signature.output_count == 2
         self._widths = {signature.output_count, 1} if binary else {signature.output_count}
         """Number of outputs that the module may return."""
@@ -132,7 +135,7 @@ class Predictor:
     def _try(self, part: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
         """Returns the head's results for a part, with rows as the last axis; None if memory ran out."""
         try:
-            own = part if self._only_reads else part.clone(memory_format=torch.contiguous_format)
+            own = part if self._only_reads else part.clone(memory_format=self._layout)
             return self._compute(own)  # (rows, columns)
         except torch.cuda.OutOfMemoryError as error:
             self._limits.check_fits(len(part), error)

@@ -27,8 +27,9 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 
 
 def always_the_same(printed: str, shown: dict[str, str]) -> str:
-    """Replaces what differs from run to run by what could stand there: run ids, and the times of deliveries."""
+    """Replaces what differs: run ids, times of deliveries, and the number of files, of which each core writes one."""
     printed = RUN.sub(lambda match: shown[match[0]], printed)
+    printed = re.sub(r"\d+ files? emptied", "2 files emptied", printed)
     return TIME.sub("2026-02-01T01:00:12+00:00", printed)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipeline.staging.rows import OURS, rejected_schema, stored_schema
+from pipeline.records import now
+from pipeline.selecting.triage import NO_FEATURES, WITHDRAWN
+from pipeline.staging.rows import OURS, rejected_schema, stored_schema, withdrawn_batch
 
 
 def test_columns_that_lakescore_adds_are_never_null() -> None:
@@ -17,3 +19,24 @@ def test_columns_that_lakescore_adds_are_never_null() -> None:
     rejected = rejected_schema(columns, ["id", "country"])
     assert not rejected.field("run_id").nullable
     assert not rejected.field("reasons").nullable
+
+
+def test_mark_of_a_withdrawn_key_keeps_what_is_carried_and_has_no_output() -> None:
+    at = now()
+    stored = pa.RecordBatch.from_pydict(
+        {
+            "id": ["u1"],
+            "country": ["ch"],
+            "prediction": [1],
+            "prob_class_0": pa.array([0.25], pa.float32()),
+            "scored_at": pa.array([at.replace(year=2020)], pa.timestamp("us", "UTC")),
+            "run_id": ["before"],
+            "reason": ["new"],
+            "fingerprint": [17],
+            "revision": pa.array([3], pa.int32()),
+        }
+    )
+    marked = withdrawn_batch(stored, "mine", at)
+    assert marked.schema == stored.schema
+    ours = {"scored_at": at, "run_id": "mine", "reason": WITHDRAWN, "fingerprint": NO_FEATURES, "revision": 4}
+    assert marked.to_pylist() == [{"id": "u1", "country": "ch", "prediction": None, "prob_class_0": None, **ours}]

@@ -56,6 +56,13 @@ def test_last_complete_is_the_one_that_finished_last(lake: Lake) -> None:
     assert found.run_id == slow.run_id
 
 
+def test_run_exists_if_it_has_a_record_of_its_job_and_day(lake: Lake) -> None:
+    record = lakes.add_run(lake, TOY)
+    assert lake.records.exists("toy", DAY, record.run_id)
+    assert not lake.records.exists("toy", "2026-01-02", record.run_id)
+    assert not lake.records.exists("toy", DAY, "x")
+
+
 def test_read_record_that_is_not_there_is_a_usage_error(lake: Lake) -> None:
     with pytest.raises(UsageError, match="no run is called 'x'"):
         lake.records.read("toy", DAY, "x")

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from pipeline.records import now
 from pipeline.selecting.triage import NO_FEATURES, WITHDRAWN
-from pipeline.staging.rows import OURS, rejected_schema, stored_schema, withdrawn_batch
+from pipeline.staging.rows import OURS, rejected_batch, rejected_schema, stored_schema, withdrawn_batch
 
 
 def test_columns_that_lakescore_adds_are_never_null() -> None:
@@ -40,3 +40,15 @@ def test_mark_of_a_withdrawn_key_keeps_what_is_carried_and_has_no_output() -> No
     assert marked.schema == stored.schema
     ours = {"scored_at": at, "run_id": "mine", "reason": WITHDRAWN, "fingerprint": NO_FEATURES, "revision": 4}
     assert marked.to_pylist() == [{"id": "u1", "country": "ch", "prediction": None, "prob_class_0": None, **ours}]
+
+
+def test_rejected_row_keeps_its_columns_and_says_why_when_and_by_which_run() -> None:
+    at, rows = now(), pa.RecordBatch.from_pydict({"id": ["u1", "u2"], "a": [1.0, None]})
+    reasons = pa.array([["a is odd"], ["a is NULL", "late"]], pa.list_(pa.string()))
+    schema = rejected_schema(rows.schema, rows.schema.names)
+    found = rejected_batch(schema, rows, reasons, "mine", at).to_pylist()
+    ours = {"run_id": "mine", "quarantined_at": at}
+    assert [{name: row[name] for name in ("id", "a", "reasons", *ours)} for row in found] == [
+        {"id": "u1", "a": 1.0, "reasons": ["a is odd"], **ours},
+        {"id": "u2", "a": None, "reasons": ["a is NULL", "late"], **ours},
+    ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.errors import UsageError
 from pipeline.ingest.generate import batches
-from pipeline.job.loading import DEFAULT_JOB
+from pipeline.job.project import DEFAULT_JOB
 from pipeline.packaged import resources
 from pipeline.settings import Settings
 

@@ -210,3 +210,8 @@ def nearest(name: str, valid: list[str]) -> str:
     same = [other for other in valid if other.casefold() == name.casefold()]
     close = same or difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns a number with its noun, such as `1 row` and `2,000 rows`."""
+    return f"{count:,} {noun if count == 1 else f'{noun}s'}"

@@ -20,6 +20,8 @@ class Settings:
     lake: str = "lake"
     jobs: Path = Path("dags/jobs")
     models: str = "models"
+    job: str | None = None
+    """The job that commands mean without `--job`: its name, or the path of its folder."""
     device: str | None = None
     memory_limit: str | None = None
     """Memory limit of DuckDB, such as `500MB`. Torch, Arrow and the interpreter need about 350 MB in addition.
@@ -38,6 +40,7 @@ class Settings:
             lake=environ.get("LAKESCORE_LAKE", cls.lake),
             jobs=Path(environ.get("LAKESCORE_JOBS", str(cls.jobs))),
             models=environ.get("LAKESCORE_MODELS", cls.models),
+            job=environ.get("LAKESCORE_JOB") or None,
             device=environ.get("LAKESCORE_DEVICE"),
             memory_limit=environ.get("LAKESCORE_MEMORY_LIMIT"),
             threads=int(threads) if threads else None,

@@ -2,76 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import signal
 import sys
-from importlib import metadata
-from typing import Annotated
-
-import typer
 
 from pipeline import machine, startup
+from pipeline.cli import next_steps
+from pipeline.cli.commands import command_line
 from pipeline.cli.output import console, report
 from pipeline.errors import LakescoreError
 
 log = logging.getLogger("lakescore")
-
-COMMANDS = {
-    "demo": ("demo",),
-    "init": ("init",),
-    "ingest": ("generate", "import"),
-    "models": ("models",),
-    "run": ("plan", "run", "backfill"),
-    "quality": ("validate", "docs", "suite", "quarantine"),
-    "drift": ("drift", "labels"),
-    "query": ("query", "catalog", "status"),
-    "explain": ("explain",),
-    "compare": ("compare",),
-    "report": ("report",),
-    "score": ("score",),
-    "care": ("rollback", "verify", "clean", "erase"),
-    "stage": ("stage",),
-    "publish": ("publish", "deliveries", "lookup"),
-    "notify": ("notify",),
-    "airflow": ("airflow",),
-}
-"""Commands added by each module of this package, in the order of the help."""
-
-
-def command_line(command: str | None = None) -> typer.Typer:
-    """Returns the command line with the module that adds `command` or, if no module does, with all modules.
-
-    Importing and building all of them takes as long as finding out that a day is up to date.
-    """
-    app = typer.Typer(
-        name="lakescore",
-        help="Daily batch inference on a data lake.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        rich_markup_mode="rich",
-    )
-    app.callback()(_options)  # keeps the command name even if there is only one command
-    for module in [name for name, commands in COMMANDS.items() if command in commands] or COMMANDS:
-        importlib.import_module(f"pipeline.cli.{module}").add_to(app)
-    return app
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"lakescore {metadata.version('lakescore')}")
-        raise typer.Exit
-
-
-def _options(
-    *,
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Options of the command line as a whole."""
 
 
 class Interrupted(BaseException):
@@ -96,6 +38,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     for ours in ("lakescore", "pipeline"):
         logging.getLogger(ours).setLevel(logging.INFO)
+    next_steps.forget()
     received = _signals()
     if (limit := machine.address_space()) is not None:
         log.warning("this process may use at most %s: if it dies without a message, this is why", limit)

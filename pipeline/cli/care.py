@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.next_steps import completed
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, open_context, settings
 from pipeline.cli.output import bytes_text, console, emit_json, table
 from pipeline.cli.publish import raise_error, show
-from pipeline.errors import QualityStop
+from pipeline.errors import QualityStop, counted
 
 if TYPE_CHECKING:
     from pipeline.care.erasures import Erasure
@@ -45,7 +46,8 @@ def rollback(
     found = Lake.open(settings(lake).lake)
     done = take_back(found, run)
     if not json:
-        console().print(f"{run} of {done.record.ds} is rolled back: {done.what}")
+        said = f"{run} of {done.record.ds} is rolled back: {completed(done.what)}"
+        console().print(said, markup=False)
     published = after_rollback(found, done.record, lambda: open_context(job or done.record.job, lake))
     if not json and published.deliveries:
         show(published.deliveries)
@@ -84,7 +86,7 @@ def verify(
         raise typer.Exit(QualityStop.exit_code)  # the list names the problems; a second document would break parsing
     if left:
         raise QualityStop(
-            f"{len(left)} problems found",
+            f"{counted(len(left), 'problem')} found",
             where=machine.lake,
             next_step="lakescore verify --repair fixes some of them" if any(each.repair for each in left) else None,
         )
@@ -145,7 +147,9 @@ def erase(
     if _on_a_terminal() and not (yes or dry_run):
         there = remove(ctx.lake, ctx.job, key, dry_run=True)
         if there.files:
-            question = f"Remove {there.rows:,} rows from {len(there.files):,} files? This cannot be undone"
+            question = (
+                f"Remove {counted(there.rows, 'row')} from {counted(len(there.files), 'file')}? This cannot be undone"
+            )
             typer.confirm(question, abort=True, err=True)
     done = remove(ctx.lake, ctx.job, key, dry_run=dry_run)
     published = Published() if dry_run else after_erasure(ctx)
@@ -166,8 +170,8 @@ def _show_erased(done: Erasure, *, dry_run: bool) -> None:
         return
     verb = "would be removed" if dry_run else "removed"
     console().print(
-        f"{done.rows:,} rows {verb} from {len(done.files):,} files; the input is not changed: remove the key "
-        "there too, or the next run scores it again"
+        f"{counted(done.rows, 'row')} {verb} from {counted(len(done.files), 'file')}; the input is not changed: "
+        "remove the key there too, or the next run scores it again"
     )
 
 

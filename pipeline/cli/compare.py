@@ -11,7 +11,7 @@ import typer
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, open_context, period_or_none
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.progress import progress
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from pipeline.compare.findings import Comparison
@@ -65,7 +65,9 @@ def show(found: Comparison) -> None:
     out = console()
     days = found.days[0] if len(found.days) == 1 else f"{found.days[0]} to {found.days[-1]}"
     sampled = ", a sample" if found.sample else ""
-    out.print(f"{found.model} {found.first} -> {found.second}: {found.rows:,} rows of {days}{sampled}", markup=False)
+    out.print(
+        f"{found.model} {found.first} -> {found.second}: {counted(found.rows, 'row')} of {days}{sampled}", markup=False
+    )
     limit = f", at most {found.flip_limit:.2%} (95%)" if found.sample else ""
     out.print(f"{found.summary['flips']:,} decisions flip, {found.flip_share:.2%}{limit}")
     columns = (found.first, found.second, "rows", "share", f"mean score {found.first}", f"mean score {found.second}")
@@ -88,7 +90,14 @@ def _picked(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[A
 
 
 def gate(
-    name: str, version: str, alias: str, max_flips: str, job: str, lake: str | None, ds: str | None, sample: int | None
+    name: str,
+    version: str,
+    alias: str,
+    max_flips: str,
+    job: str | None,
+    lake: str | None,
+    ds: str | None,
+    sample: int | None,
 ) -> Comparison | None:
     """Compares a version with the one that the alias names; returns None if there is none or it is the same version.
 

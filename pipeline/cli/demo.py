@@ -36,7 +36,8 @@ def demo(
     from pipeline.demo import FEATURES, make_workspace, train
     from pipeline.flow.day import run_day
     from pipeline.ingest.generate import generate_day
-    from pipeline.job.loading import DEFAULT_JOB, find_job
+    from pipeline.job.loading import find_job
+    from pipeline.job.project import DEFAULT_JOB
     from pipeline.model.registry import Registry
     from pipeline.report import pages
 

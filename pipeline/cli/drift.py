@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.next_steps import completed
 from pipeline.cli.options import (
     JOB,
     DateOption,
@@ -24,7 +25,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.progress import progress
 from pipeline.context import Context
-from pipeline.errors import InputMissing, UsageError
+from pipeline.errors import InputMissing, UsageError, counted
 from pipeline.periods import Period
 from pipeline.records import RunRecord
 
@@ -96,8 +97,9 @@ def import_(
     if json:
         emit_json([day.as_dict() for day in days])
     else:
-        rows = sum(day.rows for day in days)
-        console().print(f"imported {rows:,} labels of {len(days):,} days; see lakescore query performance_trend")
+        rows, see = sum(day.rows for day in days), completed("lakescore query performance_trend")
+        what = f"{counted(rows, 'label')} of {counted(len(days), str(ctx.job.grain))}"
+        console().print(f"imported {what}; see {see}", markup=False)
 
 
 def _records(ctx: Context, ds: str | None, first: str | None, last: str | None) -> list[RunRecord]:
@@ -115,7 +117,8 @@ def _records(ctx: Context, ds: str | None, first: str | None, last: str | None) 
         raise InputMissing(
             f"no run of {ctx.job.name} is complete on {days[0] if len(days) == 1 else 'these days'}",
             where=ctx.lake.storage.where(f"runs/job={ctx.job.name}"),
-            next_step="lakescore run, then retry; lakescore status shows the days",
+            next_step=f"lakescore run --job {ctx.job.name} --date {days[-1]}, then retry; "
+            f"lakescore status --job {ctx.job.name} shows the days",
         )
     return found
 
@@ -129,7 +132,7 @@ def _judged(ctx: Context, record: RunRecord) -> list[Comparison]:
         raise InputMissing(
             f"{record.ds} has no profile, and its input has changed since the run",
             where=ctx.lake.storage.where(store.key("profiles", record)),
-            next_step=f"lakescore run --date {record.ds}",
+            next_step=f"lakescore run --job {record.job} --date {record.ds}",
         )
     return stage.compare(ctx, record)
 
@@ -157,7 +160,7 @@ def _show(found: dict[str, list[Comparison]]) -> None:
     if rows:
         table(columns, rows)
     quiet = [ds for ds, comparisons in found.items() if not alarms(comparisons)]
-    console().print(f"{len(quiet)} of {len(found)} days without alarms")
+    console().print(f"{len(quiet):,} of {counted(len(found), 'day')} without alarms")
 
 
 def _propose(ctx: Context, ds: str) -> None:

@@ -22,6 +22,7 @@ from pipeline.cli.options import (
 )
 from pipeline.cli.output import bytes_text, console, emit_json
 from pipeline.cli.progress import progress
+from pipeline.errors import counted
 from pipeline.periods import Grain, Period
 
 if TYPE_CHECKING:
@@ -122,9 +123,9 @@ def _show(lake: Lake, days: tuple[PublishedDay, ...], grain: Grain, *, json: boo
         emit_json([day.as_dict() for day in days])
         return
     several = len(days) > 1
-    span = f"{len(days)} {grain}s, {days[0].ds} to {days[-1].ds}" if several else days[0].ds
-    rows = _counted(sum(day.rows for day in days), "row")
-    files = _counted(sum(len(day.files) for day in days), "file")
+    span = f"{counted(len(days), str(grain))}, {days[0].ds} to {days[-1].ds}" if several else days[0].ds
+    rows = counted(sum(day.rows for day in days), "row")
+    files = counted(sum(len(day.files) for day in days), "file")
     size = bytes_text(sum(day.bytes for day in days))
     folder = PurePosixPath(days[0].files[0].path).parent
     where = lake.storage.where(str(folder.parent if several else folder))
@@ -135,7 +136,3 @@ def _show(lake: Lake, days: tuple[PublishedDay, ...], grain: Grain, *, json: boo
         shown = ", ".join(f"{name} {kind}" for name, kind in list(types.items())[:MOST_COLUMNS])
         more = f", and {len(types) - MOST_COLUMNS} more" if len(types) > MOST_COLUMNS else ""
         console().print(f"columns: {shown}{more}", markup=False)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -8,18 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import next_steps
 from pipeline.context import Context, Progress, silent
 from pipeline.errors import UsageError
 from pipeline.job.config import Job
-from pipeline.job.loading import DEFAULT_JOB, find_job
+from pipeline.job.loading import find_job
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.ingest.publishing import Existing
 
-JobOption = Annotated[str, typer.Option("--job", help="Job name, or path of the job's folder.")]
+JobOption = Annotated[
+    str | None,
+    typer.Option(
+        "--job",
+        help="Job name, or path of the job's folder.",
+        show_default="LAKESCORE_JOB, or the project's",
+        callback=next_steps.note,
+    ),
+]
 LakeOption = Annotated[
-    str | None, typer.Option("--lake", help="Root of the lake.", show_default="LAKESCORE_LAKE, or ./lake")
+    str | None,
+    typer.Option(
+        "--lake", help="Root of the lake.", show_default="LAKESCORE_LAKE, or ./lake", callback=next_steps.note
+    ),
 ]
 DateOption = Annotated[
     str | None,
@@ -36,7 +48,7 @@ DelimiterOption = Annotated[
     typer.Option("--delimiter", help="Delimiter of CSV: one character, or tab.", show_default="as in the header"),
 ]
 
-JOB = DEFAULT_JOB
+JOB: str | None = None
 
 
 def settings(lake: str | None = None) -> Settings:
@@ -45,7 +57,7 @@ def settings(lake: str | None = None) -> Settings:
     return found if lake is None else dataclasses.replace(found, lake=lake)
 
 
-def open_context(job: str, lake: str | None = None, progress: Progress = silent) -> Context:
+def open_context(job: str | None, lake: str | None = None, progress: Progress = silent) -> Context:
     """Returns the context of a command: its job, lake and models."""
     machine = settings(lake)
     return Context.open(find_job(job, machine), machine, progress)

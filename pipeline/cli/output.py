@@ -36,6 +36,10 @@ def report(error: LakescoreError) -> None:
     """Prints an error: for people on stderr, and with --json, or of a stage, as a document on stdout."""
     from rich.text import Text
 
+    from pipeline.cli.next_steps import completed
+
+    if error.next_step is not None:
+        error.next_step = completed(error.next_step)
     if "--json" in sys.argv or sys.argv[1:2] == ["stage"]:
         with suppress(BrokenPipeError):  # the reader has closed the pipe; the error still goes to stderr below
             emit_json(error.as_dict())

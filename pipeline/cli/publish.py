@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.next_steps import completed
 from pipeline.cli.options import (
     JOB,
     DateOption,
@@ -19,6 +20,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.progress import progress
 from pipeline.context import Context
+from pipeline.errors import counted
 from pipeline.publish.delivery import Delivery, DeliveryState, DeliveryStore
 from pipeline.publish.stage import Published, targets_of
 from pipeline.records import RunRecord
@@ -115,12 +117,12 @@ def show_targets(ctx: Context, record: RunRecord) -> None:
     """Prints what has become of a run at each target, one line each."""
     for each in DeliveryStore(ctx.lake).of_run(record) if ctx.job.publish else ():
         if each.state is DeliveryState.delivered:
-            line = f"{each.target}: {each.rows:,} rows delivered to {each.place}"
+            line = f"{each.target}: {counted(each.rows, 'row')} delivered to {each.place}"
         else:
             line = f"{each.target}: {each.state}, {each.reason or 'not finished'}"
         console().print(line, markup=False)
         if each.state is DeliveryState.failed:
-            again = f"lakescore publish --job {record.job} --date {record.ds}"
+            again = completed(f"lakescore publish --job {record.job} --date {record.ds}")
             console().print(f"the predictions are committed; the next run tries again, or: {again}", markup=False)
 
 

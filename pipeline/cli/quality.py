@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.next_steps import completed
 from pipeline.cli.options import (
     JOB,
     DateOption,
@@ -18,6 +19,7 @@ from pipeline.cli.options import (
     settings,
 )
 from pipeline.cli.output import console, emit_json, table
+from pipeline.errors import counted
 from pipeline.records import CheckResult, new_run_id
 
 suite = typer.Typer(help="Check a job's suites, or propose one.", no_args_is_help=True)
@@ -67,7 +69,8 @@ def check(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = F
         emit_json(sizes)
     else:
         console().print(
-            ", ".join(f"{side}.json: {size} expectations" for side, size in sizes.items()) + "; no mistakes found"
+            ", ".join(f"{side}.json: {counted(size, 'expectation')}" for side, size in sizes.items())
+            + "; no mistakes found"
         )
 
 
@@ -131,7 +134,9 @@ def release(
 
     ctx = open_context(job, lake)
     count = let_pass(ctx, ctx.job.period(ds).ds, keys)
-    console().print(f"{count:,} rows released; lakescore run --date {ds} scores them")
+    again = completed(f"lakescore run --job {ctx.job.name} --date {ds}")
+    released = f"{counted(count, 'row')} released"
+    console().print(f"{released}; {again} scores {'it' if count == 1 else 'them'}", markup=False)
 
 
 def docs(lake: LakeOption = None, *, json: JsonOption = False) -> None:
@@ -166,4 +171,4 @@ def check_lines(checks: Sequence[CheckResult]) -> list[str]:
         colour = COLOURS[found.outcome]
         lines.append(f"[{colour}]{found.outcome:<11}[/] {found.severity.value:<8} {escape(described(found))}")
     passed = sum(check.outcome == "passed" for check in checks)
-    return [*lines, f"{passed} of {len(checks)} checks passed"] if checks else []
+    return [*lines, f"{passed} of {counted(len(checks), 'check')} passed"] if checks else []

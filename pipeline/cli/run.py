@@ -22,8 +22,9 @@ from pipeline.cli.output import bytes_text, console, emit_json, table
 from pipeline.cli.progress import progress
 from pipeline.cli.publish import show_targets
 from pipeline.cli.quality import show_checks
-from pipeline.errors import InputMissing, LakescoreError
+from pipeline.errors import InputMissing, LakescoreError, counted
 from pipeline.flow.day import Outcome
+from pipeline.histograms.shares import percentages
 from pipeline.job.config import Job
 from pipeline.job.loading import find_job
 from pipeline.records import RunRecord
@@ -51,7 +52,7 @@ def plan(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *
         return
     out = console()
     out.print(f"[bold]{ctx.job.name}[/] {found.ds}, model {found.model.name} {found.model.version}")
-    rows = [("candidates", found.candidates, f"in {found.input_files} files")]
+    rows = [("candidates", found.candidates, f"in {counted(found.input_files, 'file')}")]
     rows += [(name, count, "") for name, count in found.dispositions.items()]
     rows[1:2] = [("to score", found.dispositions["scored"], _reasons(found.reasons))]
     table(("", "rows", ""), rows)
@@ -144,12 +145,14 @@ def _finish_backfill(outcomes: list[Outcome], job: Job, asked: int, *, json: boo
     else:
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         absent = f", {missing} without input" if missing else ""
-        console().print(f"[bold]{len(outcomes)} {job.grain}s[/]: {counts}{absent}; {scored:,} rows scored")
+        console().print(
+            f"[bold]{counted(len(outcomes), str(job.grain))}[/]: {counts}{absent}; {counted(scored, 'row')} scored"
+        )
     if failed := [outcome for outcome in outcomes if outcome.failed]:
         if json:
             raise typer.Exit(1)  # the document names the failed days and errors; a second one would break parsing
         raise LakescoreError(
-            f"{len(failed)} of {len(outcomes)} {job.grain}s failed",
+            f"{len(failed)} of {counted(len(outcomes), str(job.grain))} failed",
             got=", ".join(outcome.ds for outcome in failed[:10]) + (", ..." if len(failed) > 10 else ""),
             next_step="see the reasons above; the same command resumes with the failed days",
         )
@@ -223,7 +226,7 @@ def show_outcome(outcome: Outcome) -> None:
         return
     if outcome.up_to_date:
         candidates = record.ledger.candidates.rows
-        out.print(f"{outcome.ds}: up to date, {candidates:,} rows (run {record.run_id}); no data was read")
+        out.print(f"{outcome.ds}: up to date, {counted(candidates, 'row')} (run {record.run_id}); no data was read")
         return
     out.print(
         f"[bold]{record.job}[/] {record.ds}, model {record.model.name} {record.model.version}, run {record.run_id}"
@@ -254,7 +257,7 @@ def changes(carried_left: int, withdrawn: int, marked: int, *, marks: bool) -> I
 
 def _show_statistics(record: RunRecord) -> None:
     out = console()
-    shares = ", ".join(f"{name}: {share:.1%}" for name, share in record.statistics.shares.items())
+    shares = ", ".join(f"{name}: {share}" for name, share in percentages(record.statistics.shares).items())
     if shares and record.statistics.mean_confidence is not None:
         out.print(f"predictions {shares}; mean confidence {record.statistics.mean_confidence:.3f}", markup=False)
     elif shares:

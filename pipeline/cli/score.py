@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.options import JOB, DecimalOption, DelimiterOption, JobOption, JsonOption, TypesOption, settings
 from pipeline.cli.output import console, emit_json
 from pipeline.cli.progress import progress
+from pipeline.errors import counted
 from pipeline.job.config import Engine
 from pipeline.job.loading import find_job, on_this_machine
 
@@ -57,9 +58,10 @@ def score(
         emit_json({"rows": rows, "without_prediction": without, "model": scorer.manifest.ref.model_dump()})
         return
     console().print(
-        f"{rows:,} rows scored by {scorer.manifest.name} {scorer.manifest.version}, written to {target}", markup=False
+        f"{counted(rows, 'row')} scored by {scorer.manifest.name} {scorer.manifest.version}, written to {target}",
+        markup=False,
     )
     if without:
         console(stderr=True).print(
-            f"[yellow]{without:,} rows have no prediction because of a NULL or infinite feature[/]"
+            f"[yellow]no prediction for {counted(without, 'row')}, because of a NULL or infinite feature[/]"
         )

@@ -135,7 +135,11 @@ def _days(ctx: Context, ds: str | None, sample: int | None) -> list[str]:
         return [ds]
     days = ctx.lake.input_days(ctx.job.patterns.values())
     if not days:
-        raise InputMissing("no day has input", where=ctx.lake.storage, next_step="lakescore import FILES --date DAY")
+        raise InputMissing(
+            "no day has input",
+            where=ctx.lake.storage,
+            next_step=f"lakescore import FILES --job {ctx.job.name} --date DAY",
+        )
     return days[-1:] if sample is None else days[-SAMPLE_DAYS:]
 
 

@@ -12,14 +12,13 @@ from pydantic import ValidationError
 
 from pipeline.errors import JobError, nearest
 from pipeline.job.config import DEVICE, SHA256, SIZE, Engine, Job
+from pipeline.job.project import job_names, meant_job, no_jobs
 from pipeline.job.schedule import DURATION
 from pipeline.job.targets import PREFIX, VARIABLE
-from pipeline.packaged import resources
 from pipeline.parsing import first_problem
 from pipeline.records import NAME, check_name
 from pipeline.settings import Settings
 
-DEFAULT_JOB = "batch_inference"
 NOT_IN_THE_FILE = ("name", "folder", "digest")
 """Fields of a job that do not come from job.toml."""
 WORDS = {
@@ -39,29 +38,27 @@ WORDS = {
 """Readable description of the expected value, by regex pattern or by pydantic's error type."""
 
 
-def find_job(name_or_folder: str, settings: Settings) -> Job:
-    """Reads a job, given its name in the jobs folder or the path of its own folder.
+def find_job(name_or_folder: str | None, settings: Settings) -> Job:
+    """Reads a job, given its name in the jobs folder or the path of its own folder; None is the one that is meant here.
 
     Raises JobError for an unknown name, with the names of the existing jobs.
     """
+    if name_or_folder is None:
+        name_or_folder = meant_job(settings)
     if "/" in name_or_folder or name_or_folder in (".", ".."):
         return read_job(Path(name_or_folder), settings)
     check_name(name_or_folder, "job")
-    shipped = resources() / "dags" / "jobs"
-    for root in (settings.jobs, shipped):
-        if (root / name_or_folder / "job.toml").is_file():
-            return read_job(root / name_or_folder, settings)
-    known = job_names(settings) or [path.parent.name for path in sorted(shipped.glob("*/job.toml"))]
+    if (settings.jobs / name_or_folder / "job.toml").is_file():
+        return read_job(settings.jobs / name_or_folder, settings)
+    known = job_names(settings)
+    if not known:
+        raise no_jobs(settings, name_or_folder)
     raise JobError(
         f"no job is called {name_or_folder!r}{nearest(name_or_folder, known)}",
         where=settings.jobs,
-        expected=", ".join(known) or "a folder with a job.toml",
-        next_step=f"make {settings.jobs / name_or_folder}/job.toml, or set LAKESCORE_JOBS to the folder of your jobs",
+        expected=", ".join(known),
+        next_step=f"name one of these, or make {settings.jobs / name_or_folder}/job.toml: lakescore job new --help",
     )
-
-
-def job_names(settings: Settings) -> list[str]:
-    return [path.parent.name for path in sorted(settings.jobs.glob("*/job.toml"))]
 
 
 def read_job(folder: Path, settings: Settings) -> Job:
@@ -71,7 +68,7 @@ def read_job(folder: Path, settings: Settings) -> Job:
         text = path.read_text("utf-8")
         document = tomllib.loads(text)
     except FileNotFoundError:
-        raise JobError("the job's folder has no job.toml", where=path, next_step="see dags/jobs/README.md") from None
+        raise JobError("the job's folder has no job.toml", where=path, next_step="lakescore job new --help") from None
     except (OSError, ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of 5,000 digits, "[[[[..."
         raise JobError(f"job.toml cannot be read: {error}", where=path) from None
     for name in NOT_IN_THE_FILE:

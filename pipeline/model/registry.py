@@ -250,7 +250,12 @@ class Registry:
         Raises ModelNotFound for an unknown version, UsageError if the alias is the name of a version.
         """
         check_name(alias, "alias")
-        manifest = self.resolve(name, version)
+        try:
+            manifest = self.resolve(name, version)
+        except ModelNotFound as error:
+            if self._versions(name):  # resolve() advises to make the alias that is not there: here it is the version
+                error.next_step = "name one of these, or register this version first"
+            raise
         with self._writing(name):
             self._check_apart(name, version=None, alias=alias)
             self._point(name, alias, manifest.version)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.context import Context, timed
-from pipeline.errors import DeliveryFailed
+from pipeline.errors import DeliveryFailed, counted
 from pipeline.job.config import Job
 from pipeline.job.targets import Announce, ExportTarget, FlagsTarget
 from pipeline.lake.layout import Lake
@@ -108,7 +108,7 @@ def _composed(
         return Message("warning", f"{title}: withdrawn", (*of, why, *_places(target, delivery), *ends))
     if isinstance(target, ExportTarget):
         lines = (*of, *_export_lines(target, delivery, files), *ends)
-        return Message("success", f"{title}: {delivery.rows:,} rows", lines, files)
+        return Message("success", f"{title}: {counted(delivery.rows, 'row')}", lines, files)
     counts = delivery.details
     lines = (
         *of,
@@ -126,7 +126,7 @@ def _export_lines(target: ExportTarget, delivery: Delivery, files: tuple[Path, .
     held = f", {details['held_out']:,} held out of it" if target.holdout else ""
     yield f"Rows: {delivery.rows:,}{held}"
     for each in details["suppressed"]:
-        yield f"Suppressed: {each['removed']:,} rows by {each['name']}, which lists {each['listed']:,}"
+        yield f"Suppressed: {counted(each['removed'], 'row')} by {each['name']}, which lists {each['listed']:,}"
     changes = {file["what"]: file["rows"] for file in details["files"] if file["what"] not in ("rows", "holdout")}
     if changes:
         since = details["base"]

@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
+from pipeline.errors import counted
+from pipeline.histograms.shares import percentages
 from pipeline.job.config import Job
 from pipeline.lake.layout import Lake
 from pipeline.publish.delivery import Delivery, DeliveryState
@@ -56,9 +58,9 @@ def compose(
     undelivered = error is not None and record is not None and record.state is State.complete and bool(deliveries)
     rows = record.ledger.scored.rows if record and record.ledger else None
     outcome = {
-        "success": f"{rows or 0:,} rows scored",
-        "warning": f"{rows or 0:,} rows scored, but something is unusual",
-        "failure": f"{rows or 0:,} rows scored, but not delivered" if undelivered else "failed",
+        "success": f"{counted(rows or 0, 'row')} scored",
+        "warning": f"{counted(rows or 0, 'row')} scored, but something is unusual",
+        "failure": f"{counted(rows or 0, 'row')} scored, but not delivered" if undelivered else "failed",
         "stopped": "stopped because of bad data, nothing was published",
     }[level]
     lines = [
@@ -75,7 +77,7 @@ def compose(
 
 
 def _delivery(delivery: Delivery) -> str:
-    rows = f", {delivery.rows:,} rows" if delivery.state is DeliveryState.delivered else ""
+    rows = f", {counted(delivery.rows, 'row')}" if delivery.state is DeliveryState.delivered else ""
     why = f": {delivery.reason}" if delivery.reason else ""
     return f"Target {delivery.target} ({delivery.kind}): {delivery.state}{rows}{why}"
 
@@ -106,7 +108,7 @@ def unusual(job: Job, record: RunRecord) -> list[str]:
         if ledger.candidates.rows and not ledger.scored.rows + ledger.unchanged.rows:
             found.append(f"no prediction, although there were {ledger.candidates.rows:,} candidates")
         if ledger.quarantined.rows:
-            found.append(f"{ledger.quarantined.rows:,} rows are in quarantine")
+            found.append(f"{counted(ledger.quarantined.rows, 'row')} in quarantine")
     return found
 
 
@@ -114,7 +116,7 @@ def _about(record: RunRecord) -> list[str]:
     lines = [f"Model: {record.model.name} {record.model.version}", f"Run: {record.run_id}, {record.state}"]
     if record.ledger is not None:
         lines.append("Rows: " + ", ".join(f"{count:,} {name}" for name, count in record.ledger.counts().items()))
-    if shares := ", ".join(f"{name}: {share:.1%}" for name, share in record.statistics.shares.items()):
+    if shares := ", ".join(f"{name}: {share}" for name, share in percentages(record.statistics.shares).items()):
         lines.append(f"Predictions: {shares}")
     if record.statistics.range:
         lines.append(f"Predictions: {record.statistics.range}")

@@ -25,7 +25,8 @@ from typing import Any
 from pipeline.context import Context
 from pipeline.errors import LakescoreError, StorageUnavailable, UsageError
 from pipeline.job.config import Job
-from pipeline.job.loading import DEFAULT_JOB, find_job, job_names
+from pipeline.job.loading import find_job
+from pipeline.job.project import DEFAULT_JOB, job_names
 from pipeline.orchestration import due
 from pipeline.packaged import resources
 from pipeline.periods import Period

@@ -21,7 +21,8 @@ from typing import IO, Any
 from pipeline.errors import DeliveryFailed, JobError, QualityStop, TransientError, UsageError
 from pipeline.flow.stage_list import TASKS
 from pipeline.job.config import Job
-from pipeline.job.loading import job_names, read_job
+from pipeline.job.loading import read_job
+from pipeline.job.project import job_names
 from pipeline.job.schedule import seconds
 from pipeline.lake.layout import Lake
 from pipeline.orchestration import due

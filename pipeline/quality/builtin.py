@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.errors import counted
 from pipeline.quality import measures
 from pipeline.quality.verdict import built_in
 from pipeline.records import CheckResult, RunRecord, Severity
@@ -65,7 +66,7 @@ def _about_keys(ctx: Context, day: DayInput) -> Iterator[CheckResult]:
 
 def _row_count(ctx: Context, rows: int, recent: Sequence[RunRecord]) -> CheckResult:
     usual = [record.plan.candidates.rows for record in recent]
-    ratio, observed = 1.0, f"{rows:,} rows"
+    ratio, observed = 1.0, counted(rows, "row")
     if len(usual) >= FEWEST_DAYS and (median := statistics.median(usual)) >= FEWEST_ROWS:
         ratio = rows / median
         observed += f", usually {median:,.0f}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from duckdb import ColumnExpression
 
 from pipeline.database.connection import column_types, translated_errors
-from pipeline.errors import ModelError, UsageError
+from pipeline.errors import ModelError, UsageError, counted
 from pipeline.model.schema_check import NUMBER
 from pipeline.quality import examine, history, measures, queries
 from pipeline.records import CheckResult, Rule, Severity, new_run_id
@@ -93,7 +93,7 @@ def propose(ctx: Context, ds: str) -> Path:
                 if 0 < len(texts) <= FEW_VALUES:
                     rules.append(_rule("expect_column_values_to_be_in_set", name, "known", value_set=texts))
     notes = [
-        f"Proposed from {day.rows:,} rows of {ds}: each range is about twice as wide as the values of that day.",
+        f"Proposed from {counted(day.rows, 'row')} of {ds}: each range is about twice as wide as the day's values.",
         "Edit it: you know what these columns mean. docs/quality.md lists the kinds of expectation.",
     ]
     path.write_text(suite.as_json(rules, notes), "utf-8")

@@ -75,7 +75,7 @@ def release(ctx: Context, ds: str, keys: Sequence[str]) -> int:
                 raise UsageError(
                     f"no row with the key {key!r} is in quarantine{nearest(key, known)}",
                     where=f"{ctx.job.name} {ds}",
-                    next_step=f"lakescore quarantine show --date {ds}",
+                    next_step=f"lakescore quarantine show --job {ctx.job.name} --date {ds}",
                 )
         assert found is not None
         chosen = found.filter(ColumnExpression("key_text").isin(*map(ConstantExpression, keys)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.errors import JobError, QualityStop, nearest
+from pipeline.errors import JobError, QualityStop, counted, nearest
 from pipeline.records import CheckResult, Rule, Severity
 from pipeline.suite.expectations import is_row_rule
 from pipeline.suite.in_words import expected
@@ -178,7 +178,7 @@ def found(check: CheckResult) -> str:
     """Returns what a check found, such as `12 rows (1.20%)`; empty if there is nothing to say."""
     parts = []
     if check.unexpected:
-        parts.append(f"{check.unexpected:,} rows" + (f" ({check.share:.2%})" if check.share is not None else ""))
+        parts.append(counted(check.unexpected, "row") + (f" ({check.share:.2%})" if check.share is not None else ""))
     if check.observed is not None:
         parts.append(check.observed)
     return ", ".join(parts)

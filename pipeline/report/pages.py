@@ -45,7 +45,10 @@ def write_runs(lake: Lake, job: str, ds: str | None, window: int) -> list[str]:
     there = set() if ds is not None else {file.path for day in days for file in lake.storage.files(_folder(job, day))}
     records = [record for day in days for record in islice(lake.records.iter_day(job, day), facts.MOST_RUNS)]
     if ds is not None and not records:
-        raise UsageError(f"{job} has no run for {ds}", next_step="lakescore status")
+        raise UsageError(
+            f"{job} has no run for {ds}",
+            next_step=f"lakescore run --job {job} --date {ds}; lakescore status --job {job} shows the days",
+        )
     return [write_run(lake, record) for record in records if facts.page_of(record) not in there]
 
 

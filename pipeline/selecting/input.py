@@ -26,8 +26,11 @@ from pipeline.errors import (
     ModelMismatch,
     QueryRefused,
     SchemaMismatch,
+    counted,
     nearest,
 )
+from pipeline.job.config import Job
+from pipeline.job.project import DEFAULT_JOB
 from pipeline.lake.layout import Partition
 from pipeline.model.identity import check_pinned, check_trusted
 from pipeline.model.schema_check import check_fit, check_nulls
@@ -64,13 +67,23 @@ def input_files(ctx: Context, ds: str) -> dict[str, tuple[FileInfo, ...]]:
             raise InputMissing(
                 f"there is no input for {ds}",
                 where=ctx.lake.storage.where(pattern.files_of(ctx.job.period(ds))),
-                got=f"{len(days)} {ctx.job.grain}s, {days[0]} to {days[-1]}" if days else f"no {ctx.job.grain} at all",
+                got=f"{counted(len(days), str(ctx.job.grain))}, {days[0]} to {days[-1]}"
+                if len(days) > 1
+                else days[0]
+                if days
+                else f"no {ctx.job.grain} at all",
                 next_step="write the files there: a run imports them"
                 if name in ctx.job.input.text
-                else f"lakescore import FILES --date {ds}, or lakescore generate --date {ds}",
+                else _supply(ctx.job, ds),
             )
         check_no_table(ctx.lake, pattern.text, files[name])
     return files
+
+
+def _supply(job: Job, ds: str) -> str:
+    """Returns how a period gets its input. The rows that `generate` makes up are only of use to the default job."""
+    made_up = f", or lakescore generate --date {ds}" if job.name == DEFAULT_JOB else ""
+    return f"lakescore import FILES --job {job.name} --date {ds}{made_up}"
 
 
 def check_input_unchanged(ctx: Context, plan: Plan, ds: str) -> None:

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from pipeline.cli import app
-from pipeline.cli.app import COMMANDS, command_line
+from pipeline.cli.commands import COMMANDS, command_line
 from pipeline.database.connection import connect
 from pipeline.errors import OutOfMemory
 from tests.calling import Cli

@@ -63,9 +63,9 @@ def test_command_erase_tells_asks_and_exits_1_without_a_trace(
     assert "u5" not in str(told)
     monkeypatch.setattr("pipeline.cli.care._on_a_terminal", lambda: True)
     asked = cli("erase", "u5", "--job", "toy", expect=1)
-    assert "Remove 1 rows from 1 files?" in asked.stderr
+    assert "Remove 1 row from 1 file?" in asked.stderr
     assert len(workspace.stored()) == 50, "without an answer, nothing is removed"
-    assert "1 rows removed from 1 files" in cli("erase", "u5", "--job", "toy", "--yes").stdout
+    assert "1 row removed from 1 file" in cli("erase", "u5", "--job", "toy", "--yes").stdout
     assert len(workspace.stored()) == 49
     assert "no trace of this key" in cli("erase", "u5", "--job", "toy", expect=1).stderr
     cli("erase", "u5,u6", "--job", "toy", expect=1)

@@ -16,7 +16,7 @@ def test_drift_compares_a_day_and_prints_the_result(workspace: Workspace, cli: C
     workspace.complete()
     shown = cli("drift", "--date", DAY, "--job", "toy").stdout
     assert "prob_class_1" in shown
-    assert "1 of 1 days without alarms" in shown
+    assert "1 of 1 day without alarms" in shown
     found = json.loads(cli("drift", "--from", DAY, "--to", DAY, "--job", "toy", "--json").stdout)
     assert {(each["ds"], each["column_name"], each["outcome"]) for each in found} == {
         (DAY, column, "none") for column in ("a", "b", "prob_class_1", "prediction")
@@ -39,7 +39,7 @@ def test_labels_import_measures_the_days(workspace: Workspace, cli: Cli) -> None
     rows = pa.table({"id": [f"u{i}" for i in range(100)], "day": [DAY] * 100, "truth": [0, 1] * 50})
     pq.write_table(rows, workspace.root / "labels.parquet")
     options = ("--label", "truth", "--partition-by", "day", "--job", "toy")
-    assert "imported 100 labels of 1 days" in cli("labels", "import", "labels.parquet", *options).stdout
+    assert "imported 100 labels of 1 day" in cli("labels", "import", "labels.parquet", *options).stdout
     (found,) = json.loads(cli("query", "performance_trend", "--json").stdout)
     assert (found["rows"], found["labelled"], found["base_rate"]) == (100, 0.2, 0.5)
     assert "already has files" in cli("labels", "import", "labels.parquet", *options, expect=2).stderr

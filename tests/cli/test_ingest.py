@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline.errors import UsageError
 from pipeline.ingest.generate import batches
+from pipeline.job.project import DEFAULT_JOB
 from pipeline.lake.layout import Lake
+from pipeline.packaged import resources
 from tests.calling import Cli
 from tests.ingest.reading import day_files, days_of, rows_of
 
 DAY = "2026-01-31"
+
+
+@pytest.fixture(autouse=True)
+def default_job(tmp_path: Path) -> None:
+    shutil.copytree(resources() / "dags" / "jobs" / DEFAULT_JOB, tmp_path / "dags" / "jobs" / DEFAULT_JOB)
 
 
 def test_generate_makes_ten_thousand_rows_of_yesterday(lake: Lake, cli: Cli) -> None:

@@ -49,7 +49,7 @@ def test_quarantine_shows_rows_with_their_reasons_and_releases_them(workspace: W
     (row,) = json.loads(cli("quarantine", "show", "--date", DAY, "--reason", "a_range", *toy).stdout)
     assert (row["id"], row["a"], row["reasons"]) == ("u0", 99.0, ["a_range"])
     done = cli("quarantine", "release", "u0", "--date", DAY, "--job", "toy")
-    assert done.stdout == f"1 rows released; lakescore run --date {DAY} scores them\n"
+    assert done.stdout == f"1 row released; lakescore run --job toy --date {DAY} scores it\n"
     workspace.run()
     assert [each["reason"] for each in json.loads(cli("quarantine", "list", *toy).stdout)] == ["null:b"]
 

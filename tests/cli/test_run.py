@@ -154,9 +154,9 @@ def test_backfill_continues_after_a_failed_day_and_the_next_one_runs_only_that_d
 def test_backfill_for_people_names_the_failed_days_at_the_end(cli: Cli, workspace: Workspace) -> None:
     workspace.day(10).write_bytes(b"no Parquet")
     done = cli("backfill", "--job", "toy", "--from", DAYS[0], "--to", DAYS[0], expect=1)
-    assert re.fullmatch(rf"{DAY}  failed +\n1 days: 1 failed; 0 rows scored\n", done.stdout)
+    assert re.fullmatch(rf"{DAY}  failed +\n1 day: 1 failed; 0 rows scored\n", done.stdout)
     assert re.search(rf"{DAY} failed: a file cannot be read\n +where .*data\.parquet", done.stderr)
-    assert re.search(rf"error: 1 of 1 days failed\n +got +{DAY}\n +next .*resumes", done.stderr)
+    assert re.search(rf"error: 1 of 1 day failed\n +got +{DAY}\n +next .*resumes", done.stderr)
 
 
 def test_backfill_says_for_people_what_was_not_handed_on_and_why(cli: Cli, workspace: Workspace) -> None:

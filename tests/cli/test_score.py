@@ -42,7 +42,7 @@ def test_score_command_scores_a_file_and_tells_how_many(models: None, cli: Cli, 
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 3
     done = cli("score", "in.csv", "out.csv", "--model", "toy")
     assert done.stdout == "3 rows scored by toy v1, written to out.csv\n"
-    assert done.stderr == "1 rows have no prediction because of a NULL or infinite feature\n"
+    assert done.stderr == "no prediction for 1 row, because of a NULL or infinite feature\n"
 
 
 def test_score_command_follows_the_limits_of_the_machine(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli.app import command_line
+from pipeline.cli.commands import command_line
 
 FORMAT_1 = Path(__file__).parent / "format_1"
 STAGED = "20261126T190812891Z-8682dd36"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pipeline.errors import JobError, UsageError
 from pipeline.job.config import Engine, Job
 from pipeline.job.input import VIEWS_OF_A_RUN
-from pipeline.job.loading import digest, find_job, job_names, read_job
+from pipeline.job.loading import digest, find_job, read_job
+from pipeline.job.project import job_names
 from pipeline.packaged import resources
 from pipeline.settings import Settings
 

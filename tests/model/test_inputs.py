@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from typer.testing import CliRunner
 
-from pipeline.cli.app import command_line
+from pipeline.cli.commands import command_line
 from pipeline.errors import LakescoreError, ModelRefused, QualityStop, SchemaMismatch
 from pipeline.model.card import Card
 from pipeline.model.inputs import Input

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from pipeline.cli.app import command_line
+from pipeline.cli.commands import command_line
 from pipeline.errors import ModelNotFound, ModelRefused, UsageError
 from pipeline.model import mlflow as ours
 from pipeline.model.registry import Registry

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli.app import command_line
+from pipeline.cli.commands import command_line
 from pipeline.scorer import Scorer
 
 README = Path(__file__).parent.parent.parent / "models" / "README.md"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from pipeline.cli.app import command_line
+from pipeline.cli.commands import command_line
 from pipeline.errors import JobError, ModelMismatch, ModelRefused, QualityStop
 from pipeline.job.loading import find_job
 from pipeline.model.card import Card

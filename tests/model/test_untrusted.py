@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from pipeline.cli.app import command_line
+from pipeline.cli.commands import command_line
 from pipeline.errors import JobError, ModelMismatch, ModelRefused, QualityStop
 from pipeline.model.card import Card
 from pipeline.model.manifest import digest

@@ -103,10 +103,10 @@ def test_withdrawal_is_told_to_those_who_were_told_and_so_is_what_is_current_aga
         drop.publish(first)
         announce(drop.context, first)
     assert [each["title"] for each in hook.received] == [
-        f"spring {DAYS[0]}: 1 rows",
+        f"spring {DAYS[0]}: 1 row",
         f"spring {DAYS[1]}: 2 rows",
         f"spring {DAYS[1]}: withdrawn",
-        f"spring {DAYS[0]}: 1 rows",
+        f"spring {DAYS[0]}: 1 row",
     ]
 
 
@@ -151,4 +151,4 @@ def test_deliveries_of_a_run_are_all_tried_though_one_fails(drop: Drop, monkeypa
         monkeypatch.setenv("DEAD", "json://127.0.0.1:9/")
         with pytest.raises(DeliveryFailed, match="DEAD"):
             announce(drop.context, record)
-    assert [each["title"] for each in hook.received] == [f"other {DAYS[0]}: 1 rows"]
+    assert [each["title"] for each in hook.received] == [f"other {DAYS[0]}: 1 row"]

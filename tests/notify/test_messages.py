@@ -67,7 +67,7 @@ def test_notify_unusual_run_is_a_warning_with_reasons(workspace: Workspace, cli:
     found = json.loads(cli("notify", "--date", DAY, "--job", "toy", "--json").stdout)
     assert found["level"] == "warning"
     text = "\n".join(found["lines"])
-    for part in ("mean confidence 0.", "% of the predictions are", "1 rows are in quarantine"):
+    for part in ("mean confidence 0.", "% of the predictions are", "1 row in quarantine"):
         assert part in text
 
 

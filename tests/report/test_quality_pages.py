@@ -96,7 +96,7 @@ def test_page_shows_failed_checks_first_with_limits_examples_and_notes(validated
     text = plain(page(validated, DAY).read_text())
     assert "quarantined critical a_range" in text
     assert "size &lt;img" in text
-    assert re.search(r"between -50 and 50 1 rows \(5\.00%\) for example 99\.0", text)
+    assert re.search(r"between -50 and 50 1 row \(5\.00%\) for example 99\.0", text)
     assert text.index("a_range") < text.index("key_not_null")
     assert "2 of 16 checks found something; none stops the run." in text
 

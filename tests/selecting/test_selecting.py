@@ -325,7 +325,7 @@ def test_day_with_an_empty_file_beside_others_is_scored(workspace: Workspace) ->
 def test_day_with_a_folder_alone_is_missing_input(workspace: Workspace) -> None:
     workspace.day(TWO, AGAIN)
     (workspace.lake / "unscored" / f"ds={DAY}").mkdir()
-    refused(workspace, InputMissing, f"there is no input for {DAY}(?s:.)*1 days, {AGAIN} to {AGAIN}")
+    refused(workspace, InputMissing, f"there is no input for {DAY}(?s:.)*got +{AGAIN}")
 
 
 CELLS = st.sampled_from([None, 0.0, -0.0, 1.0, math.nan, math.inf])

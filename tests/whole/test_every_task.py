@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from pipeline.cli.app import command_line
+from pipeline.cli.commands import command_line
 from tests.conftest import Lakescore
 from tests.model.programs import export
 from tests.workspace import DAY, Workspace

@@ -18,6 +18,7 @@ from pipeline.errors import SchemaMismatch
 from pipeline.flow.day import Outcome, run_day
 from pipeline.job.loading import find_job
 from pipeline.lake.layout import Lake
+from pipeline.packaged import resources
 from pipeline.query.running import run_query
 from pipeline.records import State
 from tests.conftest import Lakescore
@@ -130,6 +131,7 @@ def test_command_line_all_of_it_works(
 ) -> None:
     monkeypatch.setenv("LAKESCORE_LAKE", f"{url}/lake")
     monkeypatch.setenv("LAKESCORE_MODELS", f"{url}/models")
+    monkeypatch.setenv("LAKESCORE_JOBS", str(resources() / "dags" / "jobs"))
     checkpoint = workspace.root / "trained.pt"
     train(checkpoint)
     register = ["models", "register", checkpoint, "--name", "batch_inference", "--version", "v1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -85,14 +86,16 @@ def init(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None) -
 
 @quarantine.command("list")
 def list_(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = False) -> None:
-    """Count the rows now in quarantine, by day and reason."""
+    """Count the rows now in quarantine, by day and reason; also those of a day whose last run was stopped."""
     from pipeline.quality.quarantine import days
 
     found = days(open_context(job, lake))
     if json:
-        emit_json([{"ds": ds, "reason": reason, "rows": rows} for ds, reason, rows in found])
+        emit_json([asdict(each) for each in found])
     elif found:
-        table(("day", "reason", "rows"), found)
+        notes = ("", "the run was stopped: they would be")
+        rows = [(each.ds, each.reason, each.rows, " ".join(each.keys), notes[each.stopped]) for each in found]
+        table(("day", "reason", "rows", "keys, for example", ""), rows)
     else:
         console().print("no rows are in quarantine")
 

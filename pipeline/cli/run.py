@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from pipeline.cli.options import (
     JOB,
@@ -22,16 +23,19 @@ from pipeline.cli.output import bytes_text, console, emit_json, table
 from pipeline.cli.progress import progress
 from pipeline.cli.publish import show_targets
 from pipeline.cli.quality import show_checks
-from pipeline.errors import InputMissing, LakescoreError, counted
+from pipeline.errors import InputMissing, LakescoreError, QualityStop, counted
 from pipeline.flow.day import Outcome
 from pipeline.histograms.shares import percentages
 from pipeline.job.config import Job
 from pipeline.job.loading import find_job
+from pipeline.quality import rejections
 from pipeline.records import RunRecord
 
 if TYPE_CHECKING:
     from pipeline.context import Context
     from pipeline.flow.preview import Preview
+    from pipeline.lake.layout import Lake
+    from pipeline.quality.rejections import Reason
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,30 +44,60 @@ def add_to(app: typer.Typer) -> None:
     app.command()(backfill)
 
 
-def plan(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = False) -> None:
+def plan(
+    ds: DateOption = None,
+    job: JobOption = JOB,
+    lake: LakeOption = None,
+    *,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Evaluate the whole input suite, and exit with 3 if the run would be stopped."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
     """Show what a run of a day would do. Writes nothing."""
     from pipeline.flow.preview import preview
 
     with progress(quiet=json) as report:
         ctx = open_context(job, lake, report)
-        found = preview(ctx, period_or_last(ctx.job, ds))
+        found = preview(ctx, period_or_last(ctx.job, ds), whole=check)
     if json:
         emit_json(found.as_dict())
-        return
+    else:
+        _show_plan(ctx, found)
+    if check and found.stops:
+        raise typer.Exit(QualityStop.exit_code)
+
+
+def _show_plan(ctx: Context, found: Preview) -> None:
     out = console()
     out.print(f"[bold]{ctx.job.name}[/] {found.ds}, model {found.model.name} {found.model.version}")
     rows = [("candidates", found.candidates, f"in {counted(found.input_files, 'file')}")]
     rows += [(name, count, "") for name, count in found.dispositions.items()]
     rows[1:2] = [("to score", found.dispositions["scored"], _reasons(found.reasons))]
     table(("", "rows", ""), rows)
+    show_reasons(found.quarantine)
     for line in changes(found.carried_left, found.withdrawn, found.to_mark, marks=ctx.job.policy.withdrawn == "mark"):
         out.print(line)
     if found.up_to_date:
         out.print("up to date: a run would not read any data")
     elif found.renews:
         out.print(f"a run would make the results of run {found.renews} current again, and not read any data")
-    else:
+    elif not found.stops:
         _show_cost(found)
+    for why in found.stops:
+        out.print(f"[red]would be stopped[/]: {escape(why)}")
+    if found.stops and (advice := rejections.advice(found.quarantine, ctx.job.input.key)):
+        out.print(advice, markup=False)
+
+
+def show_reasons(reasons: Sequence[Reason]) -> None:
+    """Prints why rows are in quarantine, with a few of their keys."""
+    if reasons:
+        table(
+            ("quarantined because", "rows", "keys, for example"),
+            [(each.reason, each.rows, " ".join(each.keys)) for each in reasons],
+        )
 
 
 def _show_cost(found: Preview) -> None:
@@ -88,7 +122,7 @@ def run(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *,
     if json:
         emit_json([_as_dict(outcome) for outcome in outcomes])
     for outcome in outcomes if not json else ():
-        show_outcome(outcome)
+        show_outcome(outcome, ctx.lake)
         if outcome.record is not None:
             show_targets(ctx, outcome.record)
     if any(outcome.left(ctx.job) for outcome in outcomes):
@@ -217,8 +251,8 @@ def _line(outcome: Outcome) -> str:
     return f"{text}  {record.ledger.candidates.rows:>11,} rows  {_scored(outcome):>11,} scored"
 
 
-def show_outcome(outcome: Outcome) -> None:
-    """Prints the result of a run: ledger, checks, predictions, time and memory."""
+def show_outcome(outcome: Outcome, lake: Lake | None = None) -> None:
+    """Prints the result of a run: ledger, quarantine (read from the lake), checks, predictions, time and memory."""
     out = console()
     record = outcome.record
     if record is None or record.ledger is None:
@@ -242,6 +276,8 @@ def show_outcome(outcome: Outcome) -> None:
     marks = record.job_config.get("policy", {}).get("withdrawn") == "mark"
     for line in changes(record.carried_left, record.withdrawn, record.marked.rows, marks=marks):
         out.print(line)
+    if lake is not None and record.ledger.quarantined.rows:
+        show_reasons(rejections.of_run(lake, record))
     show_checks(record.checks)
     _show_statistics(record)
 

@@ -35,15 +35,27 @@ class Examined:
 
 
 def examine(
-    ctx: Context, day: DayInput, ds: str, key: Sequence[str], features: Sequence[str], inputs: Mapping[str, Input]
+    ctx: Context,
+    day: DayInput,
+    ds: str,
+    key: Sequence[str],
+    features: Sequence[str],
+    inputs: Mapping[str, Input],
+    *,
+    only_rows: bool = False,
 ) -> Examined:
-    """Validates a day's input. Writes nothing. `inputs` are those of the model's signature."""
+    """Validates a day's input. Writes nothing. `inputs` are those of the model's signature.
+
+    `only_rows`: of the suite, only which quarantine rules rows break, by SQL: that needs no Great Expectations.
+    """
     check_off(ctx.job)
     rules = suite.load(ctx.job, "input")
     found = measures.measure(day.relation, features) if features else measures.Profile(day.rows, 0, ())
     checks = [*builtin.checks(ctx, day, found, builtin.recent_runs(ctx, ds)), *_collisions(ctx, day, found, inputs)]
     if not rules:
         return Examined(tuple(checks))
+    if only_rows:
+        return Examined(tuple(checks), broken_rules(ctx, day))
     about_keys = [rule for rule in rules if _is_about_keys(rule, key, day)]
     others = [rule for rule in rules if rule not in about_keys]
     counts = count(day.con, day.view, others)

@@ -8,17 +8,18 @@ waived: a row without a key, or with a NULL that the model does not accept, cann
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
 from pipeline.columns import HIVE, OF_REJECTED
-from pipeline.database import sql_files
 from pipeline.database.aligning import with_key_text
 from pipeline.database.connection import connect, read_parquet, translated_errors
 from pipeline.errors import UsageError, nearest
 from pipeline.lake.layout import Partition
-from pipeline.records import new_run_id, now
+from pipeline.quality import rejections
+from pipeline.records import State, new_run_id, now
 from pipeline.suite import suite
 
 if TYPE_CHECKING:
@@ -28,16 +29,32 @@ if TYPE_CHECKING:
     from pipeline.context import Context
 
 
-def days(ctx: Context) -> list[tuple[str, str, int]]:
-    """Returns (day, reason, rows) for the current quarantine; a row with two reasons counts for both."""
+@dataclass(frozen=True)
+class InQuarantine:
+    """The rows of a day that are in quarantine for one reason, or would be if its last run had not been stopped."""
+
+    ds: str
+    reason: str
+    rows: int
+    keys: tuple[str, ...]
+    """A few of their keys."""
+    stopped: bool
+    """Whether they are those of a run that was stopped: nothing of it is published, and an earlier run's rows stay."""
+
+
+def days(ctx: Context) -> list[InQuarantine]:
+    """Returns the current quarantine by day and reason; a row with two reasons counts for both."""
     found = []
-    with connect() as con:
-        for folder in ctx.lake.storage.folders(f"quarantine/job={ctx.job.name}"):
-            ds = folder.removeprefix("ds=")
-            if (rows := _current(con, ctx, ds)) is not None:
-                rows.create_view("rejected", replace=True)
-                counted = con.sql(sql_files.load("quality/reasons")).fetchall()
-                found += [(ds, reason, count) for reason, count in counted]
+    key = ctx.job.input.key
+    stored = {folder.removeprefix("ds=") for folder in ctx.lake.storage.folders(f"quarantine/job={ctx.job.name}")}
+    for ds in sorted(stored.union(ctx.lake.records.days(ctx.job.name))):
+        files = _files(ctx, ds)[-1:]
+        now = rejections.of_files(ctx.lake, files, key)
+        found += [InQuarantine(ds, each.reason, each.rows, each.keys, stopped=False) for each in now]
+        last = next(ctx.lake.records.iter_day(ctx.job.name, ds), None)
+        if last is not None and last.state is State.stopped:
+            of_run = rejections.of_run(ctx.lake, last)
+            found += [InQuarantine(ds, each.reason, each.rows, each.keys, stopped=True) for each in of_run]
     return found
 
 
@@ -101,10 +118,16 @@ def release(ctx: Context, ds: str, keys: Sequence[str]) -> int:
 
 def _current(con: Connection, ctx: Context, ds: str) -> Relation | None:
     """Returns the rows of a day's newest quarantine file, with `key_text`, or None if there is none."""
-    files = [file for file in ctx.lake.quarantine_files(ctx.job.name, ds) if file.path.endswith(".parquet")]
+    files = _files(ctx, ds)
     if not files:
         return None
     ctx.lake.storage.attach(con)
-    path = ctx.lake.storage.where(files[-1].path)
+    path = files[-1]
     with translated_errors(path):
         return with_key_text(read_parquet(con, [path]), ctx.job.input.key, {*OF_REJECTED, *HIVE})
+
+
+def _files(ctx: Context, ds: str) -> list[str]:
+    """Returns the paths of a day's quarantine files, oldest first."""
+    files = ctx.lake.quarantine_files(ctx.job.name, ds)
+    return [ctx.lake.storage.where(file.path) for file in files if file.path.endswith(".parquet")]

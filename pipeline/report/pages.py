@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pipeline.database import sql_files
-from pipeline.database.connection import connect, read_parquet, translated_errors
 from pipeline.errors import UsageError
 from pipeline.lake.layout import Lake
 from pipeline.profiles import store
 from pipeline.publish.delivery import DeliveryStore
+from pipeline.quality import rejections
 from pipeline.records import Ledger, RunRecord
 from pipeline.report import facts, lift, plots, quality_pages
 from pipeline.report.facts import ROOT, WINDOW_DAYS
@@ -151,12 +150,11 @@ def _profiled(row: dict[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _reasons(lake: Lake, record: RunRecord) -> list[tuple[Any, ...]]:
-    """Returns the number of rows per reason in the quarantine file of this run."""
-    key = f"quarantine/job={record.job}/ds={record.ds}/{record.run_id}.parquet"
-    if lake.storage.head(key) is None:
-        return []
-    with connect(threads=1) as con, translated_errors(key):
-        lake.storage.attach(con)
-        read_parquet(con, [lake.storage.where(key)]).create_view("rejected")
-        return con.sql(sql_files.load("quality/reasons")).fetchall()
+def _reasons(lake: Lake, record: RunRecord) -> list[tuple[str, int, str | None]]:
+    """Returns reason, number of rows and a few keys of the rows in quarantine, or that a stopped run would put there.
+
+    Keys may be personal data: they are only named if the job allows samples.
+    """
+    samples = record.job_config.get("quality", {}).get("samples", False)
+    found = rejections.of_run(lake, record)
+    return [(each.reason, each.rows, ", ".join(each.keys) if samples else None) for each in found]

@@ -20,11 +20,11 @@ from pipeline import machine
 from pipeline.context import Context, timed
 from pipeline.database import sql_files
 from pipeline.database.connection import read_parquet, translated_errors
-from pipeline.errors import QualityStop, UnreadableFile
+from pipeline.errors import QualityStop, UnreadableFile, counted
 from pipeline.lake.layout import Partition
 from pipeline.model.outputs import output_schema
 from pipeline.profiles.stream_counts import Tallies
-from pipeline.quality import guards
+from pipeline.quality import guards, rejections
 from pipeline.records import Addition, CheckResult, EngineUsed, RunRecord, StageReport, State, now
 from pipeline.scoring import tuning
 from pipeline.scoring.batch import REUSED, reasons_of_unselected
@@ -34,7 +34,7 @@ from pipeline.selecting.triage import WITHDRAWN
 from pipeline.selecting.views import select
 from pipeline.selecting.withdrawn import to_mark
 from pipeline.staging.adopting import is_trustworthy, left_behind
-from pipeline.staging.folders import complete_files, staging_folder
+from pipeline.staging.folders import complete_files, staged_files, staging_folder
 from pipeline.staging.rows import FEW_VALUES, rejected_schema, stored_schema, withdrawn_batch
 from pipeline.staging.writer import Writer, file_metadata
 from pipeline.storage.parquet import ROW_GROUP
@@ -89,12 +89,16 @@ def stop_if_too_many(ctx: Context, record: RunRecord, quarantined: int) -> None:
     """Raises QualityStop if more rows of a day are rejected than the job allows."""
     share = quarantined / record.plan.candidates.rows
     if share > ctx.job.policy.max_quarantined:
+        staged = list(map(str, staged_files(ctx, record, "rejected")))
+        reasons = rejections.of_files(ctx.lake, staged, record.plan.key)
+        advice = rejections.advice(reasons, record.plan.key)
         raise QualityStop(
-            f"{quarantined:,} of {record.plan.candidates.rows:,} rows of {record.ds} would be quarantined",
+            f"{quarantined:,} of {counted(record.plan.candidates.rows, 'row')} of {record.ds} would be quarantined",
             where=ctx.lake.workspace.path(staging_folder(record)),
             expected=f"at most {ctx.job.policy.max_quarantined:.1%}",
-            got=f"{share:.1%}",
-            next_step="inspect rejected-*.parquet there; repair the input, or raise max_quarantined in job.toml",
+            got=f"{share:.1%}: {rejections.listed(reasons)}",
+            next_step=f"lakescore quarantine list --job {record.job} shows some keys; "
+            f"{advice or 'correct the input'}, or raise max_quarantined in job.toml",
         )
 
 

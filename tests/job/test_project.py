@@ -38,9 +38,7 @@ def test_meant_job_is_the_only_one_of_a_project(made: Workspace) -> None:
 def test_meant_job_of_several_is_asked_for_with_their_names(made: Workspace) -> None:
     made.job("churn")
     made.job("upsell")
-    with pytest.raises(
-        JobError, match=r"--job with one of churn, upsell\n +next +add --job churn, or"
-    ):
+    with pytest.raises(JobError, match=r"--job with one of churn, upsell\n +next +add --job churn, or"):
         meant_job(made.settings)
 
 

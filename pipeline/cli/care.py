@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.asking import on_a_terminal, open_lake
 from pipeline.cli.next_steps import completed
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, open_context, settings
 from pipeline.cli.output import bytes_text, console, emit_json, table
@@ -41,9 +41,8 @@ def rollback(
     """
     from pipeline.care.rollback import rollback as take_back
     from pipeline.flow.publishing import after_rollback
-    from pipeline.lake.layout import Lake
 
-    found = Lake.open(settings(lake).lake)
+    found = open_lake(settings(lake))
     done = take_back(found, run)
     if not json:
         said = f"{run} of {done.record.ds} is rolled back: {completed(done.what)}"
@@ -66,11 +65,10 @@ def verify(
 ) -> None:
     """Read all stored data and compare it with the run records. Exit code 3 if there are problems."""
     from pipeline.care.verify import verify as look
-    from pipeline.lake.layout import Lake
     from pipeline.model.remote import open_registry
 
     machine = settings(lake)
-    found = list(look(Lake.open(machine.lake), open_registry(machine.models)))
+    found = list(look(open_lake(machine), open_registry(machine.models)))
     for finding in found if repair else []:
         if finding.repair is not None:
             finding.repair()
@@ -109,10 +107,9 @@ def clean(
     from pipeline.care.clean import clean as clear
     from pipeline.care.expire import expire
     from pipeline.job.loading import find_job
-    from pipeline.lake.layout import Lake
 
     machine = settings(lake)
-    found = Lake.open(machine.lake)
+    found = open_lake(machine)
     cleared = clear(found, older_than_days=days, dry_run=dry_run)
     expired = []
     if keep_days is not None:
@@ -144,7 +141,7 @@ def erase(
     from pipeline.publish.stage import Published, after_erasure
 
     ctx = open_context(job, lake)
-    if _on_a_terminal() and not (yes or dry_run):
+    if on_a_terminal() and not (yes or dry_run):
         there = remove(ctx.lake, ctx.job, key, dry_run=True)
         if there.files:
             question = (
@@ -173,7 +170,3 @@ def _show_erased(done: Erasure, *, dry_run: bool) -> None:
         f"{counted(done.rows, 'row')} {verb} from {counted(len(done.files), 'file')}; the input is not changed: "
         "remove the key there too, or the next run scores it again"
     )
-
-
-def _on_a_terminal() -> bool:
-    return sys.stdin.isatty()

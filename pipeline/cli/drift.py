@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import asking
 from pipeline.cli.next_steps import completed
 from pipeline.cli.options import (
     JOB,
@@ -76,6 +77,8 @@ def import_(
     *,
     append: Annotated[bool, typer.Option("--append", help="Add to days that have labels; newer labels win.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the labels of days that have labels.")] = False,
+    create: asking.CreateOption = False,
+    future: asking.FutureOption = False,
     json: JsonOption = False,
 ) -> None:
     """Import labels by the job's key, and measure the performance of the predictions of their days."""
@@ -83,7 +86,8 @@ def import_(
     from pipeline.tabular import sources
 
     existing = what_to_do_with_days(ds, partition_by, append=append, replace=replace)
-    ctx = open_context(job, lake)
+    ctx = open_context(job, lake, missing=asking.writes(create=create))
+    asking.check_date(ctx.job, ds, future=future)
     with progress(quiet=json) as report:
         days = import_labels(
             ctx,

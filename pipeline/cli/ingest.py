@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli import asking
 from pipeline.cli.options import (
     JOB,
     DateOption,
@@ -46,14 +47,17 @@ def generate(
     lake: LakeOption = None,
     *,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the day if it has files.")] = False,
+    create: asking.CreateOption = False,
+    future: asking.FutureOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write a day of made-up users. The same seed, date and number of rows give the same users."""
     from pipeline.ingest.generate import generate_day
-    from pipeline.lake.layout import Lake
 
     ds = ds or (Period.at(Grain.day, datetime.now(UTC), "UTC") - 1).ds
-    found = Lake.open(settings(lake).lake)
+    machine = settings(lake)
+    asking.check_day(ds, future=future)
+    found = asking.open_lake(machine, asking.writes(create=create))
     with progress(quiet=json) as report:
         day = generate_day(found, ds, rows=rows, files=files, seed=seed, replace=replace, progress=report)
     _show(found, (day,), Grain.day, json=json)
@@ -77,6 +81,8 @@ def import_(
     *,
     append: Annotated[bool, typer.Option("--append", help="Add to days that have files.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace days that have files.")] = False,
+    create: asking.CreateOption = False,
+    future: asking.FutureOption = False,
     unchecked: Annotated[
         bool, typer.Option("--unchecked", help="Import columns that the job or its model cannot use as they are.")
     ] = False,
@@ -96,8 +102,9 @@ def import_(
     existing = what_to_do_with_days(ds, partition_by, append=append, replace=replace)
     machine = settings(lake)
     of = find_job(job, machine)
+    asking.check_date(of, ds, future=future)
+    found = asking.open_lake(machine, asking.writes(create=create))
     ctx, contract = Context.open(of, machine), None
-    found = ctx.lake
     if of.input.path is not None and not unchecked:  # of a SELECT, the model sees what comes out
         try:
             contract = Contract(of, ctx.manifest())

@@ -35,7 +35,10 @@ def list_(json: JsonOption = False) -> None:
     if json:
         emit_json(found)
     elif not found:
-        console(stderr=True).print(f"no model is registered in {registry.root}; see lakescore models register --help")
+        there = registry.is_there()
+        where = f"{registry.root}{'' if there else ', a folder that does not exist: correct LAKESCORE_MODELS'}"
+        said = f"no model is registered in {where}; see lakescore models register --help"
+        console(stderr=True).print(said, markup=False)
     else:
         columns = ["model", "version", "aliases", "features", "classes", "registered", "digest"]
         table(columns, (_row(entry) for entry in found))

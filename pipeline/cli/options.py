@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli import next_steps
+from pipeline.cli.asking import Missing, open_lake
 from pipeline.context import Context, Progress, silent
 from pipeline.errors import UsageError
 from pipeline.job.config import Job
@@ -57,10 +58,14 @@ def settings(lake: str | None = None) -> Settings:
     return found if lake is None else dataclasses.replace(found, lake=lake)
 
 
-def open_context(job: str | None, lake: str | None = None, progress: Progress = silent) -> Context:
-    """Returns the context of a command: its job, lake and models."""
+def open_context(
+    job: str | None, lake: str | None = None, progress: Progress = silent, missing: Missing = Missing.refuse
+) -> Context:
+    """Returns the context of a command: its job, lake and models. Raises UsageError as `open_lake` does."""
     machine = settings(lake)
-    return Context.open(find_job(job, machine), machine, progress)
+    found = find_job(job, machine)
+    open_lake(machine, missing)
+    return Context.open(found, machine, progress)
 
 
 def period_or_last(job: Job, ds: str | None) -> str:

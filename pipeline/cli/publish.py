@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.asking import open_lake
 from pipeline.cli.next_steps import completed
 from pipeline.cli.options import (
     JOB,
@@ -70,11 +71,10 @@ def deliveries(
 ) -> None:
     """List what was sent to the targets of a job, newest first."""
     from pipeline.job.loading import find_job
-    from pipeline.lake.layout import Lake
 
     machine = settings(lake)
     of = find_job(job, machine)
-    found = DeliveryStore(Lake.open(machine.lake)).of(of.name, target)[::-1][:limit]
+    found = DeliveryStore(open_lake(machine)).of(of.name, target)[::-1][:limit]
     if target is not None and not found:  # a target that the job has no more may well have deliveries
         targets_of(of, [target])
     if json:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.asking import open_lake
 from pipeline.cli.next_steps import completed
 from pipeline.cli.options import (
     JOB,
@@ -144,10 +145,9 @@ def release(
 
 def docs(lake: LakeOption = None, *, json: JsonOption = False) -> None:
     """Build the pages of validations that are missing, and their index, as HTML, and print the path of the index."""
-    from pipeline.lake.layout import Lake
     from pipeline.report import quality_pages
 
-    opened = Lake.open(settings(lake).lake)
+    opened = open_lake(settings(lake))
     path = opened.storage.where(quality_pages.write_missing(opened))
     if json:
         emit_json({"index": path})

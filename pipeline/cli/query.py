@@ -6,20 +6,23 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from pipeline.cli.asking import open_lake
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
 from pipeline.cli.output import console, emit_json, report, table
 from pipeline.database import sql_files
 from pipeline.errors import LakescoreError, ModelError, UsageError
 from pipeline.job.config import Job
 from pipeline.job.loading import find_job
-from pipeline.lake.layout import Lake
 from pipeline.machine import bounded_memory, bytes_of
 from pipeline.records import ModelRef
 from pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.lake.layout import Lake
 
 BESIDE_DUCKDB = 600_000_000
 """Bytes that a query may take beyond DuckDB's limit: rows on their way out, stacks of threads, modules."""
@@ -92,7 +95,7 @@ def query(
     if spreadsheet_safe and chosen is not rows.Format.csv:
         raise UsageError("--spreadsheet-safe is for CSV", expected="--format csv", got=chosen)
     found_job = _job_of(text, job, machine)
-    stored = Lake.open(machine.lake)
+    stored = open_lake(machine)
     limits = Limits(timeout, machine.memory_limit or DEFAULT_LIMITS.memory_limit, machine.threads)
     with (
         bounded_memory(bytes_of(limits.memory_limit) + BESIDE_DUCKDB),
@@ -126,7 +129,7 @@ def catalog(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption =
     from pipeline.query.catalog import write_catalog
 
     machine = settings(lake)
-    path = write_catalog(Lake.open(machine.lake), find_job(job, machine))
+    path = write_catalog(open_lake(machine), find_job(job, machine))
     if json:
         emit_json({"path": path})
     else:
@@ -148,7 +151,7 @@ def status(
     machine = settings(lake)
     found_job = find_job(job, machine)
     model = _model(found_job, machine)
-    days = calendar.status(Lake.open(machine.lake), found_job, model, *found_job.range(first, last))
+    days = calendar.status(open_lake(machine), found_job, model, *found_job.range(first, last))
     if json:
         ref = model.model_dump() if model else None
         emit_json({"job": found_job.name, "model": ref, "days": [day.as_dict() for day in days]})

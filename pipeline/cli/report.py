@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.asking import open_lake
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, period_or_none, settings
 from pipeline.cli.output import console, emit_json
 from pipeline.job.loading import find_job
-from pipeline.lake.layout import Lake
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,7 +34,7 @@ def report(
     from pipeline.report import pages
 
     machine = settings(lake)
-    found = Lake.open(machine.lake)
+    found = open_lake(machine)
     of = find_job(job, machine)
     written = pages.write_runs(found, of.name, period_or_none(of, ds), days)
     index = found.storage.where(pages.write_index(found, days))

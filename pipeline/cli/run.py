@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from pipeline.cli import asking
 from pipeline.cli.options import (
     JOB,
     DateOption,
@@ -112,12 +113,21 @@ def _show_cost(found: Preview) -> None:
         out.print("no past run to estimate the duration from")
 
 
-def run(ds: DateOption = None, job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = False) -> None:
+def run(
+    ds: DateOption = None,
+    job: JobOption = JOB,
+    lake: LakeOption = None,
+    *,
+    create: asking.CreateOption = False,
+    future: asking.FutureOption = False,
+    json: JsonOption = False,
+) -> None:
     """Score the rows of a day, and of the job's look-back days, that have no current prediction."""
     from pipeline.flow import day as flow
 
     with progress(quiet=json) as report:
-        ctx = open_context(job, lake, report)
+        ctx = open_context(job, lake, report, asking.writes(create=create))
+        asking.check_date(ctx.job, ds, future=future)
         outcomes = flow.run(ctx, period_or_last(ctx.job, ds))
     if json:
         emit_json([_as_dict(outcome) for outcome in outcomes])
@@ -135,6 +145,7 @@ def backfill(
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
+    create: asking.CreateOption = False,
     airflow: Annotated[bool, typer.Option("--airflow", help="Let Airflow run the days; do not wait for them.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -153,7 +164,7 @@ def backfill(
         emit_json(said) if json else console().print("\n".join(said), markup=False)
         return
     with progress(quiet=True) as report:
-        ctx = open_context(job, lake, report)
+        ctx = open_context(job, lake, report, asking.writes(create=create))
         periods = [period.ds for period in begin.through(end)]
         days = flow.with_input(ctx, periods)
         if not days:

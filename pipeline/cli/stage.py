@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.asking import Missing
 from pipeline.cli.options import JOB, JobOption, LakeOption, open_context
 from pipeline.cli.output import emit_json
 from pipeline.cli.progress import progress
@@ -37,7 +38,7 @@ def stage(
     if end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True, name="end-with-stdin").start()
     with progress() as report:
-        ctx = open_context(job, lake, report)
+        ctx = open_context(job, lake, report, Missing.make)
         found = single_stage.run_task(ctx, name, ctx.job.period(ds).ds, run_id, since)
     emit_json(found)
 

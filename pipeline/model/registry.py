@@ -361,6 +361,10 @@ class Registry:
         with translated_os_errors(path):
             return path.read_bytes() if path.is_file() else None
 
+    def is_there(self) -> bool:
+        """Tells whether the folder of models exists; a prefix of an object store always does."""
+        return type(self) is not Registry or self.root.is_dir()
+
     def _not_found(self, name: str, wanted: str, aliases: dict[str, str]) -> ModelNotFound:
         if versions := self._versions(name):
             shown = [*versions, *(f"{alias} (alias of {version})" for alias, version in aliases.items())]
@@ -374,7 +378,7 @@ class Registry:
             )
         names = self._names()
         register = f"lakescore models register CHECKPOINT --name {name} --version v1 --features ..."
-        there = names or type(self) is not Registry or self.root.is_dir()
+        there = names or self.is_there()
         return ModelNotFound(
             f"no model is called {name!r}{nearest(name, names)}",
             where=self.root if there else f"{self.root}, a folder that does not exist",

@@ -114,7 +114,5 @@ def advice(reasons: Sequence[Reason], key: Sequence[str]) -> str | None:
     """Returns what the most frequent reason suggests about the job; None if nothing."""
     if reasons and reasons[0].reason == NARROW_KEY:
         rows = counted(reasons[0].rows, "row")
-        return (
-            f"{rows} share {', '.join(key)} with a row that differs: if they are right, `key` needs another column"
-        )
+        return f"{rows} share {', '.join(key)} with a row that differs: if they are right, `key` needs another column"
     return None

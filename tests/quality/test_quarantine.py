@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.quality import quarantine
+from pipeline.quality.quarantine import InQuarantine
 from tests.quality.test_examine import BETWEEN, rule, suite
 from tests.workspace import DAY, Workspace, changed, table
 
@@ -15,12 +16,12 @@ def test_run_released_row_is_scored_in_spite_of_the_rule(workspace: Workspace) -
     workspace.day(changed(table(10), "a", {0: 99.0, 1: 99.0}))
     workspace.run()
     ctx = workspace.context()
-    assert quarantine.days(ctx) == [(DAY, "a_range", 2)]
+    assert quarantine.days(ctx) == [InQuarantine(DAY, "a_range", 2, ("u0", "u1"), stopped=False)]
     assert quarantine.release(ctx, DAY, ["u0"]) == 1
     ledger = workspace.complete().ledger
     assert ledger is not None
     assert (ledger.scored.rows, ledger.unchanged.rows, ledger.quarantined.rows) == (1, 8, 1)
-    assert quarantine.days(ctx) == [(DAY, "a_range", 1)]
+    assert quarantine.days(ctx) == [InQuarantine(DAY, "a_range", 1, ("u1",), stopped=False)]
     assert workspace.run().up_to_date
 
 

@@ -68,7 +68,7 @@ def open_lake(machine: Settings, missing: Missing = Missing.refuse) -> Lake:
 def is_there(lake: Lake) -> bool:
     """Tells whether there is a lake, or a place for one: an existing folder, or objects below the prefix."""
     if lake.is_local:
-        return Path(lake.workspace.root).is_dir()
+        return Path(lake.workspace.root).exists()
     return lake.storage.head(MARKER) is not None or bool(lake.storage.folders(""))
 
 

@@ -11,6 +11,7 @@ import typer
 COMMANDS = {
     "demo": ("demo",),
     "init": ("init",),
+    "job": ("job",),
     "ingest": ("generate", "import"),
     "models": ("models",),
     "run": ("plan", "run", "backfill"),

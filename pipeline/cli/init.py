@@ -1,4 +1,4 @@
-"""init: a folder with an example that runs."""
+"""init: a new project, empty or with an example that runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pipeline.cli.output import console
 from pipeline.errors import UsageError, nearest
+from pipeline.job.project import PROJECT_FILE
 from pipeline.packaged import examples, resources
 from pipeline.storage import make_folder, translated_os_errors
 
@@ -20,6 +22,17 @@ JOB, ABOUT = "job", "example.toml"
 """Of an example's folder: the folder of its job, and the file that says what it is and which commands run it."""
 PLACE = "{folder}"
 """Stands in an example's job.toml for the new folder: targets have absolute paths."""
+PROJECT = """# The project of this folder: commands that are run here find lake/, models/ and dags/jobs/ in it.
+# job = "NAME" is the job that commands mean without --job; `lakescore job new` sets it for the first one.
+"""
+IGNORED = "/lake/\n/models/\n/.airflow/\n/.venv/\n__pycache__/\n"
+PLACES = {
+    "lakescore.toml": "the project: its default job",
+    "dags/jobs/": "the jobs, a folder each",
+    "dags/batch_inference.py": "makes an Airflow DAG of each job",
+    "lake/, models/": "made when they are needed; .gitignore leaves them out",
+}
+"""What a bare project consists of."""
 AIRFLOW = ("batch_inference.py", ".airflowignore")
 """The files in `dags/` that make the Airflow DAGs of all jobs."""
 
@@ -45,9 +58,14 @@ def init(
     ] = Path(),
     example: Annotated[str | None, typer.Option("--example", metavar="NAME", help="The example to write.")] = None,
 ) -> None:
-    """Write an example into an empty folder: a job, a script that trains its model, a DAG. Says what to run next."""
+    """Make a project in an empty folder. With an example: a job, a script that trains its model, a DAG; it runs."""
     if example is None:
-        raise UsageError("which example?", expected=_listed(), next_step="lakescore init --example NAME")
+        files = _bare()
+        if (folder / ".gitignore").exists():  # of a repository that was made before
+            del files[Path(".gitignore")]
+        _write(folder, files)
+        _show_bare(folder)
+        return
     files = _files_of(example, folder)
     _write(folder, files)
     about, out = _about(example), console()
@@ -64,6 +82,28 @@ def init(
         f"  {first}" if folder.resolve() == Path.cwd() else f"  cd {shlex.quote(str(folder))} && {first}", markup=False
     )
     out.print(f"  {second}", markup=False)
+
+
+def _bare() -> dict[Path, bytes]:
+    """Returns the files of a project without a job. The folders of lake and models are made when they are needed."""
+    dags = resources() / "dags"
+    return {
+        **{Path("dags") / name: (dags / name).read_bytes() for name in AIRFLOW},
+        Path("dags", "jobs", ".gitkeep"): b"",
+        PROJECT_FILE: PROJECT.encode(),
+        Path(".gitignore"): IGNORED.encode(),
+    }
+
+
+def _show_bare(folder: Path) -> None:
+    out, there = console(), folder.resolve() == Path.cwd()
+    out.print(f"[bold]a new project[/] in {escape(str(folder.resolve()))}")
+    for path, what in PLACES.items():
+        out.print(f"  {folder / path!s:<28} {what}", markup=False)
+    out.print("\nNext:")
+    step = "lakescore job new NAME --from ROWS.csv --model MODEL.pt"
+    out.print(f"  {step}" if there else f"  cd {shlex.quote(str(folder))} && {step}", markup=False)
+    out.print("  an example that runs: lakescore init --example NAME; " + ", ".join(examples()), markup=False)
 
 
 def _files_of(example: str, folder: Path) -> dict[Path, bytes]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.asking import open_lake
+from pipeline.cli.asking import Missing, open_lake
 from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, period_or_last, settings
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import InputError
@@ -39,7 +39,7 @@ def notify(
     from pipeline.publish.delivery import DeliveryStore
 
     machine = settings(lake)
-    found, stored = find_job(job, machine), open_lake(machine)
+    found, stored = find_job(job, machine), open_lake(machine, Missing.make)
     day = period_or_last(found, ds)
     read = (stored.records.read(found.name, day, run_id),) if run_id else stored.records.iter_day(found.name, day)
     record = next(iter(read), None)

@@ -17,7 +17,10 @@ from pipeline.selecting.views import whole_input
 from pipeline.suite import suite
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from duckdb import DuckDBPyRelation as Relation
 
     from pipeline.context import Context
     from pipeline.model.manifest import Signature
@@ -66,38 +69,46 @@ def propose(ctx: Context, ds: str) -> Path:
     path = suite.path_of(ctx.job, "input")
     if path.exists():
         raise UsageError("the job already has an input suite", where=path, next_step="edit it, or move it away first")
-    rules: list[Rule] = []
     with whole_input(ctx, ds) as day, translated_errors(ds):
-        relation = day.relation
-        types = column_types(relation)
-        numeric = [name for name, kind in types.items() if NUMBER.fullmatch(kind) and kind != "BOOLEAN"]
-        found = measures.measure(relation, numeric) if numeric else None
-        if day.repeated == 0 and len(ctx.job.input.key) == 1:
-            (column,) = ctx.job.input.key
-            rules.append(_rule("expect_column_values_to_be_unique", column, "unique", Severity.warning))
-        for feature in found.features if found else ():
-            if feature.name in ctx.job.input.key:
-                continue
-            if feature.nulls == 0:
-                rules.append(_rule("expect_column_values_to_not_be_null", feature.name, "not_null"))
-            if feature.low is not None and feature.high is not None and feature.not_finite == 0:
-                low, high = _widened(feature.low, feature.high)
-                rules.append(
-                    _rule("expect_column_values_to_be_between", feature.name, "range", min_value=low, max_value=high)
-                )
-        for name, kind in types.items():
-            if kind == "VARCHAR" and name not in (*ctx.job.input.key, "ds"):
-                text = ColumnExpression(name)
-                values = relation.filter(text.isnotnull()).select(text).distinct().limit(FEW_VALUES + 1)
-                texts = sorted(value for (value,) in values.fetchall())
-                if 0 < len(texts) <= FEW_VALUES:
-                    rules.append(_rule("expect_column_values_to_be_in_set", name, "known", value_set=texts))
-    notes = [
-        f"Proposed from {counted(day.rows, 'row')} of {ds}: each range is about twice as wide as the day's values.",
+        rules = proposed_rules(day.relation, ctx.job.input.key, unique=day.repeated == 0)
+    path.write_text(suite.as_json(rules, notes_of(day.rows, f"of {ds}")), "utf-8")
+    return path
+
+
+def notes_of(rows: int, where: str) -> list[str]:
+    """Returns the notes of a suite that was proposed from a number of rows."""
+    return [
+        f"Proposed from {counted(rows, 'row')} {where}: each range is about twice as wide as the values there.",
         "Edit it: you know what these columns mean. docs/quality.md lists the kinds of expectation.",
     ]
-    path.write_text(suite.as_json(rules, notes), "utf-8")
-    return path
+
+
+def proposed_rules(relation: Relation, key: Sequence[str], *, unique: bool) -> list[Rule]:
+    """Returns rules that some rows satisfy. `unique` says that no key occurs twice among them."""
+    rules: list[Rule] = []
+    types = column_types(relation)
+    numeric = [name for name, kind in types.items() if NUMBER.fullmatch(kind) and kind != "BOOLEAN"]
+    found = measures.measure(relation, numeric) if numeric else None
+    if unique and len(key) == 1:
+        rules.append(_rule("expect_column_values_to_be_unique", key[0], "unique", Severity.warning))
+    for feature in found.features if found else ():
+        if feature.name in key:
+            continue
+        if feature.nulls == 0:
+            rules.append(_rule("expect_column_values_to_not_be_null", feature.name, "not_null"))
+        if feature.low is not None and feature.high is not None and feature.not_finite == 0:
+            low, high = _widened(feature.low, feature.high)
+            rules.append(
+                _rule("expect_column_values_to_be_between", feature.name, "range", min_value=low, max_value=high)
+            )
+    for name, kind in types.items():
+        if kind == "VARCHAR" and name not in (*key, "ds"):
+            text = ColumnExpression(name)
+            values = relation.filter(text.isnotnull()).select(text).distinct().limit(FEW_VALUES + 1)
+            texts = sorted(value for (value,) in values.fetchall())
+            if 0 < len(texts) <= FEW_VALUES:
+                rules.append(_rule("expect_column_values_to_be_in_set", name, "known", value_set=texts))
+    return rules
 
 
 def _signature(ctx: Context) -> Signature | None:

@@ -15,6 +15,7 @@ DAYS = ("2026-01-01", "2026-01-02")
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     """The lake of the folder in which `cli` and `lakescore` run, without input."""
+    (tmp_path / "lake").mkdir()
     return lakes.open_lake(tmp_path / "lake")
 
 

@@ -61,7 +61,7 @@ def test_command_erase_tells_asks_and_exits_1_without_a_trace(
     told = json.loads(cli("erase", "u5", "--job", "toy", "--dry-run", "--json").stdout)
     assert (told["rows"], told["dry_run"]) == (1, True)
     assert "u5" not in str(told)
-    monkeypatch.setattr("pipeline.cli.care._on_a_terminal", lambda: True)
+    monkeypatch.setattr("pipeline.cli.care.on_a_terminal", lambda: True)
     asked = cli("erase", "u5", "--job", "toy", expect=1)
     assert "Remove 1 row from 1 file?" in asked.stderr
     assert len(workspace.stored()) == 50, "without an answer, nothing is removed"

@@ -28,6 +28,7 @@ def test_drift_compares_a_day_and_prints_the_result(workspace: Workspace, cli: C
 
 
 def test_drift_of_a_day_without_run_says_what_to_do(workspace: Workspace, cli: Cli) -> None:
+    workspace.lake.mkdir()
     done = cli("drift", "--date", DAY, "--job", "toy", expect=1)
     assert "no run of toy is complete on 2026-01-01" in done.stderr
     cli("drift", "--date", DAY, "--from", DAY, "--job", "toy", expect=2)

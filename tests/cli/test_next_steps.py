@@ -55,6 +55,7 @@ def test_error_names_job_and_lake_as_the_command_did_and_not_those_of_an_earlier
 
 
 def test_drift_and_quarantine_lead_to_commands_of_the_same_job_and_day(workspace: Workspace, cli: Cli) -> None:
+    workspace.lake.mkdir()
     said = cli("drift", "--job", "toy", "--date", DAY, expect=1).stderr
     assert f"lakescore run --job toy --date {DAY}, then retry; lakescore status --job toy shows" in said
     said = cli("quarantine", "release", "u1", "--job", "toy", "--date", DAY, expect=2).stderr

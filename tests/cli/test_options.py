@@ -31,8 +31,8 @@ def test_lake_given_as_an_option_wins_over_the_environment(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAKESCORE_LAKE", "usual")
-    given = json.loads(cli("generate", "--date", DAY, "--rows", 5, "--lake", "given", "--json").stdout)
-    usual = json.loads(cli("generate", "--date", DAY, "--rows", 7, "--json").stdout)
+    given = json.loads(cli("generate", "--date", DAY, "--rows", 5, "--lake", "given", "--create", "--json").stdout)
+    usual = json.loads(cli("generate", "--date", DAY, "--rows", 7, "--create", "--json").stdout)
     assert [day["rows"] for day in given + usual] == [5, 7]
     assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*.parquet")} == {"given", "usual"}
     assert (tmp_path / "given" / given[0]["files"][0]).stat().st_size == given[0]["bytes"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -46,5 +47,6 @@ def test_json_is_the_only_document_and_notes_go_to_stderr(cli: Cli, lake: Lake) 
     assert "churn_model" in done.stderr, "the model is not registered"
 
 
-def test_json_keeps_letters_of_every_language(cli: Cli) -> None:
+def test_json_keeps_letters_of_every_language(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "Größe Ω").mkdir()
     assert "Größe Ω" in cli("catalog", "--lake", "Größe Ω", "--job", "churn", "--json").stdout

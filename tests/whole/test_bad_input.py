@@ -66,7 +66,7 @@ Fails = Callable[..., str]
         (("backfill", "--job", "toy", "--from", "2026-01-02", "--to", DAY), 2, r"the range ends before it begins"),
         ((*RUN, "--lake", "hdfs://bucket"), 2, r"error: hdfs:// is not supported"),
         ((*RUN, "--lake", "dags/jobs/toy/job.toml"), 1, r"error: the file system refused\n.*job\.toml"),
-        ((*RUN, "--lake", "elsewhere"), 1, r"error: there is no input for .*\n.*elsewhere/unscored.*\n.*no day at all"),
+        ((*RUN, "--lake", "elsewhere"), 2, r"error: there is no lake here\n.*elsewhere\n.*--create"),
     ],
     ids=str,
 )

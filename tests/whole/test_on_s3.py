@@ -137,7 +137,7 @@ def test_command_line_all_of_it_works(
     register = ["models", "register", checkpoint, "--name", "batch_inference", "--version", "v1"]
     lakescore(*register, "--features", FEATURES, "--alias", "production")
     assert json.loads(lakescore("models", "list", "--json").stdout)[0]["version"] == "v1"
-    lakescore("generate", "--date", "2026-01-01", "--rows", 500)
+    lakescore("generate", "--date", "2026-01-01", "--rows", 500, "--create")
     csv = Path(workspace.root / "more.csv")
     header = f"id,{FEATURES}\n"
     csv.write_text(header + "".join(f"x{i},30,50000,100,2,35.5,{i}\n" for i in range(50)))

@@ -7,6 +7,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 bin := $(VENV)/bin
+# Timestamps of what is installed: what a user needs, and what development needs beyond that.
+runs := $(VENV)/.runs
 installed := $(VENV)/.installed
 pytest = $(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
@@ -18,21 +20,27 @@ help: ## List the targets (the default)
 .PHONY: venv
 venv: $(installed) ## Create or update the virtual environment
 
-# A timestamp file: installs again only if the requirements changed.
-$(installed): pyproject.toml constraints.txt
+# Timestamp files: install again only if the requirements changed.
+$(runs): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || \
 	  { echo "$(PYTHON) was not found. Install Python 3.11 or newer, or choose one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Lakescore needs Python 3.11 or newer; $(PYTHON) is older. Choose another: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "This Python cannot create virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV); the first time this takes minutes, because PyTorch is large"
+	@echo "Setting up $(VENV): Lakescore with DuckDB, PyTorch, Great Expectations and Matplotlib."
+	@echo "The first time this takes minutes, because PyTorch is large."
 	@test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(installed): $(runs)
+	@echo "Adding to $(VENV) what development needs: Airflow, MLflow, Spark, Playwright, linters, test tools."
 	@$(bin)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 .PHONY: demo
-demo: $(installed) ## Run a demo: make data and a model, score, run again, query the history
+demo: $(runs) ## Run a demo: make data and a model, score, run again, query the history; goes on where one is
 	$(bin)/lakescore demo
 
 .PHONY: airflow

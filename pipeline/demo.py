@@ -30,14 +30,27 @@ FEATURES = (
 TRAINING_DAY = "2025-12-31"
 TRAINING_ROWS = 20_000
 HIDDEN = 64
+MARK = ".lakescore-demo"
+"""File that says that a folder was made by the demo, which may remove it."""
 
 
-def make_workspace(folder: Path) -> Settings:
-    """Creates a folder with the default job, for a lake and models. Raises UsageError if it is not empty."""
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError("the demo's folder is not empty", where=folder, next_step="remove it, or pass another: --dir")
-    shipped = resources() / "dags" / "jobs" / DEFAULT_JOB
-    shutil.copytree(shipped, folder / "dags" / "jobs" / DEFAULT_JOB)
+def make_workspace(folder: Path, *, fresh: bool = False) -> Settings:
+    """Creates a folder with the default job, for a lake and models, or returns to that of an earlier demo.
+
+    `fresh` removes the earlier demo first. Raises UsageError for a folder with anything else.
+    """
+    there = folder.exists() and any(folder.iterdir())
+    if there and not (folder / MARK).is_file():
+        raise UsageError(
+            "the folder is not empty, and not that of a demo", where=folder.absolute(), next_step="pass another: --dir"
+        )
+    if there and fresh:
+        shutil.rmtree(folder)
+        there = False
+    if not there:
+        shipped = resources() / "dags" / "jobs" / DEFAULT_JOB
+        shutil.copytree(shipped, folder / "dags" / "jobs" / DEFAULT_JOB)
+        (folder / MARK).touch()
     return Settings(lake=str(folder / "lake"), jobs=folder / "dags" / "jobs", models=str(folder / "models"))
 
 

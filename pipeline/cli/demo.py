@@ -30,28 +30,34 @@ def add_to(app: typer.Typer) -> None:
 def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Folder to create.")] = Path("lakescore-demo"),
     rows: Annotated[int, typer.Option(help="Rows per day.", min=1)] = 100_000,
+    *,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in the folder first.")] = False,
 ) -> None:
-    """Generate data, train a model, score two days, run again, and query the history."""
+    """Generate data, train a model, score two days, run again, and query the history. Goes on where a demo is."""
     from pipeline.context import Context
     from pipeline.demo import FEATURES, make_workspace, train
     from pipeline.flow.day import run_day
     from pipeline.ingest.generate import generate_day
     from pipeline.job.loading import find_job
     from pipeline.job.project import DEFAULT_JOB
-    from pipeline.model.registry import Registry
+    from pipeline.model.registry import PRODUCTION, Registry
     from pipeline.report import pages
 
-    settings = make_workspace(folder)
+    settings = make_workspace(folder, fresh=fresh)
     _say("1. A model", "trained on made-up customers, registered and promoted to production")
-    accuracy = train(folder / "checkpoint.pt")
-    registry = Registry(Path(settings.models))
-    registry.register(folder / "checkpoint.pt", name=DEFAULT_JOB, version="v1", features=FEATURES, alias="production")
-    console().print(f"{DEFAULT_JOB} v1, accuracy {accuracy:.0%} on customers it has not seen")
+    registry, checkpoint = Registry(Path(settings.models)), folder / "checkpoint.pt"
+    if PRODUCTION in registry.aliases(DEFAULT_JOB):
+        console().print(f"{DEFAULT_JOB} v1 is there from an earlier demo; lakescore demo --fresh begins anew")
+    else:
+        accuracy = train(checkpoint)
+        registry.register(checkpoint, name=DEFAULT_JOB, version="v1", features=FEATURES, alias=PRODUCTION)
+        console().print(f"{DEFAULT_JOB} v1, accuracy {accuracy:.0%} on customers it has not seen")
 
     ctx = Context.open(find_job(DEFAULT_JOB, settings), settings)
     _say("2. Two days", f"of {rows:,} rows each, scored")
     for ds in DAYS:
-        generate_day(ctx.lake, ds, rows=rows)
+        if ds not in ctx.lake.input_days(ctx.job.patterns.values()):
+            generate_day(ctx.lake, ds, rows=rows)
         show_outcome(run_day(ctx, ds))
     _say("3. The same days again", "nothing has changed, so no data is read")
     for ds in DAYS:

@@ -26,9 +26,19 @@ def test_demo_scores_two_days_and_prints_their_ledgers_and_history(cli: Cli, tmp
     assert index.is_file()
     assert "lakescore explain user_000042 --replay" in shown.partition("Now try, in tour:\n")[2]
 
+    again = cli("demo", "--dir", "tour", "--rows", 200).stdout
+    assert "v1 is there from an earlier demo; lakescore demo --fresh begins anew" in again
+    assert len(re.findall(r"up to date, 200 rows .* no data was read", again)) == 4
+    (tmp_path / "tour" / "notes.txt").write_text("of the earlier demo")
+    fresh = cli("demo", "--dir", "tour", "--rows", 100, "--fresh").stdout
+    assert "v1, accuracy" in fresh
+    assert len(re.findall(r"up to date, 100 rows .* no data was read", fresh)) == 2
+    assert not (tmp_path / "tour" / "notes.txt").exists()
 
-def test_demo_leaves_a_folder_with_files_alone(cli: Cli, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("options", [(), ("--fresh",)])
+def test_demo_leaves_a_folder_with_files_alone(cli: Cli, tmp_path: Path, options: tuple[str, ...]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    assert "is not empty" in cli("demo", "--dir", "mine", "--rows", 5, expect=UsageError).stderr
+    assert "is not empty" in cli("demo", "--dir", "mine", "--rows", 5, *options, expect=UsageError).stderr
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]

@@ -85,10 +85,8 @@ def test_unknown_example_is_refused_with_the_known_ones(cli: Cli, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_name_the_examples_are_listed(cli: Cli, tmp_path: Path) -> None:
-    error = cli("init", expect=UsageError).stderr
-    assert all(f"{name} (" in error for name in NAMES)
-    assert not list(tmp_path.iterdir())
+def test_examples_are_named_after_a_bare_project_is_made(cli: Cli) -> None:
+    assert "lakescore init --example NAME; " + ", ".join(NAMES) in cli("init").stdout
 
 
 @pytest.mark.parametrize("name", NAMES)

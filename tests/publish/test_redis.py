@@ -186,6 +186,7 @@ def test_lookup_shows_what_redis_serves(workspace: Workspace, redis_url: str, cl
 
 def test_deliveries_lists_them_newest_first(workspace: Workspace, redis_url: str, cli: Cli) -> None:
     publishing(workspace)
+    workspace.lake.mkdir()
     assert "nothing has been delivered" in cli("deliveries", "--job", "toy").stdout
     misspelt = cli("deliveries", "--job", "toy", "--target", "servign", expect=2)
     assert "did you mean 'serving'?" in misspelt.stderr

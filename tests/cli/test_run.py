@@ -165,7 +165,7 @@ def test_backfill_says_for_people_what_was_not_handed_on_and_why(cli: Cli, works
     backfill = ("backfill", "--job", "toy", "--from", DAYS[0], "--to", DAYS[0])
     for state in ("1 complete; 10 rows scored", "1 up to date; 0 rows scored"):
         done = cli(*backfill, expect=1)
-        assert f"1 days: {state}\n{DAY}: serving: failed, the environment variable LAKESCORE_REDIS_URL" in done.stdout
+        assert f"1 day: {state}\n{DAY}: serving: failed, the environment variable LAKESCORE_REDIS_URL" in done.stdout
         said = rf"error: 1 of 1 days are scored, but not handed on\n +got +{DAY}\n +next .*scores nothing anew"
         assert re.search(said, done.stderr)
     (outcome,) = json.loads(cli(*backfill, "--json", expect=1).stdout)

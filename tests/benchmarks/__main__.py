@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     against,
+    cluster,
     daily,
     drift,
     explain,
@@ -28,6 +29,7 @@ from tests.benchmarks import (
 
 BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "against": against.run,
+    "cluster": cluster.run,
     "daily": daily.run,
     "drift": drift.run,
     "explain": explain.run,

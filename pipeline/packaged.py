@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 
@@ -15,3 +17,9 @@ def examples() -> dict[str, Path]:
     """Returns the folders of the examples of `lakescore init`, by name."""
     found = sorted((resources() / "dags" / "examples").glob("*/example.toml"))
     return {path.parent.name: path.parent for path in found}
+
+
+def queries() -> Traversable:
+    """Returns the folder `sql/`, which may lie in an archive: the executors of a cluster can import the package so."""
+    packaged = files("pipeline") / "sql"
+    return packaged if packaged.is_dir() else resources() / "sql"

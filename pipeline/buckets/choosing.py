@@ -10,7 +10,6 @@ from pipeline.database.resources import most_processes
 from pipeline.engines.contract import Engine
 from pipeline.engines.processes import Processes
 from pipeline.engines.spark import Spark
-from pipeline.errors import UsageError
 from pipeline.settings import Settings
 
 BUCKET_ROWS = 1_000_000
@@ -25,18 +24,8 @@ def is_split(ctx: Context, rows: int) -> bool:
 
 
 def open_engine(ctx: Context) -> Engine:
-    """Returns what maps the work of a day that is split.
-
-    Raises UsageError for a lake that the machines of a cluster cannot share.
-    """
+    """Returns what maps the work of a day that is split."""
     if ctx.job.engine.name == "spark":
-        if not (ctx.lake.is_local and "://" not in ctx.registry.url):
-            raise UsageError(
-                "a cluster cannot score a lake, or use models, in an object store yet",
-                where=ctx.lake.storage,
-                expected="a lake and models on a disk that all machines share, at the same path",
-                next_step="mount such a disk, or set name = 'processes' under [engine] in job.toml",
-            )
         return Spark(Settings.from_environment().spark)
     return Processes(_processes(ctx))
 

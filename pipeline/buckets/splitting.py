@@ -3,6 +3,8 @@
 A task writes the rows of one part of one source, by `hash(key) % buckets`, into a folder of its own:
 
     <place>/<source>-<number>-<token>/__bucket=<bucket>/*.parquet
+
+Keys of files are those of `exchange.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
+from pipeline.buckets.exchange import Exchange
 from pipeline.buckets.work import Result, Work
 from pipeline.context import Context, peak_memory_bytes, timed
 from pipeline.database.connection import column_types, read_parquet, rows_by_file, translated_errors
@@ -82,7 +85,12 @@ def split(text: str) -> str:
     folder = f"{task.place}/{task.source}-{task.number:05d}-{secrets.token_hex(4)}"
     path = ctx.lake.workspace.path(folder)
     columns = len(task.work.record.plan.features)
-    with timed("split") as clock, connect_for_job(ctx, columns) as con, translated_errors(path):
+    with (
+        timed("split") as clock,
+        Exchange(ctx).shared(folder),
+        connect_for_job(ctx, columns) as con,
+        translated_errors(path),
+    ):
         rows = _rows(con, task.work, ctx, task.source, task.piece)
         con.execute(f"SET partitioned_write_flush_threshold = {max(2048, FLUSHED_VALUES // len(rows.columns))}")
         make_folder(path.parent)
@@ -202,6 +210,7 @@ def _write_schema(con: Connection, ctx: Context, work: Work, source: Source, key
     make_folder(path.parent)
     rows.write_parquet(str(path))
     expected, got = column_types(rows), column_types(read_parquet(con, [path]))
+    Exchange(ctx).share(key)
     for name in names:
         if expected[name] != got.get(name):
             raise SchemaMismatch(

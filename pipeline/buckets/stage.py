@@ -10,27 +10,25 @@ From there on, a run is the same whatever has scored it. Only what a task return
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import shutil
 from collections import Counter, defaultdict
 
 import duckdb
 
 from pipeline.buckets.bucket import KINDS, Bucket, Scored, finished, score_bucket
 from pipeline.buckets.choosing import buckets_of, is_split, of_task, open_engine
+from pipeline.buckets.exchange import Exchange
 from pipeline.buckets.splitting import Source, Splitted, split, tasks
 from pipeline.buckets.work import Result, Work, check_machines, check_same_hash
 from pipeline.context import Context, timed
 from pipeline.engines.contract import Engine
 from pipeline.errors import LedgerImbalance, UnreadableFile
 from pipeline.histograms.counting import Counting
-from pipeline.profiles.stage import counted_by_the_stream, forget_stream_counts, keep_stream_counts
+from pipeline.profiles.stage import forget_stream_counts, keep_stream_counts, stream_counts
 from pipeline.records import Addition, EngineUsed, RunRecord, StageReport, State, Term
 from pipeline.scoring import stage as as_a_whole
 from pipeline.selecting.input import check_input_unchanged
 from pipeline.staging.folders import complete_files, staging_folder
-from pipeline.storage import make_folder, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ def score(ctx: Context, record: RunRecord) -> Addition:
     try:
         with open_engine(ctx) as engine:
             if ctx.job.engine.name == "spark":
-                check_machines(engine, ctx.lake.workspace.path(staging_folder(record)))
+                check_machines(engine, ctx, record)
             buckets = buckets_of(ctx, record.plan.candidates.rows, columns, engine.slots)
             work = Work.of(of_task(ctx, engine.slots), record, buckets)
             return _Day(ctx, work, engine).score()
@@ -62,6 +60,7 @@ def score(ctx: Context, record: RunRecord) -> Addition:
 class _Day:
     def __init__(self, ctx: Context, work: Work, engine: Engine) -> None:
         self.ctx, self.work, self.engine, self.record = ctx, work, engine, work.record
+        self.exchange = Exchange(ctx)
         self.place = staging_folder(work.record)
         self.folder = ctx.lake.workspace.path(self.place)
 
@@ -76,10 +75,10 @@ class _Day:
                 splitted, buckets = self._split(splits)
                 scored = self._score(buckets)
             finally:
-                shutil.rmtree(self.ctx.lake.workspace.path(splits), ignore_errors=True)
+                self.exchange.remove(splits)
             self._check(scored)
             counts = sum((Counter(each.counts) for each in scored), Counter[str]())
-            self._link(scored)
+            self.exchange.take([key for each in scored for key in each.files], self.folder)
             self._keep_profile(scored)
             clock.rows, clock.busy, clock.engine = counts["scored"], _busy(scored), _engine(scored, self.engine.slots)
         if counts["adopted"]:
@@ -114,7 +113,7 @@ class _Day:
         if rows != Counter(plan.rows):
             check_input_unchanged(self.ctx, self.record.plan, self.record.ds)
             raise _imbalance(self.record, "rows were lost when the day was split", plan.rows, rows)
-        left = finished(self.ctx, self.work)
+        left = finished(self.exchange, self.work)
         numbers = sorted({number for of_source in parts.values() for number in of_source})
 
         def bucket(number: int) -> Bucket:
@@ -141,21 +140,16 @@ class _Day:
         if not same:
             raise _imbalance(self.record, "the buckets do not add up to the day", plan.candidates, found)
 
-    def _link(self, scored: list[Scored]) -> None:
-        """Links the files that the tasks have returned into the staging of the run."""
-        make_folder(self.folder)
-        for key in (key for each in scored for key in each.files):
-            os.link(self.ctx.lake.workspace.path(key), self.folder / key.rpartition("/")[2])
-        sync_folder(self.folder)
-
     def _keep_profile(self, scored: list[Scored]) -> None:
         """Adds up the counts of the buckets, if each has counted all its rows."""
+        keys = [each.profile for each in scored if each.profile is not None]
+        if len(keys) < len(scored):
+            return
         total: Counting | None = None
-        for each in scored:
-            place = each.profile and each.profile.rpartition("/")[0]
-            counting = counted_by_the_stream(self.ctx, place) if place else None
-            if counting is None:
-                return
+        for key in keys:
+            content = self.exchange.storage.read(key)
+            assert content is not None, key
+            counting = stream_counts(self.ctx, content)
             if total is None:
                 total = Counting(counting.specs, self.ctx.job.drift.slices)
             total.add(counting)

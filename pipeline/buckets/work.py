@@ -5,27 +5,32 @@ from __future__ import annotations
 import hashlib
 import secrets
 import socket
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import duckdb
 
+from pipeline.buckets.exchange import Exchange
 from pipeline.context import Context
 from pipeline.engines.contract import Engine
-from pipeline.errors import UsageError
+from pipeline.errors import LakescoreError, UsageError
 from pipeline.job.config import Job
 from pipeline.lake.layout import Lake
 from pipeline.model.remote import open_registry
 from pipeline.records import Frozen, RunRecord
 from pipeline.scoring import stage
-from pipeline.storage import make_folder
+from pipeline.staging.folders import staging_folder
 
 if TYPE_CHECKING:
     from pipeline.model.manifest import Manifest
     from pipeline.model.predictor import Predictor
+
+PACKAGES = ("numpy", "pyarrow", "torch")
+"""What a task imports besides the package that is imported to look."""
 
 
 class Work(Frozen):
@@ -79,25 +84,41 @@ def check_same_hash(results: Sequence[Result]) -> None:
 
 
 class Sight(Frozen):
-    """A task: whether a machine sees the files of the run."""
+    """A task: what a machine must see."""
 
-    path: str
+    work: Work
+    key: str
     content: str
+    """Of a file that the run shares with all machines."""
 
 
 class Seen(Result):
-    host: str
+    where: str
+    """Host and Python."""
     code: str
-    sees: bool
+    lacks: tuple[str, ...] = ()
+    """Packages that are not installed."""
+    sees: bool = False
+    """Whether the file of the run is there."""
+    problem: str | None = None
+    """Why the lake, or the model, cannot be opened."""
 
 
 def look(text: str) -> str:
-    """Runs a task: tells what this machine has, and whether it sees a file of the run."""
+    """Runs a task: tells what this machine has, and whether it sees the lake and the model of the run."""
     task = Sight.model_validate_json(text)
-    path = Path(task.path)
-    sees = path.is_file() and path.read_text("utf-8") == task.content
+    record, problem, sees = task.work.record, None, False
+    lacks = tuple(name for name in PACKAGES if find_spec(name) is None)
+    if not lacks:
+        try:
+            ctx = task.work.open()
+            sees = Exchange(ctx).storage.read(task.key) == task.content.encode()
+            ctx.manifest_of(record)
+        except LakescoreError as error:
+            problem = str(error)
+    where = f"{socket.gethostname()}, {sys.executable} {sys.version.split()[0]}"
     return Seen(
-        sees=sees, host=socket.gethostname(), code=code_digest(), cpu_s=0.0, peak_memory_bytes=0
+        where=where, code=code_digest(), lacks=lacks, sees=sees, problem=problem, cpu_s=0.0, peak_memory_bytes=0
     ).model_dump_json()
 
 
@@ -115,34 +136,51 @@ def code_digest() -> str:
     return sha.hexdigest()
 
 
-def check_machines(engine: Engine, folder: Path) -> None:
-    """Checks that the machines of an engine see a folder of the run, and have the same packages as this one.
+def check_machines(engine: Engine, ctx: Context, record: RunRecord) -> None:
+    """Checks that the machines of an engine have the same packages as this one, and see the lake and the model.
 
     Raises UsageError that says which machine lacks what. Only machines that take one of the first tasks are seen.
     """
-    token = secrets.token_hex(8)
-    make_folder(folder)
-    path = folder / f"sight-{token}"
-    path.write_text(token)
-    task = Sight(path=str(path.absolute()), content=token).model_dump_json()
+    exchange, token = Exchange(ctx), secrets.token_hex(8)
+    key = f"{staging_folder(record)}/sight-{token}"
+    exchange.storage.write(key, token.encode())
+    task = Sight(work=Work.of(ctx, record, 1), key=key, content=token).model_dump_json()
     try:
         seen = [Seen.model_validate_json(text) for _, text in engine.map(look, [task] * engine.slots)]
     finally:
-        path.unlink()
+        exchange.storage.delete(key)
     check_same_hash(seen)
     for each in seen:
-        if not each.sees:
-            raise UsageError(
-                f"the machine {each.host} does not see the lake",
-                where=path,
-                expected="a disk that all machines share, at the same path",
-                next_step="mount it there; docs/cluster.md",
-            )
-        if each.code != code_digest():
-            raise UsageError(
-                f"the machine {each.host} has another version of Lakescore",
-                next_step="install the same version on all machines",
-            )
+        _check(each, exchange, key)
+
+
+def _check(seen: Seen, exchange: Exchange, key: str) -> None:
+    if seen.lacks:
+        raise UsageError(
+            f"an executor lacks the package {', '.join(seen.lacks)}",
+            where=seen.where,
+            next_step="install Lakescore there, or let PYSPARK_PYTHON name a Python that has it; docs/cluster.md",
+        )
+    if seen.code != code_digest():
+        raise UsageError(
+            "an executor has another version of Lakescore",
+            where=seen.where,
+            next_step="install the same version on all machines",
+        )
+    if seen.problem is not None:
+        raise UsageError(
+            "an executor cannot open the lake, or the model",
+            where=seen.where,
+            got=seen.problem,
+            next_step="give executors the same paths, credentials and packages as this process; docs/cluster.md",
+        )
+    if not seen.sees:
+        raise UsageError(
+            "an executor does not see the lake",
+            where=seen.where,
+            expected=f"the file {exchange.storage.where(key)}, on a disk that all machines share, at the same path",
+            next_step="mount it there; docs/cluster.md",
+        )
 
 
 def load_model(ctx: Context, manifest: Manifest) -> Predictor:

@@ -108,7 +108,9 @@ def _show_cost(found: Preview) -> None:
         word, more = "bucket" if choice.buckets == 1 else "buckets", " or more" if choice.at_least else ""
         out.print(f"scored in {choice.buckets:,} {word} of keys{more}, by {choice.engine}")
     if found.estimated_s is not None:
-        out.print(f"about {found.estimated_s:.1f} s of scoring at {found.rows_per_s:,.0f} rows/s, as in past runs")
+        past = "past runs" if found.scored_alike else "a past run, whose day was scored otherwise"
+        speed = f"{found.rows_per_s:,.0f} rows/s, and {found.estimated_cpu_s:.1f} CPU s"
+        out.print(f"about {found.estimated_s:.1f} s of scoring at {speed}, as in {past}")
     else:
         out.print("no past run to estimate the duration from")
 

@@ -6,25 +6,29 @@ be missed; a file is created only if its number is free.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.context import Context
 from pipeline.database import sql_files
 from pipeline.database.connection import translated_errors
-from pipeline.errors import CommitUnknown
+from pipeline.errors import CommitUnknown, StorageError
 from pipeline.records import FileInfo, RunRecord
 from pipeline.selecting.triage import WITHDRAWN
 from pipeline.selecting.views import Selection
-from pipeline.staging.folders import REST, staging_folder
+from pipeline.staging.folders import REST, attempts_folder, staging_folder
 from pipeline.staging.rows import rejected_schema
 from pipeline.staging.writer import GROUP_ROWS, read_batches, write_file
 from pipeline.storage import digest_of
 from pipeline.storage.parquet import read_metadata, read_schema
+
+log = logging.getLogger(__name__)
 
 TRIES = 5
 """Number of attempts at one part number whose outcome stays unknown, after which publishing fails."""
@@ -71,7 +75,7 @@ class Publication:
                     pending.appendleft((rest, len(self.others)))
                 continue
             try:
-                created = storage.create(partition.part(number), path)
+                created = self._publish(path, partition.part(number))
             except FileExistsError:  # taken since the lookup: the next iteration notes it
                 unseen += 1
                 self._wait_until_seen(partition.part(number), unseen)
@@ -85,6 +89,29 @@ class Publication:
             self.seen.append(created)
             pending.popleft()
             number, unknown, unseen = number + 1, 0, 0
+
+    def _publish(self, path: Path, key: str) -> FileInfo:
+        """Creates a part: by a copy in the object store, if a task of the run has left the file there."""
+        source = self._in_bucket.get(path.name)
+        storage = self.ctx.lake.storage
+        return storage.create(key, path) if source is None else storage.copy(source, key)
+
+    @cached_property
+    def _in_bucket(self) -> dict[str, str]:
+        """The keys, by name, of the files that tasks have left in the object store; their names are unique.
+
+        None if the store does not copy as it must: then they are uploaded from here.
+        """
+        if self.ctx.lake.is_local:
+            return {}
+        files = self.ctx.lake.storage.files(attempts_folder(self.record))
+        if files:
+            try:
+                self.ctx.lake.storage.probe_copy()
+            except StorageError as error:
+                log.info("the files of the run are uploaded once more instead of copied: %s", error.what)
+                return {}
+        return {file.path.rpartition("/")[2]: file.path for file in files}
 
     def _note_digests(self, paths: Sequence[Path]) -> None:
         """Stores the digests of files in the record, before any is published: `verify` compares them with the parts."""

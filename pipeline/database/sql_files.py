@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from pipeline.errors import UsageError, nearest
-from pipeline.packaged import resources
+from pipeline.packaged import queries
 
 
 @cache
 def load(name: str) -> str:
     """Returns the text of `sql/<name>.sql`, such as `load("selecting/to_score")`."""
-    return (resources() / "sql" / f"{name}.sql").read_text("utf-8")
+    return queries().joinpath(*f"{name}.sql".split("/")).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class NamedQuery:
 @cache
 def named() -> dict[str, NamedQuery]:
     """Returns the queries in `sql/query/named/`, by name: those that users can call."""
-    folder = resources() / "sql" / "query" / "named"
-    return {path.stem: NamedQuery(path.stem, path.read_text("utf-8")) for path in sorted(folder.glob("*.sql"))}
+    found = [each for each in queries().joinpath("query", "named").iterdir() if each.name.endswith(".sql")]
+    texts = {each.name.removesuffix(".sql"): each.read_text(encoding="utf-8") for each in found}
+    return {name: NamedQuery(name, texts[name]) for name in sorted(texts)}
 
 
 def find(name: str) -> NamedQuery:

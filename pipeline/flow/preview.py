@@ -14,7 +14,7 @@ from pipeline.lake.layout import Partition
 from pipeline.quality import examine, rejections, verdict
 from pipeline.quality.rejections import Reason
 from pipeline.quality.stage import with_broken_rules
-from pipeline.records import ModelRef
+from pipeline.records import ModelRef, StageReport
 from pipeline.scoring.batch import prepare, reasons_of_unselected
 from pipeline.selecting.imported import reading_only
 from pipeline.selecting.input import check_input
@@ -55,11 +55,20 @@ class Preview:
     """What would score the day."""
     rows_per_s: float | None
     """Speed of a recent run of this job that scored at least 1,000 rows; None if there is none."""
+    cpu_s_per_row: float | None
+    """CPU seconds that this run has taken to score a row, in all its processes and on all machines."""
+    scored_alike: bool
+    """Whether this run was scored like the day would be: in buckets, or as a whole."""
 
     @property
     def estimated_s(self) -> float | None:
         """Estimated seconds of scoring, without start-up (about 3 s)."""
         return self.dispositions["scored"] / self.rows_per_s if self.rows_per_s else None
+
+    @property
+    def estimated_cpu_s(self) -> float | None:
+        """Estimated CPU seconds of scoring, on all machines."""
+        return None if self.cpu_s_per_row is None else self.dispositions["scored"] * self.cpu_s_per_row
 
     def as_dict(self) -> dict[str, Any]:
         quarantine = [asdict(each) for each in self.quarantine]
@@ -67,6 +76,7 @@ class Preview:
             "quarantine": quarantine,
             "model": self.model.model_dump(),
             "estimated_s": self.estimated_s,
+            "estimated_cpu_s": self.estimated_cpu_s,
             **vars(self.choice),
         }
         return {name: value for name, value in vars(self).items() if name != "choice"} | others
@@ -93,6 +103,8 @@ def _preview(ctx: Context, ds: str, *, whole: bool) -> Preview:
     else:
         counts, files, reasons, stops = _count(ctx, manifest, ds, whole=whole)
     job = ctx.job.input
+    choice = expected(ctx, counts["candidates"], len({*job.key, *job.carry, *manifest.signature.features}))
+    past = _past_scoring(ctx, ds, in_buckets=choice.buckets is not None)
     return Preview(
         ds=ds,
         model=manifest.ref,
@@ -107,8 +119,10 @@ def _preview(ctx: Context, ds: str, *, whole: bool) -> Preview:
         quarantine=tuple(reasons),
         stops=tuple(stops),
         input_files=files,
-        choice=expected(ctx, counts["candidates"], len({*job.key, *job.carry, *manifest.signature.features})),
-        rows_per_s=_past_speed(ctx, ds),
+        choice=choice,
+        rows_per_s=past.rows_per_s if past else None,
+        cpu_s_per_row=past.cpu_s / past.rows if past else None,
+        scored_alike=past is not None and (past.buckets is None) == (choice.buckets is None),
     )
 
 
@@ -160,12 +174,18 @@ def _count_rows(ctx: Context, selected: Selection, signature: Signature) -> tupl
     return counts, tally.reasons()
 
 
-def _past_speed(ctx: Context, ds: str) -> float | None:
-    """Returns the speed of the newest run that scored enough rows: of this day, else of the five newest other days."""
+def _past_scoring(ctx: Context, ds: str, *, in_buckets: bool) -> StageReport | None:
+    """Returns the report of the newest run that scored enough rows: of this day, else of the five newest other days.
+
+    One that scored in buckets, or as a whole, as the day would be scored, comes first.
+    """
     days = [day for day in reversed(ctx.lake.records.days(ctx.job.name)) if day != ds]
+    other = None
     for day in [ds, *days[:5]]:
         for record in ctx.lake.records.iter_day(ctx.job.name, day):
             for stage in record.stages:
                 if stage.stage == "score" and stage.rows >= 1000:
-                    return stage.rows_per_s
-    return None
+                    if (stage.buckets is not None) == in_buckets:
+                        return stage
+                    other = other or stage
+    return other

@@ -116,10 +116,13 @@ def forget_stream_counts(ctx: Context, place: str) -> None:
 
 def counted_by_the_stream(ctx: Context, place: str) -> Counting | None:
     """Returns the counts of the stream that staged the files in a folder, or None if it counted nothing."""
-    path = ctx.lake.workspace.path(f"{place}/{STAGED}")
-    if not path.is_file():
-        return None
-    return Counting.of(from_table(from_bytes(path.read_bytes())), ctx.job.drift.slices)
+    content = ctx.lake.workspace.read(f"{place}/{STAGED}")
+    return None if content is None else stream_counts(ctx, content)
+
+
+def stream_counts(ctx: Context, content: bytes) -> Counting:
+    """Returns the counts in a file that `keep_stream_counts` wrote."""
+    return Counting.of(from_table(from_bytes(content)), ctx.job.drift.slices)
 
 
 def _manifest(ctx: Context, record: RunRecord) -> Manifest:

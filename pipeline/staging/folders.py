@@ -10,7 +10,8 @@ A file with such a name is complete and synced; while it is written, it has anot
 that a run finds only what earlier runs of the same model and job left behind. The token is random: two processes that
 run the same stage of the same run never write to the same file.
 
-Staging lies on the lake's `workspace`: the lake's own disk, or a local folder if the lake is in an object store.
+Staging lies on the lake's `workspace`: the lake's own disk, or a local folder if the lake is in an object store. If a
+cluster scores such a lake, what its tasks leave lies in the store, under the same keys.
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ def staging_folder(record: RunRecord) -> str:
     return f"{shared_staging_folder(record)}/{record.run_id}"
 
 
+def attempts_folder(record: RunRecord) -> str:
+    """Returns the key of the folder in which the attempts at all buckets of a run lie: `buckets/bucket.py`."""
+    return f"{staging_folder(record)}/attempts"
+
+
 def staged_files(ctx: Context, record: RunRecord, kind: str) -> list[Path]:
     """Returns the complete files of a kind (`scored`, `rejected`, `withdrawn`) that a run has staged, in order."""
     return complete_files(ctx.lake.workspace.path(staging_folder(record)), kind)
@@ -60,6 +66,11 @@ def discard_staging(ctx: Context, record: RunRecord) -> None:
         if run == record.run_id or _is_over(ctx, record, run):
             folder = disk.path(f"{shared_staging_folder(record)}/{run}")
             shutil.rmtree(folder, ignore_errors=True)  # `clean` finds what remains
+    if not ctx.lake.is_local:
+        for run in ctx.lake.storage.folders(shared_staging_folder(record)):
+            if run == record.run_id or _is_over(ctx, record, run):
+                for file in ctx.lake.storage.files(f"{shared_staging_folder(record)}/{run}"):
+                    ctx.lake.storage.delete(file.path)
     remove_empty(disk.path(shared_staging_folder(record)), disk.path(".staging"))
 
 

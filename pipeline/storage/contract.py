@@ -65,6 +65,12 @@ class Storage(Protocol):
         unknown, for example after a timeout: look before retrying.
         """
 
+    def copy(self, source: str, key: str) -> FileInfo:
+        """Publishes a file of this storage, under a name that must be free, without moving its content through here.
+
+        Raises what `create` raises, and FileNotFoundError if there is no such file.
+        """
+
     def write(self, key: str, content: bytes) -> None:
         """Replaces a file as a whole: a reader sees the old content or the new."""
 
@@ -82,3 +88,6 @@ class Storage(Protocol):
 
     def probe(self) -> None:
         """Checks that `create` refuses a taken name here, and `update` an outdated file. Raises StorageError if not."""
+
+    def probe_copy(self) -> None:
+        """Checks that `copy` works here, and refuses a taken name. Raises StorageError if not."""

@@ -181,6 +181,9 @@ class LocalStorage:
                 sync_folder(folder)
             return _info(key, target.stat())
 
+    def copy(self, source: str, key: str) -> FileInfo:
+        return self.create(key, self.path(source))
+
     def delete(self, key: str) -> None:
         with translated_os_errors(self.path(key)):
             try:
@@ -204,6 +207,9 @@ class LocalStorage:
         finally:
             source.unlink(missing_ok=True)
             target.unlink(missing_ok=True)
+
+    def probe_copy(self) -> None:
+        self.probe()  # a copy is a hard link, too
 
 
 def probe_updates(storage: Any, key: str) -> None:

@@ -150,6 +150,23 @@ class ObjectStorage:
                 raise FileExistsError(self.where(key)) from None
         return FileInfo(path=key, size=finished.stat().st_size, etag=str(put["e_tag"]))
 
+    def copy(self, source: str, key: str) -> FileInfo:
+        """On S3, a multipart upload with one copied part, which `If-None-Match: *` completes only if the name is free.
+
+        S3 has no condition for a plain copy; some servers offer a header for it, and others ignore that silently.
+        """
+        with self._translated_errors(source):
+            obstore.head(self._store, source)
+        with self._translated_errors(key, writing=True):
+            try:
+                obstore.copy(self._store, source, key, overwrite=False)
+            except (AlreadyExistsError, PreconditionError):
+                raise FileExistsError(self.where(key)) from None
+        found = self.head(key)
+        if found is None:
+            raise CommitUnknown("a file that was just copied cannot be seen", where=self.where(key))
+        return found
+
     def write(self, key: str, content: bytes) -> None:
         with self._translated_errors(key):
             obstore.put(self._store, key, content)
@@ -192,6 +209,25 @@ class ObjectStorage:
             finally:
                 self.delete(key)
 
+    def probe_copy(self) -> None:
+        source, key = (f".probe-{secrets.token_hex(4)}" for _ in range(2))
+        try:
+            self.write(source, b"1")
+            self.copy(source, key)
+            if self.read(key) != b"1":
+                raise StorageError("this object store does not copy what it is told to", where=self.url)
+            self.write(source, b"2")
+            with suppress(FileExistsError):
+                self.copy(source, key)
+                raise StorageError(
+                    "this object store lets a copy replace a file",
+                    where=self.url,
+                    expected="a multipart copy with If-None-Match that fails if the name is taken",
+                )
+        finally:
+            self.delete(source)
+            self.delete(key)
+
     @property
     def _store(self) -> ObjectStore:
         return self._at("")[0]
@@ -209,7 +245,10 @@ class ObjectStorage:
             insecure = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
             with self._translated_errors(root):
                 self._stores[root] = from_url(
-                    root, client_options={"allow_http": True} if insecure else None, retry_config=self._retry
+                    root,
+                    config=cast("Any", {"copy_if_not_exists": "multipart"}) if root.startswith("s3://") else None,
+                    client_options={"allow_http": True} if insecure else None,
+                    retry_config=self._retry,
                 )
         return self._stores[root], path
 

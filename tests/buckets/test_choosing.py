@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,14 @@ from pipeline.database.resources import Resources
 from pipeline.engines.threads import Threads
 from pipeline.errors import UsageError
 from pipeline.flow.preview import preview
+from pipeline.records import RunRecord, StageReport
 from pipeline.selecting.plan import plan
 from tests.calling import Cli
 from tests.workspace import DAY, Workspace
+
+
+def score_report(record: RunRecord) -> StageReport:
+    return next(report for report in record.stages if report.stage == "score")
 
 
 def engine(workspace: Workspace, text: str, **settings: Any) -> Context:
@@ -87,28 +93,71 @@ def test_plan_says_what_would_score_a_day(workspace: Workspace, cli: Cli) -> Non
     assert "scored in 1 bucket of keys or more, by spark" in cli("plan", "--job", "toy", "--date", DAY).stdout
 
 
-def test_cluster_and_object_store_are_refused(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAKESCORE_SPARK", "spark://nowhere:7077")
-    ctx = engine(workspace, 'name = "spark"')
-    monkeypatch.setattr(type(ctx.lake), "is_local", False)
-    with pytest.raises(UsageError, match="object store") as raised:
-        open_engine(ctx)
-    assert "'processes'" in str(raised.value.next_step)
+def test_plan_estimates_the_cost_from_runs_that_were_scored_alike(workspace: Workspace, cli: Cli) -> None:
+    workspace.day(2000)
+    first = score_report(workspace.complete())
+    workspace.day(3000, "2026-01-02")
+    ctx = engine(workspace, 'name = "processes"\nmin_rows = 1\nbuckets = 2')
+    found = preview(ctx, "2026-01-02")
+    assert (found.rows_per_s, found.scored_alike) == (first.rows_per_s, False)
+    assert found.estimated_cpu_s == pytest.approx(first.cpu_s * 1.5)
+    assert found.as_dict()["estimated_cpu_s"] == found.estimated_cpu_s
+    assert "a past run, whose day was scored otherwise" in cli("plan", "--job", "toy", "--date", "2026-01-02").stdout
+    lake = ctx.lake
+    record = lake.records.last_complete("toy", DAY)
+    assert record is not None
+    bucketed = first.model_copy(update={"buckets": 2, "wall_s": first.wall_s * 3})
+    older = record.with_(run_id="20260101T000000Z-00000000", stages=(bucketed,))
+    lake.records.create(older)
+    found = preview(ctx, "2026-01-02")
+    assert (found.rows_per_s, found.scored_alike) == (bucketed.rows_per_s, True)
+    assert preview(engine(workspace, 'name = "threads"'), "2026-01-02").rows_per_s == first.rows_per_s
 
 
-def test_machines_that_do_not_fit_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_machines(Threads(2), tmp_path / "run")
-    assert not list((tmp_path / "run").iterdir())
+def test_machines_that_do_not_fit_are_named(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.day(100)
+    ctx = workspace.context()
+    record = plan(ctx, DAY)
+    check_machines(Threads(2), ctx, record)
+    assert not list(workspace.lake.glob(".staging/**/sight-*"))
 
-    def elsewhere(text: str) -> str:
-        return look(json.dumps({**json.loads(text), "path": str(tmp_path / "absent")}))
+    def answered(**found: object) -> None:
+        monkeypatch.setattr(work, "look", lambda text: json.dumps({**json.loads(look(text)), **found}))
 
-    monkeypatch.setattr(work, "look", elsewhere)
-    with pytest.raises(UsageError, match="does not see the lake"):
-        check_machines(Threads(1), tmp_path / "run")
-    monkeypatch.setattr(work, "look", lambda text: json.dumps({**json.loads(look(text)), "code": "another"}))
+    answered(sees=False)
+    with pytest.raises(UsageError, match="does not see the lake") as raised:
+        check_machines(Threads(1), ctx, record)
+    assert sys.executable in str(raised.value.where)
+    answered(code="another")
     with pytest.raises(UsageError, match="another version of Lakescore"):
-        check_machines(Threads(1), tmp_path / "run")
+        check_machines(Threads(1), ctx, record)
+    monkeypatch.setattr(work, "look", look)
+    monkeypatch.setattr(work, "PACKAGES", ("numpy", "nowhere_to_be_found"))
+    with pytest.raises(UsageError, match="lacks the package nowhere_to_be_found"):
+        check_machines(Threads(1), ctx, record)
+
+
+def test_lake_or_model_that_a_machine_does_not_see_is_named(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.day(100)
+    ctx = workspace.context()
+    record = plan(ctx, DAY)
+
+    def elsewhere(name: str) -> None:
+        def moved(text: str) -> str:
+            task = json.loads(text)
+            return look(json.dumps({**task, "work": {**task["work"], name: str(tmp_path / "elsewhere")}}))
+
+        monkeypatch.setattr(work, "look", moved)
+
+    elsewhere("lake")
+    with pytest.raises(UsageError, match="does not see the lake"):
+        check_machines(Threads(1), ctx, record)
+    elsewhere("models")
+    with pytest.raises(UsageError, match="cannot open the lake, or the model") as raised:
+        check_machines(Threads(1), ctx, record)
+    assert "elsewhere" in str(raised.value.got)
 
 
 def test_other_versions_of_duckdb_are_refused() -> None:

@@ -5,9 +5,7 @@ Here the tasks run in a thread of this process, which is fast; `test_engines.py`
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,7 @@ from pipeline.errors import LedgerImbalance, QualityStop, SchemaMismatch, Storag
 from pipeline.model.predictor import Predictor
 from pipeline.records import RunRecord
 from tests.buckets.days import check_equal, rows_of, same
-from tests.s3 import BUCKET, S3Server
-from tests.workspace import DAY, Workspace, changed, table, write_table
+from tests.workspace import DAY, Workspace, changed, table
 
 ENGINE = '\n[engine]\nname = "processes"\nmin_rows = 1\nbuckets = 5\n'
 JOB = """
@@ -332,25 +329,3 @@ def test_file_that_a_machine_does_not_see_is_named(workspace: Workspace, monkeyp
     with pytest.raises(StorageUnavailable, match="missing on the machine") as raised:
         workspace.run()
     assert str(raised.value.where).endswith("elsewhere.parquet")
-
-
-@pytest.mark.slow
-def test_lake_in_an_object_store_is_split_on_the_local_disk(workspace: Workspace, s3: S3Server, tmp_path: Path) -> None:
-    days = (table(300), changed(table(300), "a", dict.fromkeys(range(20), 0.5)))
-    whole = workspace.copy_to(tmp_path / "whole")
-    for rows in days:
-        whole.day(rows)
-        whole.complete()
-    bucketed(workspace)
-    workspace.settings = dataclasses.replace(workspace.settings, lake=f"s3://{BUCKET}/{uuid.uuid4().hex}/lake")
-    storage = workspace.context().lake.storage
-    for rows in days:
-        write_table(rows, tmp_path / "data.parquet")
-        storage.replace(f"unscored/ds={DAY}/data.parquet", tmp_path / "data.parquet")
-        record = workspace.complete()
-        assert score_report(record).buckets == 5
-    copy = tmp_path / "copy"
-    for file in storage.files("predictions"):
-        (copy / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (copy / file.path).write_bytes(storage.read(file.path) or b"")
-    assert check_equal(copy, whole.lake) == 320

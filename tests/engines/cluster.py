@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,19 +54,24 @@ class Cluster:
         }
 
     @contextmanager
-    def found(self) -> Iterator[None]:
-        """Lets this process, and those that it starts, find the cluster."""
-        with pytest.MonkeyPatch.context() as patch:
+    def found(self, settings: Mapping[str, object] | None = None) -> Iterator[None]:
+        """Lets this process, and those that it starts, find the cluster. `settings` of Spark: without `spark.`."""
+        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
+            if settings:
+                lines = [f"spark.{name} {value}" for name, value in settings.items()]
+                _configure(Path(folder), *lines, like=self.folder / "conf")
+                patch.setenv("SPARK_CONF_DIR", folder)
             yield
 
 
 @contextmanager
 def standalone(folder: Path) -> Iterator[Cluster]:
     (folder / "conf").mkdir(parents=True)
-    lines = [f"{name} {value}" for name, value in SETTINGS.items()]
-    (folder / "conf" / "spark-defaults.conf").write_text("\n".join(lines))
+    archive(folder / "lakescore.zip")
+    pairs = {**SETTINGS, "spark.submit.pyFiles": str(folder / "lakescore.zip")}
+    _configure(folder / "conf", *(f"{name} {value}" for name, value in pairs.items()))
     port, ui = free_port(), free_port()
     with ExitStack() as ended:
         arguments = ("--host", HOST, "--port", port, "--webui-port", ui)
@@ -78,6 +85,21 @@ def standalone(folder: Path) -> Iterator[Cluster]:
             workers.append(ended.enter_context(worker))
         until(lambda: _alive(ui) == len(WORKERS), "the workers are registered")
         yield Cluster(url, folder, tuple(workers))
+
+
+def archive(path: Path) -> Path:
+    """Writes the package as its wheel holds it."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for folder, inside in ((ROOT / "pipeline", "pipeline"), (ROOT / "sql", "pipeline/sql")):
+            for file in sorted(folder.rglob("*")):
+                if file.is_file() and "__pycache__" not in file.parts:
+                    made.write(file, f"{inside}/{file.relative_to(folder).as_posix()}")
+    return path
+
+
+def _configure(folder: Path, *lines: str, like: Path | None = None) -> None:
+    before = (like / "spark-defaults.conf").read_text() if like else ""
+    (folder / "spark-defaults.conf").write_text("\n".join([before, *lines]))
 
 
 @contextmanager

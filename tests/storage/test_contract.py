@@ -292,6 +292,35 @@ class StorageContract(ABC):
         storage.probe()
         assert self.stored(storage) == {}
 
+    def test_copy_takes_a_free_name_alone_and_leaves_the_source(self, storage: Storage) -> None:
+        self.put(storage, "attempt/a b", b"rows")
+        self.put(storage, "attempt/other", b"other")
+        created = storage.copy("attempt/a b", "data/part-0")
+        assert created == storage.head("data/part-0")
+        assert created.size == 4
+        with pytest.raises(FileExistsError):
+            storage.copy("attempt/other", "data/part-0")
+        with pytest.raises(FileNotFoundError):
+            storage.copy("attempt/absent", "data/part-1")
+        assert self.stored(storage) == {"attempt/a b": b"rows", "attempt/other": b"other", "data/part-0": b"rows"}
+
+    def test_probe_of_copies_finds_those_that_overwrite_and_leaves_nothing(self, tmp_path: Path) -> None:
+        honest = self.make(tmp_path)
+        honest.probe_copy()
+
+        class Overwriting(type(honest)):  # type: ignore[misc]
+            def create(self, key: str, finished: Path) -> object:
+                self.delete(key)
+                return super().create(key, finished)
+
+            def copy(self, source: str, key: str) -> object:
+                self.delete(key)
+                return super().copy(source, key)
+
+        with pytest.raises(StorageError, match=r"created twice|lets a copy replace"):
+            Overwriting(honest.root if isinstance(honest, LocalStorage) else str(honest)).probe_copy()
+        assert self.stored(honest) == {}
+
     def test_probe_storage_that_overwrites_is_refused(self, tmp_path: Path) -> None:
         honest = self.make(tmp_path)
 

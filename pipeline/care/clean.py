@@ -16,6 +16,7 @@ from pipeline.buckets.exchange import FETCHED
 from pipeline.care.files import SCRATCH
 from pipeline.errors import UsageError
 from pipeline.lake.layout import Lake
+from pipeline.lake.liveness import PREFIX as ALIVE
 from pipeline.records import FileInfo
 from pipeline.storage.local import WRITING
 
@@ -80,5 +81,5 @@ def _work(lake: Lake) -> Iterator[Path]:
     for top, depth in DEPTH.items():
         root = lake.workspace.path(top)
         yield from sorted(path for path in root.glob("/".join("*" * depth)) if path.is_dir())
-        yield from sorted(path for prefix in (SCRATCH, FETCHED) for path in root.glob(f"{prefix}*"))
+        yield from sorted(path for prefix in (SCRATCH, FETCHED, ALIVE) for path in root.glob(f"{prefix}*"))
     yield from sorted(lake.workspace.path(WRITING).glob("*"))

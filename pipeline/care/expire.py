@@ -27,8 +27,8 @@ MARK = "expired"
 def expire(lake: Lake, job: Job, *, keep_days: int, dry_run: bool = False) -> list[str]:
     """Removes what was made of periods that were over more than `keep_days` ago; run records stay.
 
-    Returns the periods of which something was removed or, with `dry_run`, would be. A period with an active run on this
-    host is left for the next time. Can be repeated, and then finishes what was interrupted.
+    Returns the periods of which something was removed or, with `dry_run`, would be. A period with an active run is
+    left for the next time. Can be repeated, and then finishes what was interrupted.
     """
     if keep_days < 1:
         raise UsageError("at least one day must be kept", got=keep_days)
@@ -43,7 +43,7 @@ def expire(lake: Lake, job: Job, *, keep_days: int, dry_run: bool = False) -> li
 def _expire(lake: Lake, job: str, ds: str, *, dry_run: bool) -> bool:
     """Removes what is left of a day; returns whether there was anything."""
     records = lake.records.of_day(job, ds)
-    if any(is_at_work(record) for record in records):
+    if any(is_at_work(lake, record) for record in records):
         return False
     fresh = [record for record in records if record.ledger is not None and record.expired_at is None]
     partitions = [Partition(job, ds, version) for version in lake.versions(job, ds)]

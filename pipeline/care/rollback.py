@@ -43,7 +43,7 @@ class RolledBack:
 def rollback(lake: Lake, run_id: str) -> RolledBack:
     """Can be repeated, also after a crash. Raises UsageError if the run is unknown or still active."""
     record = lake.records.find(run_id)
-    if is_at_work(record) and record.pid != os.getpid():
+    if is_at_work(lake, record) and record.pid != os.getpid():
         raise UsageError(
             f"run {run_id} is still active",
             got=f"process {record.pid}",

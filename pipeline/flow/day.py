@@ -30,6 +30,7 @@ from pipeline.flow.stage_list import Runs, Stage
 from pipeline.job.config import Job
 from pipeline.lake import skips
 from pipeline.lake.layout import Partition
+from pipeline.lake.liveness import beating
 from pipeline.records import Addition, RunRecord, State
 from pipeline.selecting.up_to_date import find_valid_run
 from pipeline.staging.folders import staging_folder
@@ -180,11 +181,12 @@ def advance(ctx: Context, record: RunRecord, last: str | None = None, *, repeats
 
     A stage that repeats until it succeeds is the last one or left to others; as the last one, it raises its errors.
     """
-    for stage in stage_list.of_run(ctx.job, last):
-        alone = stage.repeated and stage.name == last
-        if stage.is_due(record) and (alone or not stage.repeated or (repeats and last is None)):
-            record = run_stage(ctx, stage, record, raises=alone)
-    return record
+    with beating(ctx.lake, record):
+        for stage in stage_list.of_run(ctx.job, last):
+            alone = stage.repeated and stage.name == last
+            if stage.is_due(record) and (alone or not stage.repeated or (repeats and last is None)):
+                record = run_stage(ctx, stage, record, raises=alone)
+        return record
 
 
 def run_stage(ctx: Context, stage: Stage, record: RunRecord, *, raises: bool = False) -> RunRecord:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pipeline.context import Context
 from pipeline.lake.layout import Partition
-from pipeline.lake.liveness import is_at_work
+from pipeline.lake.liveness import forget, is_at_work
 from pipeline.records import RunRecord, State
 from pipeline.storage import translated_os_errors
 
@@ -66,6 +66,8 @@ def discard_staging(ctx: Context, record: RunRecord) -> None:
         if run == record.run_id or _is_over(ctx, record, run):
             folder = disk.path(f"{shared_staging_folder(record)}/{run}")
             shutil.rmtree(folder, ignore_errors=True)  # `clean` finds what remains
+            if run != record.run_id:
+                forget(ctx.lake, run)
     if not ctx.lake.is_local:
         for run in ctx.lake.storage.folders(shared_staging_folder(record)):
             if run == record.run_id or _is_over(ctx, record, run):
@@ -87,11 +89,11 @@ def remove_empty(folder: Path, top: Path) -> None:
 
 
 def _is_over(ctx: Context, record: RunRecord, run_id: str) -> bool:
-    """Tells whether a run has ended, or its process on this host is gone; processes on other hosts count as alive.
+    """Tells whether a run has ended, or its process is gone (`lake/liveness.py`).
 
     A run that was stopped because of its data does not count as over: a person may want to inspect its staging.
     """
     if not ctx.lake.records.exists(record.job, record.ds, run_id):
         return False
     other = ctx.lake.records.read(record.job, record.ds, run_id)
-    return other.state is not State.stopped and is_at_work(other) is False
+    return other.state is not State.stopped and is_at_work(ctx.lake, other) is False

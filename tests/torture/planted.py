@@ -111,8 +111,8 @@ PLANTED = (
     Planted(
         "staged work of a stopped run is taken for dead",
         "pipeline/staging/folders.py",
-        "return other.state is not State.stopped and is_at_work(other) is False",
-        "return is_at_work(other) is False",
+        "return other.state is not State.stopped and is_at_work(ctx.lake, other) is False",
+        "return is_at_work(ctx.lake, other) is False",
         ("tests/committing/test_stage.py::test_run_staged_by_a_run_that_was_stopped_for_its_data_is_not_cleared_away",),
     ),
     Planted(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import duckdb
 from tests.benchmarks import shapes, workspaces
 from tests.benchmarks.measuring import in_environment, machine, markdown, write_section
 from tests.benchmarks.parts import DAY
-from tests.engines.cluster import Cluster, connect_server, standalone
+from tests.engines.cluster import connect_server, standalone
 
 ENGINE = '\n[engine]\nname = "{name}"\nmin_rows = 1\n'
 BUCKET_ROWS = 1_000_000
@@ -49,16 +48,12 @@ FROM read_parquet($mine) AS a FULL JOIN read_parquet($others) AS b ON a.id = b.i
 class Run:
     stages: dict[str, float]
     """CPU seconds by stage, those of tasks included."""
-    process_s: float
-    """CPU seconds of the process that runs the day, with its imports and its children, but without Spark's driver."""
-    cluster_s: float
-    """CPU seconds of the executors, Java and Python; 0 if they have not ended with the run."""
     peak_bytes: int
 
 
 class Benchmark:
-    def __init__(self, scratch: Path, cluster: Cluster) -> None:
-        self.scratch, self.cluster = scratch, cluster
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
         self.found: dict[str, dict[str, Run]] = {}
 
     def run(self, name: str, place: Path, engine: str, variables: Mapping[str, str] | None = None) -> None:
@@ -71,11 +66,9 @@ class Benchmark:
             text = toml.read_text() + ENGINE.format(name="spark" if engine == "connect" else engine)
             toml.unlink()
             toml.write_text(text + (f"buckets = {_buckets(place)}\n" if engine == "connect" else ""))
-        process, cluster = _children_s(), sum(map(_with_children_s, self.cluster.workers))
         record = _execute(folder, {} if variables is None else variables)
-        process, cluster = _children_s() - process, sum(map(_with_children_s, self.cluster.workers)) - cluster
         stages = {each["stage"]: each["cpu_s"] for each in record["stages"]}
-        done = Run({each: stages.get(each, 0.0) for each in STAGES}, process, cluster, record["peak_memory_bytes"])
+        done = Run({each: stages.get(each, 0.0) for each in STAGES}, record["peak_memory_bytes"])
         self.found.setdefault(name, {})[engine] = done
         print(name, engine, done, flush=True)  # noqa: T201
         if engine != "threads":
@@ -96,7 +89,7 @@ def run(scratch: Path, rows: list[int], _repeats: int) -> None:
     spark = scratch / "spark"
     shutil.rmtree(spark, ignore_errors=True)
     with standalone(spark) as cluster:
-        done = Benchmark(scratch, cluster)
+        done = Benchmark(scratch)
         for number, (name, place) in enumerate(days.items()):
             done.run(name, place, "threads")
             if number < 2:
@@ -166,17 +159,6 @@ def _buckets(place: Path) -> int:
     return max(2, -(-int(rows) // BUCKET_ROWS))
 
 
-def _children_s() -> float:
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return spent.ru_utime + spent.ru_stime
-
-
-def _with_children_s(process: subprocess.Popen[bytes]) -> float:
-    """Returns the CPU seconds of a process and of those of its children that have ended."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
 def _table(found: Mapping[str, Mapping[str, Run]]) -> str:
     lines: list[list[object]] = []
     for day, runs in found.items():
@@ -184,8 +166,7 @@ def _table(found: Mapping[str, Mapping[str, Run]]) -> str:
             stages = [f"{each.stages[name]:.1f}" for name in STAGES]
             total = sum(each.stages.values())
             ratio = total / sum(runs["threads"].stages.values())
-            java = "" if engine == "connect" else f"{each.process_s + each.cluster_s:.0f}"
-            figures = [f"**{total:.1f}**", f"{ratio:.2f}", java, f"{each.peak_bytes / MB:,.0f}"]
+            figures = [f"**{total:.1f}**", f"{ratio:.2f}", f"{each.peak_bytes / MB:,.0f}"]
             lines.append([day if number == 0 else "", engine, *stages, *figures])
-    columns = ["", "engine", *STAGES, "**sum**", "x threads", "all processes", "peak MB of one process"]
+    columns = ["", "engine", *STAGES, "**sum**", "x threads", "peak MB of one process"]
     return markdown(columns, lines)

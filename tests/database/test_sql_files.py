@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from pipeline.buckets.work import code_digest
+from pipeline.database import sql_files
 from pipeline.database.sql_files import NamedQuery
+from tests.engines.cluster import archive
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = {path.relative_to(ROOT / "sql").with_suffix("").as_posix(): path for path in sorted(ROOT.glob("sql/**/*.sql"))}
@@ -84,3 +90,21 @@ def test_every_file_is_used() -> None:
     }
     unused = [name for name in FILES if not name.startswith("query/named/") and name not in texts]
     assert not unused, f"nothing reads {', '.join(unused)}"
+
+
+@pytest.mark.slow
+def test_queries_are_found_in_an_archive_of_the_package(tmp_path: Path) -> None:
+    """The executors of a cluster may import the package so; its modules are the same."""
+    made = archive(tmp_path / "lakescore.zip")
+    script = (
+        "from pipeline.database import sql_files\nfrom pipeline.buckets.work import code_digest\n"
+        "print(sql_files.__file__, len(sql_files.load('selecting/to_score')), *sql_files.named(), code_digest())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(made)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    place, length, *names, digest = done.stdout.split()
+    assert place.startswith(str(made))
+    assert int(length) == len(sql_files.load("selecting/to_score"))
+    assert names == list(sql_files.named())
+    assert digest == code_digest()

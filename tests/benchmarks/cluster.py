@@ -99,7 +99,8 @@ def run(scratch: Path, rows: list[int], _repeats: int) -> None:
             for name, place in list(days.items())[:2]:
                 done.run(name, place, "connect", {**cluster.environment, "LAKESCORE_SPARK": address})
         count = min(WIDE_ROWS, *rows)
-        place = shapes.lay_out(scratch / "wide", workspaces.CORE, shapes.SHAPES["wide"], count)
+        place = shapes.lay_out(scratch, "wide", count)
+        (place / "dags" / "jobs" / "wide").rename(place / "dags" / "jobs" / workspaces.CORE)
         for engine in ("threads", "processes"):
             done.run(f"{count / 1e6:g}M rows of 200 columns, first", place, engine)
     write_section("cluster", f"{machine()}. CPU seconds, one run each.\n\n{_table(done.found)}")

@@ -1,6 +1,6 @@
 """Days of lakes in an object store: split on the local disk, or, by a cluster, with all that tasks leave in the bucket.
 
-Here the tasks run in threads of this process; `tests/engines/test_spark_s3.py` lets a cluster run them.
+Here the tasks run in a thread of this process: they use the storage as those of a cluster do.
 """
 
 from __future__ import annotations

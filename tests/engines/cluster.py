@@ -8,11 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,15 +53,11 @@ class Cluster:
         }
 
     @contextmanager
-    def found(self, settings: Mapping[str, object] | None = None) -> Iterator[None]:
-        """Lets this process, and those that it starts, find the cluster. `settings` of Spark: without `spark.`."""
-        with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+    def found(self) -> Iterator[None]:
+        """Lets this process, and those that it starts, find the cluster."""
+        with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
-            if settings:
-                lines = [f"spark.{name} {value}" for name, value in settings.items()]
-                _configure(Path(folder), *lines, like=self.folder / "conf")
-                patch.setenv("SPARK_CONF_DIR", folder)
             yield
 
 
@@ -70,8 +65,11 @@ class Cluster:
 def standalone(folder: Path) -> Iterator[Cluster]:
     (folder / "conf").mkdir(parents=True)
     archive(folder / "lakescore.zip")
-    pairs = {**SETTINGS, "spark.submit.pyFiles": str(folder / "lakescore.zip")}
-    _configure(folder / "conf", *(f"{name} {value}" for name, value in pairs.items()))
+    (folder / "conf-server").mkdir()
+    lines = [f"{name} {value}" for name, value in SETTINGS.items()]
+    (folder / "conf-server" / "spark-defaults.conf").write_text("\n".join(lines))
+    lines.append(f"spark.submit.pyFiles {folder / 'lakescore.zip'}")
+    (folder / "conf" / "spark-defaults.conf").write_text("\n".join(lines))
     port, ui = free_port(), free_port()
     with ExitStack() as ended:
         arguments = ("--host", HOST, "--port", port, "--webui-port", ui)
@@ -97,11 +95,6 @@ def archive(path: Path) -> Path:
     return path
 
 
-def _configure(folder: Path, *lines: str, like: Path | None = None) -> None:
-    before = (like / "spark-defaults.conf").read_text() if like else ""
-    (folder / "spark-defaults.conf").write_text("\n".join([before, *lines]))
-
-
 @contextmanager
 def connect_server(cluster: Cluster, folder: Path) -> Iterator[str]:
     """Starts a Connect server on a cluster; yields its address."""
@@ -120,7 +113,7 @@ def connect_server(cluster: Cluster, folder: Path) -> Iterator[str]:
         HOST,
         "org.apache.spark.deploy.SparkSubmit",
         *arguments,
-        SPARK_CONF_DIR=str(cluster.folder / "conf"),
+        SPARK_CONF_DIR=str(cluster.folder / "conf-server"),
     ):
         until(lambda: _listens(port), "the Connect server listens")
         yield f"sc://{HOST}:{port}"

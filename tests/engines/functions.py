@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pipeline
-from pipeline.buckets.bucket import Bucket, score_bucket
 from pipeline.errors import QualityStop, StorageUnavailable
 from pipeline.records import CheckResult, Severity
 
@@ -66,32 +65,8 @@ def killed_at_first(task: str) -> str:
     raise AssertionError
 
 
-def stalled_at_first(task: str) -> str:
-    """Waits, unless another attempt at the task has begun before."""
-    try:
-        Path(task).touch(exist_ok=False)
-    except FileExistsError:
-        return Path(task).name
-    time.sleep(TIMEOUT_S)
-    raise TimeoutError
-
-
 def where_the_package_is(_task: str) -> str:
     return str(pipeline.__file__)
-
-
-def score_and_stall_once(task: str) -> str:
-    """Scores a bucket; the first attempt at the first bucket then waits instead of returning."""
-    found = Bucket.model_validate_json(task)
-    result = score_bucket(task)
-    if found.number == 0:
-        try:
-            found.work.open().lake.workspace.path("stalled").touch(exist_ok=False)
-        except FileExistsError:
-            return result
-        time.sleep(TIMEOUT_S)
-        raise TimeoutError
-    return result
 
 
 def always_killed(task: str) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.buckets import stage
 from pipeline.care.verify import verify
 from pipeline.engines.contract import Engine
 from pipeline.engines.spark import Spark
@@ -53,19 +52,6 @@ class TestClassic(SparkContract):
     def test_package_is_imported_from_an_archive(self, engine: Engine, cluster: Cluster) -> None:
         (path,) = {found for _, found in engine.map(functions.where_the_package_is, ["a"])}
         assert path.endswith("lakescore.zip/pipeline/__init__.py")
-
-
-def test_attempt_that_stalls_does_not_count_if_spark_starts_another(
-    workspace: Workspace, whole: Workspace, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job(workspace, "spark").day(ROWS)
-    monkeypatch.setattr(stage, "score_bucket", functions.score_and_stall_once)
-    with cluster.found({"speculation": "true", "speculation.task.duration.threshold": "20s"}):
-        record = workspace.complete()
-    assert (workspace.lake / "stalled").exists()
-    assert record.dispositions["scored"] == ROWS
-    assert check_equal(workspace.lake, whole.lake) == ROWS
-    assert not list(verify(workspace.context().lake))
 
 
 def test_python_that_an_executor_lacks_is_named(

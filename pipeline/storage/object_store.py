@@ -125,7 +125,7 @@ class ObjectStorage:
             return None
 
     def open(self, key: str) -> BinaryIO:
-        return self.reader(self.stat(key)[0])
+        return cast("BinaryIO", io.BufferedReader(_Ranges(self, self.stat(key)[0]), BUFFER))
 
     def stat(self, key: str) -> tuple[FileInfo, datetime]:
         """Returns a file and the time of its last change. Raises FileNotFoundError."""
@@ -134,10 +134,8 @@ class ObjectStorage:
             meta = obstore.head(store, path)
             return _info(key, meta), meta["last_modified"]
 
-    def reader(self, file: FileInfo) -> BinaryIO:
-        return cast("BinaryIO", io.BufferedReader(_Ranges(self, file), BUFFER))
-
     def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Returns a part of a file, which is given by its key or its URL."""
         store, path = self._at(key)
         with self._translated_errors(key):
             return bytes(obstore.get_range(store, path, start=start, length=length))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import threading
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 from fsspec import AbstractFileSystem
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BLOCK = 1 << 16
+"""Number of bytes that a smaller read fetches: what is read next is often beside it."""
+
 
 class Readable(Protocol):
     """The part of an object store that reading needs; files are addressed by URL."""
@@ -26,7 +31,7 @@ class Readable(Protocol):
 
     def files(self, prefix: str) -> list[FileInfo]: ...
 
-    def reader(self, info: FileInfo) -> BinaryIO: ...
+    def read_range(self, url: str, start: int, length: int) -> bytes: ...
 
 
 def attach(con: Connection, storage: Readable, scheme: str) -> None:
@@ -91,9 +96,53 @@ def _files(storage: Readable, scheme: str) -> AbstractFileSystem:
             found = [{"name": file.path.partition("://")[2], "size": file.size, "type": "file"} for file in files]
             return found if detail else [each["name"] for each in found]
 
-        def _open(self, path: str, mode: str = "rb", **_: Any) -> BinaryIO:
+        def _open(self, path: str, mode: str = "rb", **_: Any) -> SharedFile:
             if mode != "rb":
                 raise PermissionError(path)
-            return storage.reader(self._stat(path)[0])
+            return SharedFile(storage, self._stat(path)[0])
 
     return Files()
+
+
+class SharedFile(io.RawIOBase):
+    """A file of which several threads read parts through one handle: each of DuckDB's seeks, and then reads.
+
+    The two are separate calls. A read that follows a seek of the same thread is at that place, whatever other threads
+    do between the two; any other read goes on where the last one ended.
+    """
+
+    def __init__(self, storage: Readable, info: FileInfo) -> None:
+        self._storage, self._info, self._at = storage, info, 0
+        self._thread = threading.local()
+        self._block = (0, b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        sought: int | None = getattr(self._thread, "sought", None)
+        return self._at if sought is None else sought
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = self._thread.sought = (0, self.tell(), self._info.size)[whence] + offset
+        return self.tell()
+
+    def read(self, size: int | None = -1) -> bytes:
+        at, self._thread.sought = self.tell(), None
+        left = max(self._info.size - at, 0)
+        content = self._content(at, left if size is None or size < 0 else min(size, left))
+        self._at = at + len(content)
+        return content
+
+    def _content(self, at: int, length: int) -> bytes:
+        start, block = self._block
+        if start <= at and at + length <= start + len(block):
+            return block[at - start : at - start + length]
+        if length >= BLOCK:
+            return self._storage.read_range(self._info.path, at, length)
+        block = self._storage.read_range(self._info.path, at, min(BLOCK, self._info.size - at))
+        self._block = (at, block)
+        return block[:length]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pipeline
+from pipeline.buckets.bucket import Bucket, score_bucket
 from pipeline.errors import QualityStop, StorageUnavailable
 from pipeline.records import CheckResult, Severity
 
@@ -67,6 +68,20 @@ def killed_at_first(task: str) -> str:
 
 def where_the_package_is(_task: str) -> str:
     return str(pipeline.__file__)
+
+
+def score_and_stall_once(task: str) -> str:
+    """Scores a bucket; the first attempt at the first bucket then waits, far longer than any test."""
+    found = Bucket.model_validate_json(task)
+    result = score_bucket(task)
+    if found.number == 0:
+        try:
+            found.work.open().lake.workspace.path("stalled").touch(exist_ok=False)
+        except FileExistsError:
+            return result
+        time.sleep(3600)
+        raise TimeoutError
+    return result
 
 
 def always_killed(task: str) -> str:

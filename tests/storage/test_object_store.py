@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
 import boto3
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import CommitUnknown, StorageError, StorageUnavailable, UsageError
 from pipeline.storage import Storage, open_storage
 from pipeline.storage.object_store import ObjectStorage
+from pipeline.storage.reading import SharedFile
 from tests.s3 import BUCKET, SECRET
 from tests.storage.test_contract import StorageContract
 
 RACER = """
 import sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pipeline.storage import open_storage
 
@@ -100,3 +107,39 @@ def test_no_answer_to_a_read_is_transient_and_to_a_create_unknown(
         storage.read("a")
     with pytest.raises(CommitUnknown):
         storage.create("a", source)
+
+
+@pytest.mark.parametrize("length", [700, 200_000])
+def test_threads_that_share_a_file_each_read_where_they_have_sought(tmp_path: Path, length: int) -> None:
+    """DuckDB's threads read through one handle: here another thread seeks and reads between a seek and its read."""
+    content = bytes(range(256)) * 2048  # half a MB
+    storage = open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}/lake")
+    assert isinstance(storage, ObjectStorage)
+    (tmp_path / "file").write_bytes(content)
+    info = storage.create("file", tmp_path / "file")
+    shared = SharedFile(storage, info.model_copy(update={"path": storage.where("file")}))
+
+    def elsewhere() -> bytes:
+        shared.seek(300_001)
+        return shared.read(700)
+
+    shared.seek(5)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(elsewhere).result() == content[300_001:300_701]
+        assert shared.read(length) == content[5 : 5 + length]
+        assert other.submit(shared.read, 10).result() == content[5 + length : 15 + length]  # one after the other
+    assert shared.seek(-20, io.SEEK_END) == len(content) - 20
+    assert [shared.read(15), shared.read(), shared.read(1)] == [content[-20:-5], content[-5:], b""]
+
+
+def test_duckdb_reads_row_groups_with_several_threads(tmp_path: Path) -> None:
+    """Each thread reads row groups of its own through the handle that all of them share."""
+    rows = pa.table({"id": [f"u{number}" for number in range(100_000)], "value": range(100_000)})
+    pq.write_table(rows, tmp_path / "file.parquet", row_group_size=5_000)
+    storage = open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}/lake")
+    storage.create("file.parquet", tmp_path / "file.parquet")
+    for _ in range(5):
+        with duckdb.connect(config={"threads": 4}) as con:
+            storage.attach(con)
+            read = con.read_parquet(storage.where("file.parquet"))
+            assert read.aggregate("count(DISTINCT id), sum(value)").fetchall() == [(100_000, 4_999_950_000)]

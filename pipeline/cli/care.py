@@ -11,10 +11,13 @@ from pipeline.cli.next_steps import completed
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, open_context, settings
 from pipeline.cli.output import bytes_text, console, emit_json, table
 from pipeline.cli.publish import raise_error, show
-from pipeline.errors import QualityStop, counted
+from pipeline.errors import InputMissing, QualityStop, UsageError, counted
+from pipeline.job.loading import find_job
 
 if TYPE_CHECKING:
     from pipeline.care.erasures import Erasure
+    from pipeline.job.config import Job
+    from pipeline.lake.layout import Lake
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 
@@ -27,9 +30,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def rollback(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run id, as shown by `status`.", show_default=False)],
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Run id, as shown by `lakescore runs`.", show_default=False)
+    ] = None,
+    ds: Annotated[
+        str | None, typer.Option("--date", help="Instead of RUN: the complete run of that day that finished last.")
+    ] = None,
     job: Annotated[
-        str | None, typer.Option("--job", help="Folder of the run's job, if it is not found by its name.")
+        str | None, typer.Option("--job", help="With --date its job; else, its folder, if it is not found by its name.")
     ] = None,
     lake: LakeOption = None,
     *,
@@ -42,7 +50,16 @@ def rollback(
     from pipeline.care.rollback import rollback as take_back
     from pipeline.flow.publishing import after_rollback
 
-    found = open_lake(settings(lake))
+    if (run is None) == (ds is None):
+        raise UsageError(
+            "which run?" if run is None else "RUN cannot be combined with --date",
+            expected="a run id, or the day of the run",
+            next_step="lakescore runs",
+        )
+    machine = settings(lake)
+    found = open_lake(machine)
+    if run is None:
+        run = _complete_run(found, find_job(job, machine), ds)
     done = take_back(found, run)
     if not json:
         said = f"{run} of {done.record.ds} is rolled back: {completed(done.what)}"
@@ -55,6 +72,19 @@ def rollback(
         deliveries = [each.model_dump(mode="json") for each in published.deliveries]
         result = {"run_id": run, "ds": done.record.ds, "state": done.record.state, "files": done.files}
         emit_json({**result, "deliveries": deliveries})
+
+
+def _complete_run(lake: Lake, job: Job, ds: str | None) -> str:
+    """Returns the id of the complete run of a day that finished last. Raises InputMissing if there is none."""
+    day = job.period(ds or "").ds
+    record = lake.records.last_complete(job.name, day)
+    if record is None:
+        raise InputMissing(
+            f"no run of {job.name} is complete on {day}",
+            where=lake.storage.where(f"runs/job={job.name}"),
+            next_step=f"lakescore runs --job {job.name}",
+        )
+    return record.run_id
 
 
 def verify(

@@ -18,6 +18,7 @@ COMMANDS = {
     "quality": ("validate", "docs", "suite", "quarantine"),
     "drift": ("drift", "labels"),
     "query": ("query", "catalog", "status"),
+    "runs": ("runs",),
     "explain": ("explain",),
     "compare": ("compare",),
     "report": ("report",),

@@ -38,6 +38,8 @@ DateOption = Annotated[
     str | None,
     typer.Option("--date", help="Day, YYYY-MM-DD; an hour is YYYY-MM-DDTHHZ.", show_default="the last that is over"),
 ]
+FromOption = Annotated[str | None, typer.Option("--from", help="First day.", show_default="the first in the lake")]
+ToOption = Annotated[str | None, typer.Option("--to", help="Last day, inclusive.", show_default="the last in the lake")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TypesOption = Annotated[
     list[str] | None,

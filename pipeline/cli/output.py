@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width, emoji=False)  # such as nulls:a:b
 
 
 def emit_json(value: object) -> None:
@@ -47,8 +47,13 @@ def report(error: LakescoreError) -> None:
     console(stderr=True).print(Text.assemble((f"{kind}: ", "bold red"), str(error)))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """Prints rows as a table; numbers are right-aligned, with thousands separators."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None, whole: Collection[str] = ()
+) -> None:
+    """Prints rows as a table; numbers are right-aligned, with thousands separators.
+
+    Columns of `whole`, such as run ids, are never broken into lines, so that they can be copied.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -57,7 +62,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str |
     rows = [list(row) for row in rows]
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | Decimal) or row[index] is None for row in rows)
-        shown.add_column(name, justify="right" if numeric and rows else "left", overflow="fold")
+        shown.add_column(name, justify="right" if numeric and rows else "left", overflow="fold", no_wrap=name in whole)
     for row in rows:
         shown.add_row(*(Text(cell(value)) for value in row))
     console().print(shown)

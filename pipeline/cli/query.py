@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from pipeline.cli.asking import open_lake
-from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
+from pipeline.cli.options import JOB, FromOption, JobOption, JsonOption, LakeOption, ToOption, settings
 from pipeline.cli.output import console, emit_json, report, table
 from pipeline.database import sql_files
 from pipeline.errors import LakescoreError, ModelError, UsageError
@@ -53,8 +53,6 @@ SpreadsheetOption = Annotated[
     bool,
     typer.Option("--spreadsheet-safe", help="In CSV, put an apostrophe before texts that a spreadsheet would compute."),
 ]
-FromOption = Annotated[str | None, typer.Option("--from", help="First day.", show_default="the first in the lake")]
-ToOption = Annotated[str | None, typer.Option("--to", help="Last day, inclusive.", show_default="the last in the lake")]
 
 
 def add_to(app: typer.Typer) -> None:

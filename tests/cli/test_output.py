@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.output import console, table
 from pipeline.lake.layout import Lake
 from tests import lakes
 from tests.calling import Cli
@@ -50,3 +51,17 @@ def test_json_is_the_only_document_and_notes_go_to_stderr(cli: Cli, lake: Lake) 
 def test_json_keeps_letters_of_every_language(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "Größe Ω").mkdir()
     assert "Größe Ω" in cli("catalog", "--lake", "Größe Ω", "--job", "churn", "--json").stdout
+
+
+def test_text_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    """Checks have names such as `nulls:a:b`."""
+    console().print("nulls:a: 1, :warning:", markup=False)
+    table(("check",), [("nulls:a:",)])
+    printed = capsys.readouterr().out
+    assert "nulls:a: 1, :warning:" in printed
+    assert printed.count("nulls:a:") == 2
+
+
+def test_columns_that_are_whole_are_not_broken_where_others_are(capsys: pytest.CaptureFixture[str]) -> None:
+    table(("run", "reason"), [("20260101T000000000Z-0a1b2c3d", "because " * 40)], whole=("run",))
+    assert "20260101T000000000Z-0a1b2c3d" in capsys.readouterr().out

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from pipeline.quality.rejections import Reason
 
 
+MOST_WARNINGS = 5
+"""Number of warnings of a run that are printed."""
+
+
 def add_to(app: typer.Typer) -> None:
     app.command()(plan)
     app.command()(run)
@@ -261,7 +265,8 @@ def _line(outcome: Outcome) -> str:
         return f"{text}  {outcome.skipped}"
     if outcome.up_to_date or record is None or record.ledger is None:
         return text
-    return f"{text}  {record.ledger.candidates.rows:>11,} rows  {_scored(outcome):>11,} scored"
+    warned = f"  [yellow]{counted(len(record.warnings), 'warning')}[/]" if record.warnings else ""
+    return f"{text}  {record.ledger.candidates.rows:>11,} rows  {_scored(outcome):>11,} scored{warned}"
 
 
 def show_outcome(outcome: Outcome, lake: Lake | None = None) -> None:
@@ -292,7 +297,16 @@ def show_outcome(outcome: Outcome, lake: Lake | None = None) -> None:
     if lake is not None and record.ledger.quarantined.rows:
         show_reasons(rejections.of_run(lake, record))
     show_checks(record.checks)
+    _show_warnings(record)
     _show_statistics(record)
+
+
+def _show_warnings(record: RunRecord) -> None:
+    """Prints what did not stop the run, such as drift. The run's page has all of it."""
+    for text in record.warnings[:MOST_WARNINGS]:
+        console().print(f"[yellow]warning[/]: {escape(text)}")
+    if (more := len(record.warnings) - MOST_WARNINGS) > 0:
+        console().print(f"and {counted(more, 'more warning')}: lakescore report shows all")
 
 
 def changes(carried_left: int, withdrawn: int, marked: int, *, marks: bool) -> Iterator[str]:

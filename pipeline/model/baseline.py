@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, assert_never
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pipeline.model.predictor import Predictor
     from pipeline.tabular.sources import Files
 
+log = logging.getLogger(__name__)
+
 FILE = "baseline.parquet"
 CLASS, CONFIDENCE = "prediction", "prediction_proba"
 MOST_COLUMNS = 100
@@ -33,6 +36,7 @@ MOST_VALUES = 1000
 def make(predictor: Predictor, training: Files) -> bytes:
     """Returns the content of `baseline.parquet`: takes the bin edges from a sample, then counts all rows in a stream.
 
+    A row without a finite prediction, for want of a feature, counts with its features alone: a run would not store one.
     Raises SchemaMismatch for an absent feature, one that is not of the signature's kind, or no rows.
     """
     from pipeline.database.connection import connect
@@ -45,10 +49,19 @@ def make(predictor: Predictor, training: Files) -> bytes:
     with connect(threads=1) as con, translated_read_errors(training):
         rows = _features(con, training, signature)
         counting = Counting(_specs(con, rows, predictor, training))
+        total = scored = 0
         with rows.to_arrow_reader(batch_rows(signature.width)) as batches:
             for batch in batches:
                 counting.add_features(batch, to_matrix(batch, numbers(signature)), numbers(signature))
-                counting.add_predictions(*_predicted(predictor, batch))
+                valid, outputs = _predicted(predictor, batch)
+                counting.add_predictions(valid, outputs)
+                total, scored = total + batch.num_rows, scored + valid.num_rows
+    if scored < total:
+        log.warning(
+            "%s of %s training rows have no prediction, for want of a feature: the baseline has their features alone",
+            f"{total - scored:,}",
+            f"{total:,}",
+        )
     return to_bytes(to_table(counting, "training", now(), 0))
 
 
@@ -126,10 +139,11 @@ def _kind(signature: Signature, name: str) -> str:
 
 
 def _predicted(predictor: Predictor, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-    """Returns the rows and their predictions; if inputs are declared, without the rows that the model cannot take."""
+    """Returns the rows that have a finite prediction, and their predictions."""
     import numpy as np
     import pyarrow as pa
 
+    from pipeline.histograms.counting import as_numbers
     from pipeline.model.matrix import to_matrix
 
     signature = predictor.signature
@@ -137,7 +151,10 @@ def _predicted(predictor: Predictor, batch: pa.RecordBatch) -> tuple[pa.RecordBa
     if signature.inputs:
         valid = np.isfinite(matrix).all(axis=1)
         batch, matrix = batch.filter(pa.array(valid)), matrix[valid]
-    return batch, predictor.predict_arrow(matrix, 8192)
+    outputs = predictor.predict_arrow(matrix, 8192)
+    numbers_out = [as_numbers(outputs.column(name)) for name in numeric_outputs(signature)]
+    finite = pa.array(np.isfinite(numbers_out).all(axis=0))
+    return batch.filter(finite), outputs.filter(finite)
 
 
 def _features(con: Connection, files: Files, signature: Signature) -> Relation:

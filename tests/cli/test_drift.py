@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from pipeline.model.registry import Registry
+from pipeline.tabular import sources
 from tests.calling import Cli
-from tests.workspace import DAY, Workspace
+from tests.workspace import DAY, Workspace, table
 
 
 def test_drift_compares_a_day_and_prints_the_result(workspace: Workspace, cli: Cli) -> None:
@@ -44,3 +49,26 @@ def test_labels_import_measures_the_days(workspace: Workspace, cli: Cli) -> None
     (found,) = json.loads(cli("query", "performance_trend", "--json").stdout)
     assert (found["rows"], found["labelled"], found["base_rate"]) == (100, 0.2, 0.5)
     assert "already has files" in cli("labels", "import", "labels.parquet", *options, expect=2).stderr
+
+
+@pytest.mark.slow
+def test_drift_is_said_by_the_run_that_finds_it(workspace: Workspace, cli: Cli) -> None:
+    """It stops nothing, but who reads the end of a run must know."""
+    rng = np.random.default_rng(5)
+    training = workspace.root / "training.parquet"
+    pq.write_table(pa.table({"a": rng.normal(size=20_000), "b": rng.normal(size=20_000)}), training)
+    checkpoint = workspace.model("unused")
+    registry = Registry(Path(workspace.settings.models))
+    registry.register(checkpoint, name="toy", version="v2", features=("a", "b"), training=sources.find([training]))
+    registry.promote("toy", "v2")
+    rows = table(1_000)
+    workspace.day(rows.set_column(2, "b", pa.array(np.asarray(rows.column("b")) + 1.0)))
+    said = cli("run", "--job", "toy", "--date", DAY).stdout
+    assert "warning: b has drifted from training: critical, PSI" in said
+    workspace.day(rows.set_column(2, "b", pa.array(np.asarray(rows.column("b")) + 1.0)), "2026-01-02")
+    (line,) = (
+        text
+        for text in cli("backfill", "--job", "toy", "--from", "2026-01-02", "--to", "2026-01-02").stdout.splitlines()
+        if text.startswith("2026-01-02")
+    )
+    assert line.endswith(("warning", "warnings"))

@@ -65,9 +65,8 @@ def show(found: Comparison) -> None:
     out = console()
     days = found.days[0] if len(found.days) == 1 else f"{found.days[0]} to {found.days[-1]}"
     sampled = ", a sample" if found.sample else ""
-    out.print(
-        f"{found.model} {found.first} -> {found.second}: {counted(found.rows, 'row')} of {days}{sampled}", markup=False
-    )
+    compared = f"{counted(found.rows, 'row')} of {days}{sampled}{left_out(found)}"
+    out.print(f"{found.model} {found.first} -> {found.second}: {compared}", markup=False)
     limit = f", at most {found.flip_limit:.2%} (95%)" if found.sample else ""
     out.print(f"{found.summary['flips']:,} decisions flip, {found.flip_share:.2%}{limit}")
     columns = (found.first, found.second, "rows", "share", f"mean score {found.first}", f"mean score {found.second}")
@@ -87,6 +86,11 @@ def show(found: Comparison) -> None:
 
 def _picked(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[Any]]:
     return [[row[name] for name in names] for row in rows]
+
+
+def left_out(found: Comparison) -> str:
+    """Returns how many rows were not compared, as a part of a sentence; empty if none."""
+    return f"; {counted(found.skipped, 'row')} with a NULL or infinite feature left out" if found.skipped else ""
 
 
 def gate(

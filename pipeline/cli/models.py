@@ -120,7 +120,8 @@ def promote(
         emit_json({"name": name, "alias": alias, "version": after, "before": before, "flips": flips})
     else:
         if found is not None:
-            console().print(f"{found.flip_share:.2%} of {found.rows:,} decisions flip", markup=False)
+            flips = f"{found.flip_share:.2%} of {found.rows:,} decisions flip"
+            console().print(f"{flips}{compare.left_out(found)}", markup=False)
         console().print(f"{alias} of {name} is {after}" + (f", was {before}" if before else ""), markup=False)
 
 

@@ -12,7 +12,7 @@ from pipeline.errors import QualityStop, UsageError
 from pipeline.model.registry import Registry
 from tests.calling import Cli
 from tests.compare.versions import ROWS, add_versions, both
-from tests.workspace import DAY, Workspace, table
+from tests.workspace import DAY, Workspace, changed, table
 
 PROMOTE = ("models", "promote", "toy", "2", "--job", "toy")
 COMPARE = ("compare", "1", "2", "--job", "toy")
@@ -39,6 +39,13 @@ def test_gate_few_enough_flips_promote(versions: Workspace, cli: Cli) -> None:
     found = json.loads(cli(*PROMOTE, "--max-flips", f"{share:.6f}", "--json").stdout)
     assert found["flips"] == pytest.approx(share)
     assert production(versions) == "2"
+
+
+@pytest.mark.slow
+def test_rows_that_could_not_be_compared_are_said(versions: Workspace, cli: Cli) -> None:
+    versions.day(changed(table(ROWS), "a", dict.fromkeys(range(7))))
+    assert "; 7 rows with a NULL or infinite feature left out" in cli(*COMPARE).stdout
+    assert "; 7 rows with a NULL or infinite feature left out" in cli(*PROMOTE, "--max-flips", "100%").stdout
 
 
 def test_gate_judges_a_sample_by_its_upper_limit(versions: Workspace, cli: Cli) -> None:

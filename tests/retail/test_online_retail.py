@@ -63,6 +63,9 @@ class Retail:
     features: Path
     """The days that are imported: one Parquet file with a row for each day and customer."""
 
+    def __post_init__(self) -> None:
+        self.lake.mkdir(exist_ok=True)  # no command asks whether it is to be made
+
     @property
     def lake(self) -> Path:
         return self.root / "lake"

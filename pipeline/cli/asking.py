@@ -54,7 +54,7 @@ def open_lake(machine: Settings, missing: Missing = Missing.refuse) -> Lake:
         raise UsageError(
             "there is no lake here",
             where=where,
-            next_step="name it by --lake or LAKESCORE_LAKE; lakescore import makes a new one",
+            next_step="lakescore import FILES --date YYYY-MM-DD makes one; name another by --lake or LAKESCORE_LAKE",
         )
     if machine.lake == Settings.lake and (machine.jobs.is_dir() or PROJECT_FILE.exists()):
         console(stderr=True).print(f"a new lake: {where}", markup=False)

@@ -149,7 +149,8 @@ def clean(
         return
     verb = "would be removed" if dry_run else "removed"
     size = bytes_text(sum(each.bytes for each in cleared))
-    console().print(f"{len(cleared)} folders and files of old work, {size}, and {len(expired)} old days {verb}")
+    work, days_removed = counted(len(cleared), "item"), counted(len(expired), "old day")
+    console().print(f"{work} of old work, {size}, and {days_removed} {verb}")
 
 
 def erase(

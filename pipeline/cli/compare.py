@@ -68,7 +68,7 @@ def show(found: Comparison) -> None:
     compared = f"{counted(found.rows, 'row')} of {days}{sampled}{left_out(found)}"
     out.print(f"{found.model} {found.first} -> {found.second}: {compared}", markup=False)
     limit = f", at most {found.flip_limit:.2%} (95%)" if found.sample else ""
-    out.print(f"{found.summary['flips']:,} decisions flip, {found.flip_share:.2%}{limit}")
+    out.print(f"decisions that flip: {found.summary['flips']:,}, {found.flip_share:.2%}{limit}")
     columns = (found.first, found.second, "rows", "share", f"mean score {found.first}", f"mean score {found.second}")
     table(columns, _picked(found.flips, ("before", "after", "rows", "share", "mean_a", "mean_b")), title="decisions")
     table(("top", "in both", "overlap"), ([row["k"], row["in_both"], row["overlap"]] for row in found.overlap))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from pipeline.cli.output import console
 from pipeline.cli.run import show_outcome
 from pipeline.database import sql_files
+from pipeline.errors import counted
 from pipeline.lake.layout import Lake
 
 TRY = """
@@ -21,6 +23,7 @@ Now try, in {folder}:
   lakescore query "SELECT ds, prediction, count(*) FROM predictions GROUP BY ALL ORDER BY ALL"
 """
 DAYS = ("2026-01-01", "2026-01-02")
+FOLDER = Path("lakescore-demo")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="Folder to create.")] = Path("lakescore-demo"),
+    folder: Annotated[Path, typer.Option("--dir", help="Folder to create.")] = FOLDER,
     rows: Annotated[int, typer.Option(help="Rows per day.", min=1)] = 100_000,
     *,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove an earlier demo in the folder first.")] = False,
@@ -47,14 +50,15 @@ def demo(
     _say("1. A model", "trained on made-up customers, registered and promoted to production")
     registry, checkpoint = Registry(Path(settings.models)), folder / "checkpoint.pt"
     if PRODUCTION in registry.aliases(DEFAULT_JOB):
-        console().print(f"{DEFAULT_JOB} v1 is there from an earlier demo; lakescore demo --fresh begins anew")
+        again = "lakescore demo" + ("" if folder == FOLDER else f" --dir {shlex.quote(str(folder))}") + " --fresh"
+        console().print(f"{DEFAULT_JOB} v1 is there from an earlier demo; {again} begins anew", markup=False)
     else:
         accuracy = train(checkpoint)
         registry.register(checkpoint, name=DEFAULT_JOB, version="v1", features=FEATURES, alias=PRODUCTION)
         console().print(f"{DEFAULT_JOB} v1, accuracy {accuracy:.0%} on customers it has not seen")
 
     ctx = Context.open(find_job(DEFAULT_JOB, settings), settings)
-    _say("2. Two days", f"of {rows:,} rows each, scored")
+    _say("2. Two days", f"of {counted(rows, 'row')} each, scored")
     for ds in DAYS:
         if ds not in ctx.lake.input_days(ctx.job.patterns.values()):
             generate_day(ctx.lake, ds, rows=rows)

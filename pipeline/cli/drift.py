@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -121,10 +122,23 @@ def _records(ctx: Context, ds: str | None, first: str | None, last: str | None) 
         raise InputMissing(
             f"no run of {ctx.job.name} is complete on {days[0] if len(days) == 1 else 'these days'}",
             where=ctx.lake.storage.where(f"runs/job={ctx.job.name}"),
-            next_step=f"lakescore run --job {ctx.job.name} --date {days[-1]}, then retry; "
-            f"lakescore status --job {ctx.job.name} shows the days",
+            next_step=_instead(ctx, days),
         )
     return found
+
+
+def _instead(ctx: Context, days: Sequence[str]) -> str:
+    """Returns what to do if none of these days has a complete run: name the newest that has one, or run a day."""
+    job, lake = ctx.job.name, ctx.lake
+    known = sorted(lake.records.days(job), reverse=True)
+    complete = next((day for day in known if lake.records.last_complete(job, day) is not None), None)
+    if complete is not None:
+        return f"the newest is {complete}: lakescore drift --job {job} --date {complete}"
+    there = lake.input_days(ctx.job.patterns.values())
+    if not there:
+        ds = days[-1] if days else period_or_last(ctx.job, None)
+        return f"lakescore import FILES --job {job} --date {ds}, then lakescore run --job {job} --date {ds}"
+    return f"lakescore run --job {job} --date {next((day for day in days if day in there), there[-1])}, then retry"
 
 
 def _judged(ctx: Context, record: RunRecord) -> list[Comparison]:

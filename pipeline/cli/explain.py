@@ -8,6 +8,7 @@ import typer
 
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, open_context, period_or_none
 from pipeline.cli.output import console, emit_json, table
+from pipeline.errors import counted
 
 if TYPE_CHECKING:
     from pipeline.explain.explaining import Answer
@@ -51,7 +52,7 @@ def _show(found: Answer) -> None:
     out = console()
     out.print(f"[bold]{found.job}[/]", end=", ")
     count = sum(not each.withdrawn for each in found.predictions)
-    out.print(f"key {found.key}: {count:,} predictions", markup=False)
+    out.print(f"key {found.key}: {counted(count, 'prediction')}", markup=False)
     if found.predictions:
         outputs = next((each.outputs for each in found.predictions if not each.withdrawn), {})
         names = [name for name in outputs if not name.startswith("prob_class_")]

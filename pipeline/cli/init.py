@@ -63,11 +63,11 @@ def init(
         files = _bare()
         if (folder / ".gitignore").exists():  # of a repository that was made before
             del files[Path(".gitignore")]
-        _write(folder, files)
+        _write(folder, files, "lakescore init FOLDER")
         _show_bare(folder)
         return
     files = _files_of(example, folder)
-    _write(folder, files)
+    _write(folder, files, f"lakescore init --example {example} FOLDER")
     about, out = _about(example), console()
     out.print(f"[bold]{example}[/]: {about.about}")
     for path in files:
@@ -133,8 +133,11 @@ def _in_toml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1].replace("\x7f", "\\u007f")
 
 
-def _write(folder: Path, files: dict[Path, bytes]) -> None:
-    """Writes new files. Raises UsageError if there is anything in the folder, other than hidden files (.git, .venv)."""
+def _write(folder: Path, files: dict[Path, bytes], command: str) -> None:
+    """Writes new files. Raises UsageError if there is anything in the folder, other than hidden files (.git, .venv).
+
+    `command` is what makes the same in a new folder.
+    """
     if folder.exists() and not folder.is_dir():
         raise UsageError("this is a file, not a folder", where=folder)
     there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.exists() else []
@@ -143,7 +146,7 @@ def _write(folder: Path, files: dict[Path, bytes]) -> None:
             "the folder is not empty, and nothing in it is overwritten",
             where=folder.resolve(),
             got=", ".join(there[:5]) + (", ..." if len(there) > 5 else ""),
-            next_step="name a new folder: lakescore init --example NAME FOLDER",
+            next_step=f"name a new folder: {command}",
         )
     with translated_os_errors(folder):
         for path, content in files.items():

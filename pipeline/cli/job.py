@@ -26,7 +26,7 @@ from pipeline.errors import LakescoreError, ModelNotFound, UsageError, counted
 from pipeline.job.project import PROJECT_FILE, read_project
 from pipeline.packaged import resources
 from pipeline.periods import Grain, Period
-from pipeline.records import check_name
+from pipeline.records import NAME, check_name
 from pipeline.storage import make_folder, translated_os_errors
 
 if TYPE_CHECKING:
@@ -99,7 +99,14 @@ def _model(name: str, model: str | None) -> tuple[ModelSaid, Path | None]:
     path = Path(model) if model else None
     if path is not None and path.is_file():
         found = inspect(read_file(path), path)
-        return ModelSaid(name, features=found.features, inputs=found.inputs), path
+        return ModelSaid(name, features=found.features, inputs=found.inputs, kinds={}), path
+    if model is not None and not NAME.fullmatch(model):
+        raise UsageError(
+            "no such file, and it cannot be the name of a model",
+            where=path,
+            expected="a model file, or a name of lakescore models list",
+            next_step="correct --model",
+        )
     registry, wanted = open_registry(settings().models), model or name
     try:
         versions = registry.manifests(wanted)
@@ -116,7 +123,9 @@ def _model(name: str, model: str | None) -> tuple[ModelSaid, Path | None]:
             )
         return ModelSaid(wanted), None
     version = "production" if "production" in registry.aliases(wanted) else versions[-1].version
-    return ModelSaid(wanted, version, registry.resolve(wanted, version).signature.features), None
+    signature = registry.resolve(wanted, version).signature
+    kinds = {feature: how.kind for feature, how in signature.inputs.items() if how.kind != "number"}
+    return ModelSaid(wanted, version, signature.features, kinds=kinds), None
 
 
 def _make_default(name: str) -> bool:

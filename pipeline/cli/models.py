@@ -11,7 +11,7 @@ from pipeline.cli.manifests import described, outputs_of, registry_of_settings, 
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.register import register
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, counted
 from pipeline.model.schema_check import kind_name
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def promote(
         emit_json({"name": name, "alias": alias, "version": after, "before": before, "flips": flips})
     else:
         if found is not None:
-            flips = f"{found.flip_share:.2%} of {found.rows:,} decisions flip"
+            flips = f"{found.flip_share:.2%} of {counted(found.rows, 'decision')} flip"
             console().print(f"{flips}{compare.left_out(found)}", markup=False)
         console().print(f"{alias} of {name} is {after}" + (f", was {before}" if before else ""), markup=False)
 

@@ -21,6 +21,7 @@ from pipeline.cli.options import (
     settings,
 )
 from pipeline.cli.output import console, emit_json, table
+from pipeline.context import Context
 from pipeline.errors import counted
 from pipeline.records import CheckResult, new_run_id
 
@@ -90,7 +91,8 @@ def list_(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = F
     """Count the rows now in quarantine, by day and reason; also those of a day whose last run was stopped."""
     from pipeline.quality.quarantine import days
 
-    found = days(open_context(job, lake))
+    ctx = open_context(job, lake)
+    found = days(ctx)
     if json:
         emit_json([asdict(each) for each in found])
     elif found:
@@ -99,6 +101,7 @@ def list_(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption = F
         table(("day", "reason", "rows", "keys, for example", ""), rows)
     else:
         console().print("no rows are in quarantine")
+        _say_stopped(ctx)
 
 
 @quarantine.command()
@@ -122,6 +125,23 @@ def show(
         table(names, [[", ".join(value) if isinstance(value, list) else value for value in row] for row in found])
     else:
         console().print("no such rows are in quarantine")
+        _say_stopped(ctx, ctx.job.period(ds).ds)
+
+
+def _say_stopped(ctx: Context, ds: str | None = None) -> None:
+    """Names the days whose last run was stopped, so that the rows that stopped it are not in quarantine."""
+    from pipeline.quality.quarantine import days, stopped_otherwise
+    from pipeline.report.quality_pages import page_of
+
+    for day in stopped_otherwise(ctx, ds):
+        run = next(ctx.lake.records.iter_day(ctx.job.name, day)).run_id
+        page = page_of(ctx.job.name, day, run, "input")
+        see = f", and {ctx.lake.storage.where(page)}" if ctx.lake.storage.head(page) is not None else ""
+        step = completed(f"lakescore plan --check --job {ctx.job.name} --date {day}")
+        console().print(f"the last run of {day} was stopped by its checks: {step}{see} say why", markup=False)
+    if ds is not None and any(each.ds == ds and each.stopped for each in days(ctx)):
+        step = completed(f"lakescore plan --job {ctx.job.name} --date {ds}")
+        console().print(f"the last run of {ds} was stopped, so its rows were not kept: {step} shows them", markup=False)
 
 
 @quarantine.command()

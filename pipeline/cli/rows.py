@@ -19,6 +19,9 @@ from pipeline.errors import UsageError
 from pipeline.query.running import Result
 from pipeline.storage import sync_file, sync_folder, translated_os_errors
 
+HASHES = {"fingerprint", "hash_sum"}
+"""Columns whose integers are hashes: without separators, so that they can be copied."""
+
 
 class Format(StrEnum):
     table = "table"
@@ -32,7 +35,7 @@ def show(result: Result, limit: int) -> None:
     rows: list[list[Any]] = []
     with result.stream(limit + 1) as (_, batches):
         for batch in batches:
-            rows += [[_plain(value) for value in row.values()] for row in batch.to_pylist()]
+            rows += [[_plain(value, name) for name, value in row.items()] for row in batch.to_pylist()]
             if len(rows) > limit:
                 break
     shown = rows[:limit]
@@ -122,14 +125,14 @@ def _standard_output() -> Iterator[IO[bytes]]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
 
 
-def _plain(value: object) -> object:
-    """Returns a value for display in a table: times in UTC to the second, wide integers as int."""
+def _plain(value: object, column: str) -> object:
+    """Returns a value for display in a table: times in UTC to the second, wide integers as int, hashes as text."""
     if isinstance(value, datetime):
         utc = value.astimezone(UTC).replace(tzinfo=None) if value.tzinfo else value
         return utc.isoformat(sep=" ", timespec="seconds")
     if isinstance(value, Decimal) and value.as_tuple().exponent == 0:  # HUGEINT comes as a decimal, too
-        return int(value)
-    return value
+        value = int(value)
+    return str(value) if column in HASHES and isinstance(value, int) else value
 
 
 def _headings(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str] | None:

@@ -312,10 +312,12 @@ def _show_warnings(record: RunRecord) -> None:
 def changes(carried_left: int, withdrawn: int, marked: int, *, marks: bool) -> Iterator[str]:
     """Yields what became of rows of which only carried values changed, and of predictions without an input row."""
     if carried_left:
-        yield f"{carried_left:,} unchanged rows have other carried values now; they keep the stored ones"
+        rows, have = counted(carried_left, "unchanged row"), "has" if carried_left == 1 else "have"
+        yield f"{rows} {have} other carried values now; the stored ones are kept"
     if withdrawn:
-        fate = f"the job marks such rows, {marked:,} of them now" if marks else "they keep their predictions"
-        yield f"{withdrawn:,} predicted rows are no longer in the input; {fate}"
+        fate = f"the job marks such rows, {marked:,} of them now" if marks else "their predictions are kept"
+        rows, are = counted(withdrawn, "predicted row"), "is" if withdrawn == 1 else "are"
+        yield f"{rows} {are} no longer in the input; {fate}"
 
 
 def _show_statistics(record: RunRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -193,6 +194,17 @@ def target_of(first: Manifest, second: Manifest, wanted: str | None) -> str:
             f"the versions do not both have the class {target!r}",
             expected="a class that both have",
             got="; ".join(f"{m.version}: {', '.join(c)}" for m, c in zip((first, second), classes, strict=True)),
-            next_step="choose one with --class",
+            next_step=_comparable(first, second, classes),
         )
     return target
+
+
+def _comparable(first: Manifest, second: Manifest, classes: Sequence[Sequence[str]]) -> str:
+    """Returns how two versions that do not both have a class can be compared nevertheless."""
+    if common := [label for label in classes[0] if label in classes[1]]:
+        return f"lakescore compare {first.version} {second.version} --class {shlex.quote(common[-1])}"
+    listed = shlex.quote(",".join(classes[0]))
+    return (
+        f"no class in common: if they mean the same, register {second.version} again, as a new version, with "
+        f"--classes {listed} in the order of its outputs"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,17 +50,28 @@ def explain(ctx: Context, text: str, ds: str | None = None, *, replay: bool = Fa
         found = history.predictions(ctx, con, text, history.days_of(ctx, ds))
         rejected = history.rejected(ctx, con, text, history.quarantine_days(ctx, ds))
         if not found and not rejected:
+            others = _days(ctx, con, text) if ds is not None else []
             raise UsageError(
                 f"nothing is stored for the key {text!r}",
                 where=f"job {ctx.job.name}" + (f", {ds}" if ds else ""),
                 expected=f"a value of {', '.join(ctx.job.input.key)}",
-                next_step='lakescore query "SELECT key_text FROM predictions LIMIT 5" shows some',
+                got=f"it is stored for {', '.join(others)}" if others else None,
+                next_step=f"lakescore explain {shlex.quote(text)} --job {ctx.job.name} --date {others[0]}"
+                if others
+                else 'lakescore query "SELECT key_text FROM predictions LIMIT 5" shows some',
             )
         for each in found:
             if each.record is not None and not each.withdrawn:
                 each.input = inputs.find(ctx, con, text, each.record, each.fingerprint)
         notes = _replay(ctx, con, found) if replay else []
     return Answer(ctx.job.name, text, found, rejected, notes)
+
+
+def _days(ctx: Context, con: Connection, text: str) -> list[str]:
+    """Returns all days for which something is stored for a key, newest first."""
+    found = history.predictions(ctx, con, text, history.days_of(ctx, None))
+    rejected = history.rejected(ctx, con, text, history.quarantine_days(ctx, None))
+    return sorted({each.ds for each in found} | {each.ds for each in rejected}, reverse=True)
 
 
 def _replay(ctx: Context, con: Connection, found: list[FoundPrediction]) -> list[str]:

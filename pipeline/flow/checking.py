@@ -10,6 +10,7 @@ from pipeline.context import Context
 from pipeline.errors import LakescoreError, QualityStop, counted
 from pipeline.flow.preview import Preview, preview
 from pipeline.model.identity import check_pinned, check_trusted
+from pipeline.model.schema_check import check_features
 from pipeline.quality import on_demand
 
 
@@ -56,6 +57,7 @@ def _model(ctx: Context) -> str:
     manifest = ctx.manifest()
     check_pinned(manifest, ctx.job.model.digest)
     check_trusted(manifest, ctx.job.model.trusted)
+    check_features(manifest, ctx.job.input.features, ctx.job.folder / "job.toml")
     return f"{manifest.name} {manifest.version}, {counted(len(manifest.signature.features), 'feature')}"
 
 

@@ -28,6 +28,8 @@ LIKE_A_KEY = re.compile(r"(.*[_ -])?(id|key|no|nr|code|uuid|number)|.*(Id|ID|Key
 """Names that a column of a key often has."""
 MOST_TRIED = 12
 """Number of columns whose pairs are tried as a key."""
+COMMA = r" *[+-]?\d+(,\d+)? *"
+"""Pattern of a number that is written with a decimal comma, or without decimals."""
 DATES = {"DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"}
 
 
@@ -41,6 +43,8 @@ class ModelSaid:
     """Its features in order; None if its file does not name them."""
     inputs: int | None = None
     """Number of features that its file takes, if that is known."""
+    kinds: Mapping[str, str] | None = None
+    """Kinds of the features that are not numbers, such as `category`; None if nothing is known of the model."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def propose(name: str, files: Files, model: ModelSaid, key: Sequence[str], featu
             raise UsageError("the file has no rows to propose a job from", where=files)
         given = _given(features, model, types, files)
         chosen = _named(key, types, files) or _key(rows, types, count, given or (), files)
-        used = given or _numbers(types, chosen, model, files)
+        used = given or _numbers(rows, types, chosen, model, files)
+        _check_numbers(rows, used, types, model, files)
         unique = _distinct(rows, chosen) == count
         rules = proposed_rules(rows.select(*map(ColumnExpression, (*chosen, *used))), chosen, unique=unique)
     others = [column for column in types if column not in (*chosen, *used)]
@@ -104,9 +109,14 @@ def _named(names: Sequence[str], types: Mapping[str, str], files: Files) -> tupl
     return tuple(names)
 
 
-def _numbers(types: Mapping[str, str], key: Collection[str], model: ModelSaid, files: Files) -> tuple[str, ...]:
+def _numbers(
+    rows: Relation, types: Mapping[str, str], key: Collection[str], model: ModelSaid, files: Files
+) -> tuple[str, ...]:
     """Returns the columns with numbers: the features, if the model does not say otherwise."""
     found = tuple(column for column, kind in types.items() if column not in key and NUMBER.fullmatch(kind))
+    commas = [column for column in types if column not in key] if files.decimal == "." else []
+    if not found or model.inputs is None or len(found) != model.inputs:
+        _refuse_commas(rows, commas, types, files)
     if not found or (model.inputs is not None and len(found) != model.inputs):
         takes = "the features of the model" if model.inputs is None else counted(model.inputs, "feature")
         raise UsageError(
@@ -117,6 +127,54 @@ def _numbers(types: Mapping[str, str], key: Collection[str], model: ModelSaid, f
             next_step="name them in the order of the training: --features a,b,c",
         )
     return found
+
+
+def _check_numbers(
+    rows: Relation, used: Sequence[str], types: Mapping[str, str], model: ModelSaid, files: Files
+) -> None:
+    """Raises SchemaMismatch if a column of a feature is text, and the model takes a number there."""
+    if model.kinds is None:
+        return
+    texts = [name for name in used if name not in model.kinds and canonical(types[name]) == "VARCHAR"]
+    _refuse_commas(rows, texts, types, files)
+    if texts:
+        raise SchemaMismatch(
+            f"a feature is text, and the model takes numbers: {', '.join(texts)}",
+            where=files,
+            expected="columns with numbers",
+            got=", ".join(f"{name} {types[name]}, such as {_some(rows, name)!r}" for name in texts),
+            next_step="correct --features, or the column; for a model with categories, lakescore models register it "
+            "with --signature first, and name it by --model",
+        )
+
+
+def _refuse_commas(rows: Relation, columns: Sequence[str], types: Mapping[str, str], files: Files) -> None:
+    """Raises SchemaMismatch if some of the columns are text of which all values are numbers with a decimal comma."""
+    found = []
+    for name in columns:
+        if canonical(types[name]) != "VARCHAR" or name in files.types or files.decimal != ".":
+            continue
+        column = ColumnExpression(name)
+        text = rows.filter(column.isnotnull()).select(column.alias("text"))
+        fits = text.aggregate(f"bool_and(regexp_full_match(text, '{COMMA}')), max(text) FILTER (contains(text, ','))")
+        every, shown = fits.fetchall()[0]
+        if every and shown is not None:
+            found.append((name, shown))
+    if found:
+        delimiter = f" {files.spelling.delimiter(files.delimiter)}" if files.delimiter else ""
+        raise SchemaMismatch(
+            "columns hold numbers with a comma, which are read as text",
+            where=files,
+            expected="numbers with a decimal point, or the option for a comma",
+            got=", ".join(f"{name}, such as {shown!r}" for name, shown in found),
+            next_step=f"if it is the decimal comma: {files.spelling.decimal(',')}{delimiter}, here and for "
+            f"lakescore import; if they are text: {files.spelling.type(found[0][0], 'VARCHAR')}",
+        )
+
+
+def _some(rows: Relation, name: str) -> object:
+    column = ColumnExpression(name)
+    return next((value for (value,) in rows.filter(column.isnotnull()).select(column).limit(1).fetchall()), None)
 
 
 def _key(

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, counted
 from pipeline.flow import stage_list
 from pipeline.job.config import Job
 from pipeline.lake import skips
@@ -89,7 +89,8 @@ def _status_of(lake: Lake, job: Job, model: ModelRef | None, ds: str) -> Partiti
     else:
         state, note = _without(lake, job, ds, records, input_now)
     if done is not None and done.withdrawn and state is Completeness.complete:
-        note = f"{done.withdrawn:,} predicted rows are no longer in the input"
+        are = "is" if done.withdrawn == 1 else "are"
+        note = f"{counted(done.withdrawn, 'predicted row')} {are} no longer in the input"
     if records and records[0].state is State.rolled_back and state is not Completeness.complete:
         note = f"run {records[0].run_id} was rolled back"
     if done is not None and done.job_digest != job.digest and state is Completeness.complete:

@@ -59,7 +59,8 @@ class Contract:
                     next_step=f"{files.spelling.type(name, 'VARCHAR')}; {UNCHECKED}",
                 )
         if self.manifest is not None:
-            check_fit(self.manifest, self.job.input.features, dict.fromkeys(there, "") | dict(columns), files)
+            toml = self.job.folder / "job.toml"
+            check_fit(self.manifest, self.job.input.features, dict.fromkeys(there, "") | dict(columns), files, job=toml)
 
     def _missing(self, missing: Sequence[str], found: Sequence[str], files: Files) -> SchemaMismatch:
         what, step = f"job {self.job.name} needs {_listed(missing)}, which the files lack", UNCHECKED

@@ -75,7 +75,7 @@ class RecordStore:
                 if self.exists(job, ds, run_id):
                     return self.read(job, ds, run_id)
         where = self._storage.where("runs")
-        raise UsageError(f"no run is called {run_id!r}", where=where, next_step="lakescore status")
+        raise UsageError(f"no run is called {run_id!r}", where=where, next_step="lakescore runs lists them")
 
     def newest_id(self, job: str, ds: str) -> str:
         """Returns the id of a day's newest run, or an empty string."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from pipeline.database import sql_files
 from pipeline.database.resources import batch_rows
-from pipeline.errors import ModelRefused, SchemaMismatch
+from pipeline.errors import ModelRefused, SchemaMismatch, nearest
 from pipeline.model.inputs import Fit, FixedList, Number
 from pipeline.model.user_rows import read_rows
 from pipeline.records import now
@@ -164,7 +164,11 @@ def _features(con: Connection, files: Files, signature: Signature) -> Relation:
     rows = read_rows(con, files, signature)
     if missing := [name for name in names if name not in rows.columns]:
         raise SchemaMismatch(
-            f"the training data has no {', '.join(missing)}", where=files, expected=", ".join(names), got=rows.columns
+            f"the training data has no {', '.join(name + nearest(name, rows.columns) for name in missing)}",
+            where=files,
+            expected=", ".join(names),
+            got=", ".join(rows.columns),
+            next_step="correct --features, or the header of the file",
         )
     plain = {name: ColumnExpression(name) for name in names}
     for name in numbers(signature):

@@ -382,8 +382,8 @@ class Registry:
         return ModelNotFound(
             f"no model is called {name!r}{nearest(name, names)}",
             where=self.root if there else f"{self.root}, a folder that does not exist",
-            expected=_listed(names),
-            next_step=register if there else f"correct LAKESCORE_MODELS, or {register}",
+            expected=_listed(names) if names else None,
+            next_step=register if there else f"{register}; if models are elsewhere, correct LAKESCORE_MODELS",
         )
 
 

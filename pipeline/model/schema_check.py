@@ -38,17 +38,18 @@ def check_fit(
     columns: Mapping[str, str],
     where: object,
     spelling: Spelling = Spelling.command,
+    *,
+    job: object = None,
 ) -> None:
     """Checks a model against a job's `features` (None: the job uses the model's) and the input's columns.
 
-    `columns` maps names to types; `where` names the input in error messages, `spelling` how types are given. Raises
-    ModelMismatch if the job's features differ from the model's, SchemaMismatch if a column is absent or has the wrong
-    type.
+    `columns` maps names to types; `where` names the input in error messages, `job` the file with the job's
+    features, `spelling` how types are given. Raises ModelMismatch if the job's features differ from the model's,
+    SchemaMismatch if a column is absent or has the wrong type.
     """
+    check_features(manifest, features, job)
     needed = manifest.signature.features
     model = f"model {manifest.name} {manifest.version}"
-    if features is not None and set(features) != set(needed):
-        raise _other_features(model, needed, features)
     if missing := [name for name in needed if name not in columns]:
         raise SchemaMismatch(
             f"the input has no column {_listed(name + _hint(name, columns) for name in missing)}",
@@ -72,6 +73,13 @@ def check_fit(
         )
 
 
+def check_features(manifest: Manifest, features: Sequence[str] | None, where: object) -> None:
+    """Raises ModelMismatch if a job names features, in the file `where`, and they are not those of its model."""
+    needed = manifest.signature.features
+    if features is not None and set(features) != set(needed):
+        raise _other_features(f"model {manifest.name} {manifest.version}", needed, features, where)
+
+
 def check_nulls(manifest: Manifest, null_features: str, where: object) -> None:
     """Raises ModelMismatch if the job's policy passes NULL to the model as NaN, and a feature is passed as an int64."""
     signature = manifest.signature
@@ -87,15 +95,16 @@ def check_nulls(manifest: Manifest, null_features: str, where: object) -> None:
         )
 
 
-def _other_features(model: str, needed: Sequence[str], features: Sequence[str]) -> ModelMismatch:
-    lacking = [name + _hint(name, features) for name in needed if name not in features]
-    surplus = [name for name in features if name not in needed]
+def _other_features(model: str, needed: Sequence[str], features: Sequence[str], where: object) -> ModelMismatch:
+    lacking = [name for name in needed if name not in features]
+    surplus = [name + _hint(name, lacking) for name in features if name not in needed]
     parts = [
         f"{model} needs {_listed(lacking)}, which the job's features lack" if lacking else "",
         f"the job's features include {_listed(surplus)}, which {model} does not take" if surplus else "",
     ]
     return ModelMismatch(
         "; ".join(part for part in parts if part),
+        where=where,
         expected=_listed(needed),
         got=_listed(features),
         next_step="correct `features` in job.toml, or omit it to use the model's own",

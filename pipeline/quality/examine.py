@@ -54,6 +54,7 @@ def examine(
     checks = [*builtin.checks(ctx, day, found, builtin.recent_runs(ctx, ds)), *_collisions(ctx, day, found, inputs)]
     if not rules:
         return Examined(tuple(checks))
+    suite.check_known(rules, day.relation.columns, suite.path_of(ctx.job, "input"))
     if only_rows:
         return Examined(tuple(checks), broken_rules(ctx, day))
     about_keys = [rule for rule in rules if _is_about_keys(rule, key, day)]

@@ -58,6 +58,16 @@ def days(ctx: Context) -> list[InQuarantine]:
     return found
 
 
+def stopped_otherwise(ctx: Context, ds: str | None = None) -> list[str]:
+    """Returns the days, or this day if it is one, whose last run was stopped and left no rows in quarantine."""
+    found = []
+    for each in ctx.lake.records.days(ctx.job.name) if ds is None else [ds]:
+        last = next(ctx.lake.records.iter_day(ctx.job.name, each), None)
+        if last is not None and last.state is State.stopped and not rejections.of_run(ctx.lake, last):
+            found.append(each)
+    return found
+
+
 def rows(
     ctx: Context, ds: str, *, reason: str | None = None, limit: int = 100
 ) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -74,16 +74,20 @@ def input_files(ctx: Context, ds: str) -> dict[str, tuple[FileInfo, ...]]:
                 else f"no {ctx.job.grain} at all",
                 next_step="write the files there: a run imports them"
                 if name in ctx.job.input.text
-                else _supply(ctx.job, ds),
+                else _supply(ctx.job, ds, days),
             )
         check_no_table(ctx.lake, pattern.text, files[name])
     return files
 
 
-def _supply(job: Job, ds: str) -> str:
-    """Returns how a period gets its input. The rows that `generate` makes up are only of use to the default job."""
+def _supply(job: Job, ds: str, days: Sequence[str]) -> str:
+    """Returns how a period gets its input, and the newest of the `days` that have some.
+
+    The rows that `generate` makes up are only of use to the default job.
+    """
     made_up = f", or lakescore generate --date {ds}" if job.name == DEFAULT_JOB else ""
-    return f"lakescore import FILES --job {job.name} --date {ds}{made_up}"
+    newest = f"; the newest with input is {days[-1]}: --date {days[-1]}" if days else ""
+    return f"lakescore import FILES --job {job.name} --date {ds}{made_up}{newest}"
 
 
 def check_input_unchanged(ctx: Context, plan: Plan, ds: str) -> None:
@@ -234,7 +238,7 @@ def _check_schema(con: Connection, ctx: Context, manifest: Manifest, input_: Inp
         found = _columns_of_files(con, ctx, manifest, input_, ds)
     for where, columns in found.items():
         spelling = Spelling.job if input_.imported and not ctx.job.input.select else Spelling.command
-        check_fit(manifest, ctx.job.input.features, columns, where, spelling)
+        check_fit(manifest, ctx.job.input.features, columns, where, spelling, job=ctx.job.folder / "job.toml")
         if missing := [name for name in needed if name not in columns]:
             raise SchemaMismatch(
                 f"the input lacks {', '.join(missing)}{nearest(missing[0], list(columns))}",

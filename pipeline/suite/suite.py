@@ -41,6 +41,8 @@ CLOSE = 0.6
 """Similarity from which a kind is suggested for an unknown one."""
 IGNORED = ("result_format", "catch_exceptions", "batch_id", "include_rendered_content")
 """Arguments that say how Great Expectations reports a result, not what it expects: Lakescore decides that itself."""
+ABOUT_COLUMNS = ("expect_column_to_exist", "expect_table_columns_")
+"""Beginnings of the kinds of expectation that test which columns there are."""
 PARSERS = ("great_expectations", "great_expectations__experimental__")
 OF_GX_0 = {
     "expectation_suite_name": "name",
@@ -163,7 +165,7 @@ def as_json(rules: Iterable[Rule], notes: list[str]) -> str:
 def check_columns(rules: Iterable[Rule], columns: Collection[str], where: object) -> None:
     """Raises JobError for the first column that a rule needs and the data lacks; rules that test this are exempt."""
     for rule in rules:
-        if rule.type.startswith(("expect_column_to_exist", "expect_table_columns_")):
+        if rule.type.startswith(ABOUT_COLUMNS):
             continue
         for column in columns_of(rule.kwargs):
             if column not in columns:
@@ -173,6 +175,18 @@ def check_columns(rules: Iterable[Rule], columns: Collection[str], where: object
                     expected=", ".join(columns),
                     next_step="correct the suite, or use expect_column_to_exist if the data should have it",
                 )
+
+
+def check_known(rules: Sequence[Rule], columns: Collection[str], where: object) -> None:
+    """Raises JobError as `check_columns`, except for columns of which a rule of the suite says that they have to exist.
+
+    If such a column is absent, that rule fails, and it is the data that is wrong.
+    """
+    tests = [rule.kwargs for rule in rules if rule.type.startswith(ABOUT_COLUMNS)]
+    named = {name for kwargs in tests for name in (*columns_of(kwargs), *kwargs.get("column_set", ()))}
+    check_columns(
+        [rule for rule in rules if not named.issuperset({*columns_of(rule.kwargs)} - {*columns})], columns, where
+    )
 
 
 def _refuse_old_keys(document: object, where: object) -> None:

@@ -38,7 +38,7 @@ def test_command_rollback_is_shown_by_status(workspace: Workspace, cli: Cli) -> 
     assert (day["state"], day["last_state"]) == ("partial", "rolled_back")
     assert "rolled back" in day["note"]
     cli("rollback", "nonsense", expect=UsageError)
-    assert "and 1 old days would be removed" in cli("clean", "--job", "toy", "--dry-run", "--keep-days", 30).stdout
+    assert "and 1 old day would be removed" in cli("clean", "--job", "toy", "--dry-run", "--keep-days", 30).stdout
 
 
 def test_command_rollback_says_what_there_was_to_do(workspace: Workspace, cli: Cli) -> None:

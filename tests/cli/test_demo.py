@@ -27,7 +27,7 @@ def test_demo_scores_two_days_and_prints_their_ledgers_and_history(cli: Cli, tmp
     assert "lakescore explain user_000042 --replay" in shown.partition("Now try, in tour:\n")[2]
 
     again = cli("demo", "--dir", "tour", "--rows", 200).stdout
-    assert "v1 is there from an earlier demo; lakescore demo --fresh begins anew" in again
+    assert "v1 is there from an earlier demo; lakescore demo --dir tour --fresh begins anew" in again
     assert len(re.findall(r"up to date, 200 rows .* no data was read", again)) == 4
     (tmp_path / "tour" / "notes.txt").write_text("of the earlier demo")
     fresh = cli("demo", "--dir", "tour", "--rows", 100, "--fresh").stdout

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import InputMissing
 from pipeline.model.registry import Registry
 from pipeline.tabular import sources
 from tests.calling import Cli
@@ -72,3 +73,13 @@ def test_drift_is_said_by_the_run_that_finds_it(workspace: Workspace, cli: Cli) 
         if text.startswith("2026-01-02")
     )
     assert line.endswith(("warning", "warnings"))
+
+
+def test_drift_without_a_date_names_the_newest_day_that_there_is(workspace: Workspace, cli: Cli) -> None:
+    workspace.lake.mkdir()
+    assert "lakescore import FILES --job toy" in cli("drift", "--job", "toy", expect=InputMissing).stderr
+    workspace.day(50)
+    assert f"lakescore run --job toy --date {DAY}, then retry" in cli("drift", "--job", "toy", expect=1).stderr
+    workspace.complete()
+    said = cli("drift", "--job", "toy", expect=1).stderr
+    assert f"the newest is {DAY}: lakescore drift --job toy --date {DAY}" in said

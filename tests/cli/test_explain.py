@@ -7,9 +7,10 @@ import re
 
 import pytest
 
+from pipeline.errors import UsageError
 from tests.calling import Cli
 from tests.explain.history import add_history
-from tests.workspace import Workspace
+from tests.workspace import DAY, Workspace
 
 EXPLAIN = ("explain", "u3", "--replay", "--job", "toy")
 
@@ -45,3 +46,14 @@ def test_cli_json_has_everything(cli: Cli, history: Workspace) -> None:
     assert first["replay"]["same_model"]
     assert first["input"]["row_group"] == 0
     assert set(first["attribution"]["shares"]) == {"a", "b"}
+
+
+def test_explain_of_another_day_lists_the_days_that_the_key_has(cli: Cli, workspace: Workspace) -> None:
+    workspace.day(3)
+    workspace.complete()
+    workspace.day(2, "2026-01-02")
+    workspace.complete("2026-01-02")
+    said = cli("explain", "u2", "--job", "toy", "--date", "2026-01-02", expect=UsageError).stderr
+    assert f"it is stored for {DAY}\n" in said
+    assert f"lakescore explain --job toy u2 --date {DAY}" in said or f"u2 --job toy --date {DAY}" in said
+    assert "u2: 1 prediction\n" in cli("explain", "u2", "--job", "toy").stdout

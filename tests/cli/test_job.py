@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import UsageError
+from pipeline.errors import SchemaMismatch, UsageError
 from pipeline.job.loading import read_job
 from pipeline.settings import Settings
 from tests.calling import Cli
@@ -48,7 +48,9 @@ def test_init_keeps_what_is_there(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / ".gitignore").write_text("mine\n")
     cli("init")
     assert (tmp_path / ".gitignore").read_text() == "mine\n"
-    assert "the folder is not empty" in cli("init", expect=UsageError).stderr
+    error = cli("init", expect=UsageError).stderr
+    assert "the folder is not empty" in error
+    assert "lakescore init FOLDER" in error
 
 
 def test_job_new_finds_key_features_and_rules_and_is_the_default(cli: Cli, project: Path) -> None:
@@ -147,3 +149,55 @@ def test_job_reference_explains_each_key(cli: Cli) -> None:
     said = cli("job", "reference").stdout
     assert "max_quarantined = 0.05" in said
     assert "[schedule]" in said
+
+
+COMMAS = "customer;country;amount;items\n" + "".join(f"c{row:03};DE;{row},{row % 9};{row % 7}\n" for row in range(60))
+
+
+def test_job_new_proposes_the_decimal_comma_and_then_keeps_it(cli: Cli, project: Path) -> None:
+    (project / "rows.csv").write_text(COMMAS)
+    new = ("job", "new", "orders", "--from", "rows.csv", "--model", "model.pt")
+    for options in ((), ("--features", "amount,items")):
+        said = cli(*new, *options, expect=SchemaMismatch).stderr
+        assert re.search(r"got +amount, such as '\d+,\d'\n", said)
+        assert "--decimal ," in said
+    said = cli(*new, "--decimal", ",").stdout
+    assert "2 features: amount, items" in said
+    assert re.search(r"lakescore import rows.csv .* --decimal ,", said)
+
+
+def test_job_new_refuses_text_as_a_feature_of_a_model_of_numbers(cli: Cli, project: Path) -> None:
+    new = ("job", "new", "orders", "--from", "rows.csv", "--model", "model.pt")
+    said = cli(*new, "--features", "country,items", expect=SchemaMismatch).stderr
+    assert "a feature is text, and the model takes numbers: country" in said
+    assert not (project / "dags" / "jobs" / "orders").exists()
+
+
+@pytest.mark.parametrize("model", ["../gone.pt2", "/tmp/gone.pt"])
+def test_job_new_says_that_there_is_no_such_model_file(cli: Cli, project: Path, model: str) -> None:
+    said = cli("job", "new", "orders", "--from", "rows.csv", "--model", model, expect=UsageError).stderr
+    assert "no such file" in said
+    assert model in said
+
+
+def test_job_check_before_the_model_and_the_first_import_says_what_to_do(cli: Cli, project: Path) -> None:
+    cli("job", "new", "orders", "--from", "rows.csv", "--model", "model.pt")
+    said = cli("job", "check", expect=1).stdout
+    assert re.search(r"next +lakescore models register CHECKPOINT --name orders", said)
+    assert "expected" not in said.partition("suites")[0]
+    assert "lakescore import FILES" in cli("plan", expect=UsageError).stderr
+
+
+def test_job_check_finds_a_misspelt_feature_in_the_job(cli: Cli, workspace: Workspace) -> None:
+    workspace.day(20)
+    folder = workspace.job(features='features = ["a", "bb"]')
+    said = cli("job", "check", "--job", "toy", expect=1).stdout
+    assert "ok       model" not in said
+    assert "the job's features include bb (did you mean 'b'?)" in said
+    run = cli("run", "--job", "toy", "--date", DAY, expect=1).stderr
+    assert re.search(rf"where +\S*{folder.relative_to(workspace.root)}/job.toml", run)
+
+
+def test_plan_without_a_date_names_the_newest_day_with_input(cli: Cli, workspace: Workspace) -> None:
+    workspace.day(20)
+    assert f"the newest with input is {DAY}: --date {DAY}" in cli("plan", "--job", "toy", expect=1).stderr

@@ -46,7 +46,7 @@ MISTAKES = {
     "no model file": (("models", "register", "gone.pt", "--name", "x", "--version", "v1"), 2, "gone.pt"),
     "a query that writes": (("query", "DROP TABLE predictions"), 2, "SELECT"),
     "a misspelt column in a query": (("query", "SELECT predicton FROM predictions"), 2, "predicton"),
-    "a run that is not there": (("rollback", "20260101T000000000Z-00000000"), 2, "no run is called"),
+    "a run that is not there": (("rollback", "20260101T000000000Z-00000000"), 2, "lakescore runs"),
     "a release of a key that is not in quarantine": (("quarantine", "release", "u1", *ON), 2, "no row with the key"),
     "a key that is not there": (("explain", "nobody", *TOY), 2, "nobody"),
     "drift of a day without a run": (("drift", *ON), 1, "no run of toy is complete"),

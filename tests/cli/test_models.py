@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.cli import register as commands
-from pipeline.errors import ModelMismatch, ModelNotFound, ModelRefused, UsageError
+from pipeline.errors import ModelMismatch, ModelNotFound, ModelRefused, SchemaMismatch, UsageError
 from pipeline.model.registry import Registry
 from tests.calling import Cli, Expected
 from tests.model.networks import save_classifier
@@ -218,3 +218,12 @@ def test_register_with_training_data_keeps_their_profile(workspace: Workspace, c
     )
     refused = cli(*command, "--version", "v1", "--baseline", "training.parquet", expect=1).stderr
     assert "was registered without training data, and a version cannot be changed" in refused
+
+
+def test_register_misspelt_feature_names_the_column_of_the_training_rows(workspace: Workspace, cli: Cli) -> None:
+    (workspace.root / "training.csv").write_text("id,a,b\n" + "".join(f"u{i},{i},{i % 3}\n" for i in range(50)))
+    command = ("models", "register", "toy-v1.pt", "--name", "toy", "--version", "v2", "--features", "a,bb")
+    said = cli(*command, "--baseline", "training.csv", expect=SchemaMismatch).stderr
+    assert "the training data has no bb, did you mean 'b'?" in said
+    assert "id, a, b\n" in said
+    assert "correct --features" in said

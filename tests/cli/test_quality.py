@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import QualityStop
+from pipeline.errors import JobError, QualityStop
 from tests.calling import Cli
 from tests.conftest import Lakescore
 from tests.quality.test_examine import BETWEEN, rule, suite
@@ -82,3 +82,35 @@ def test_commands_validate_run_and_ask_without_any_traffic(lakescore: Lakescore,
     trend = call("query", "quality_trend", "--param", "check_name=age_range", "--format", "json")
     assert [(row["ds"], row["outcome"]) for row in trend] == [(f"2026-01-0{day}", "passed") for day in (1, 2, 3)]
     assert call("suite", "check", "--json") == {"input": 9, "output": 2}
+
+
+def test_quarantine_names_the_day_that_was_stopped_for_another_reason(workspace: Workspace, cli: Cli) -> None:
+    suite(workspace, rule("expect_column_mean_to_be_between", column="a", min_value=1000, meta={"name": "mean_of_a"}))
+    workspace.day(50)
+    cli("run", "--job", "toy", "--date", DAY, expect=QualityStop)
+    step = f"lakescore plan --check --job toy --date {DAY}"
+    for command in (("list",), ("show", "--date", DAY), ("show", "--date", DAY, "--reason", "mean_of_a")):
+        said = cli("quarantine", *command, "--job", "toy").stdout
+        assert f"the last run of {DAY} was stopped by its checks: {step}" in said
+        (page,) = re.findall(r"and (\S+\.html) say why", said)
+        assert (workspace.root / page).is_file()
+
+
+def test_quarantine_show_of_a_day_that_was_stopped_by_its_rows_says_where_they_are(
+    workspace: Workspace, cli: Cli
+) -> None:
+    workspace.job(policy='null_features = "quarantine"').joinpath("job.toml")
+    toml = workspace.settings.jobs / "toy" / "job.toml"
+    toml.write_text(toml.read_text().replace("max_quarantined = 1.0", "max_quarantined = 0.01"))
+    workspace.day(changed(table(10), "a", {0: None}))
+    cli("run", "--job", "toy", "--date", DAY, expect=QualityStop)
+    said = cli("quarantine", "show", "--date", DAY, "--reason", "null:a", "--job", "toy").stdout
+    assert f"lakescore plan --job toy --date {DAY} shows them" in said
+
+
+def test_run_misspelt_column_of_the_suite_is_a_mistake_in_the_suite(workspace: Workspace, cli: Cli) -> None:
+    suite(workspace, rule("expect_column_mean_to_be_between", column="aa", min_value=0, meta={"name": "m"}))
+    workspace.day(50)
+    said = cli("run", "--job", "toy", "--date", DAY, expect=JobError).stderr
+    assert "m: there is no column 'aa', did you mean 'a'?" in said
+    assert "input.json" in said

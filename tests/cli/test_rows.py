@@ -148,3 +148,8 @@ def test_cli_reader_that_has_seen_enough_is_no_error(lake: Lake) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
         assert process.wait(timeout=60) == 0
+
+
+def test_cli_table_shows_hashes_so_that_they_can_be_copied(cli: Cli) -> None:
+    shown = cli("query", "SELECT -5426396 AS fingerprint, 5426396::HUGEINT AS hash_sum, 5426396 AS rows").stdout
+    assert shown.split()[-3:] == ["-5426396", "5426396", "5,426,396"]

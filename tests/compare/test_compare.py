@@ -16,6 +16,7 @@ from pipeline.compare.rows import FEATURE
 from pipeline.database.connection import connect
 from pipeline.database.sql_files import load
 from pipeline.errors import InputMissing, ModelMismatch, ModelNotFound
+from pipeline.model.registry import Registry
 from pipeline.scorer import Scorer
 from tests.compare.versions import ROWS, add_versions, both
 from tests.workspace import DAY, Workspace, changed, table
@@ -142,6 +143,16 @@ def test_compare_what_cannot_be_compared_is_an_error(versions: Workspace) -> Non
         both(versions, ds="2026-03-01")
     with pytest.raises(ModelMismatch, match="do not both have the class 'churn'"):
         both(versions, target="churn")
+
+
+def test_compare_of_other_classes_says_what_can_be_compared(versions: Workspace) -> None:
+    registry, path = Registry(versions.root / "models"), versions.root / "linear-2.pt"
+    for version, classes in (("3", ("no", "yes")), ("4", ("1", "no"))):
+        registry.register(path, name="toy", version=version, features=("a", "b"), classes=classes)
+    with pytest.raises(ModelMismatch, match=r"no class in common.* register 3 again, as a new .*--classes 0,1 in"):
+        compare(versions.context(), "1", "3")
+    with pytest.raises(ModelMismatch, match="lakescore compare 3 4 --class no"):
+        compare(versions.context(), "3", "4")
 
 
 def test_compare_writes_no_prediction(versions: Workspace) -> None:

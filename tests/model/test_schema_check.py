@@ -31,7 +31,7 @@ def test_check_fit_all_there_passes(features: list[str] | None) -> None:
     [
         (["age"], "needs visits, which the job's features lack", "does not take"),
         (["age", "visits", "zip"], "include zip, which model churn v3 does not take", "lack"),
-        (["age", "visit"], "needs visits (did you mean 'visit'?), which the job's features lack; the job's", "age,"),
+        (["age", "visit"], "lack; the job's features include visit (did you mean 'visits'?), which", "age,"),
         ([], "needs age, visits, which", "does not take"),
     ],
 )

@@ -147,7 +147,9 @@ def test_run_broken_expectation_about_the_day_stops_only_if_critical(
 
 def test_run_expectation_that_raises_counts_as_critical(workspace: Workspace) -> None:
     suite(
-        workspace, rule("expect_column_mean_to_be_between", "info", column="nowhere", min_value=0, meta={"name": "m"})
+        workspace,
+        rule("expect_column_mean_to_be_between", "info", column="nowhere", min_value=0, meta={"name": "m"}),
+        rule("expect_column_to_exist", "info", column="nowhere"),
     )
     workspace.day(50)
     with pytest.raises(QualityStop, match=r"nowhere.*does not exist"):

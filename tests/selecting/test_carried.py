@@ -225,6 +225,6 @@ def test_plan_and_run_say_what_became_of_carried_values(workspace: Workspace, cl
     day = ("--job", "toy", "--date", DAY)
     cli("run", *day)
     workspace.day(rows(["x", "other", "z"]))
-    said = "1 unchanged rows have other carried values now; they keep the stored ones"
+    said = "1 unchanged row has other carried values now; the stored ones are kept"
     assert said in cli("plan", *day).stdout
     assert said in cli("run", *day).stdout

@@ -57,7 +57,7 @@ def test_withdrawn_rows_are_named_by_plan_run_record_view_status_and_page(worksp
     workspace.run()
     workspace.day(FEWER)
     day = ("--job", "toy", "--date", DAY)
-    said = "2 predicted rows are no longer in the input; they keep their predictions"
+    said = "2 predicted rows are no longer in the input; their predictions are kept"
     assert said in cli("plan", *day).stdout
     assert said in cli("run", *day).stdout
     assert workspace.ask("SELECT withdrawn, marked FROM runs ORDER BY run_id") == [(0, 0), (2, 0)]

@@ -120,8 +120,8 @@ def promote(
         emit_json({"name": name, "alias": alias, "version": after, "before": before, "flips": flips})
     else:
         if found is not None:
-            flips = f"{found.flip_share:.2%} of {counted(found.rows, 'decision')} flip"
-            console().print(f"{flips}{compare.left_out(found)}", markup=False)
+            said = f"{found.flip_share:.2%} of {counted(found.rows, 'decision')} flip"
+            console().print(f"{said}{compare.left_out(found)}", markup=False)
         console().print(f"{alias} of {name} is {after}" + (f", was {before}" if before else ""), markup=False)
 
 

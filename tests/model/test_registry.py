@@ -311,7 +311,7 @@ def test_resolve_what_is_not_there_says_what_is(
 def test_resolve_in_an_absent_registry_says_that_there_is_none(registry: Registry) -> None:
     with pytest.raises(ModelNotFound) as caught:
         registry.resolve("churn", "production")
-    assert caught.value.expected == "none"
+    assert caught.value.expected is None
     assert caught.value.where == f"{registry.root}, a folder that does not exist"
     assert "correct LAKESCORE_MODELS" in str(caught.value.next_step)
     assert registry.manifests() == []

@@ -132,13 +132,15 @@ def _instead(ctx: Context, days: Sequence[str]) -> str:
     job, lake = ctx.job.name, ctx.lake
     known = sorted(lake.records.days(job), reverse=True)
     complete = next((day for day in known if lake.records.last_complete(job, day) is not None), None)
-    if complete is not None:
-        return f"the newest is {complete}: lakescore drift --job {job} --date {complete}"
     there = lake.input_days(ctx.job.patterns.values())
+    asked = next((day for day in days if day in there), None)
+    if complete is not None:
+        first = f"lakescore run --job {job} --date {asked}, then retry; " if asked else ""
+        return f"{first}the newest is {complete}: lakescore drift --job {job} --date {complete}"
     if not there:
         ds = days[-1] if days else period_or_last(ctx.job, None)
         return f"lakescore import FILES --job {job} --date {ds}, then lakescore run --job {job} --date {ds}"
-    return f"lakescore run --job {job} --date {next((day for day in days if day in there), there[-1])}, then retry"
+    return f"lakescore run --job {job} --date {asked or there[-1]}, then retry"
 
 
 def _judged(ctx: Context, record: RunRecord) -> list[Comparison]:

@@ -82,4 +82,7 @@ def test_drift_without_a_date_names_the_newest_day_that_there_is(workspace: Work
     assert f"lakescore run --job toy --date {DAY}, then retry" in cli("drift", "--job", "toy", expect=1).stderr
     workspace.complete()
     said = cli("drift", "--job", "toy", expect=1).stderr
-    assert f"the newest is {DAY}: lakescore drift --job toy --date {DAY}" in said
+    assert f"next      the newest is {DAY}: lakescore drift --job toy --date {DAY}" in said
+    workspace.day(50, "2026-01-02")
+    said = cli("drift", "--job", "toy", "--date", "2026-01-02", expect=1).stderr
+    assert f"lakescore run --job toy --date 2026-01-02, then retry; the newest is {DAY}: " in said

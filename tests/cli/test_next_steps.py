@@ -49,15 +49,15 @@ def test_error_names_job_and_lake_as_the_command_did_and_not_those_of_an_earlier
 ) -> None:
     workspace.day(5, ds="2026-01-05")
     said = cli("run", "--job", "dags/jobs/toy", "--lake", "./lake", "--date", DAY, expect=1).stderr
-    assert f"next      lakescore import --lake ./lake FILES --job dags/jobs/toy --date {DAY}\n" in said
+    assert f"next      lakescore import --lake ./lake FILES --job dags/jobs/toy --date {DAY}; the newest" in said
     said = cli("run", "--date", DAY, expect=1).stderr
-    assert f"next      lakescore import FILES --job toy --date {DAY}\n" in said
+    assert f"next      lakescore import FILES --job toy --date {DAY}; the newest with input is 2026-01-05" in said
 
 
 def test_drift_and_quarantine_lead_to_commands_of_the_same_job_and_day(workspace: Workspace, cli: Cli) -> None:
-    workspace.lake.mkdir()
+    workspace.day(5)
     said = cli("drift", "--job", "toy", "--date", DAY, expect=1).stderr
-    assert f"lakescore run --job toy --date {DAY}, then retry; lakescore status --job toy shows" in said
+    assert f"next      lakescore run --job toy --date {DAY}, then retry\n" in said
     said = cli("quarantine", "release", "u1", "--job", "toy", "--date", DAY, expect=2).stderr
     assert f"next      lakescore quarantine show --job toy --date {DAY}\n" in said
 

@@ -95,6 +95,7 @@ def test_disk_full_while_scoring_is_transient_and_the_next_run_completes(
 ) -> None:
     rows = 30_000
     give(on_disk, numbered(rows))
+    on_disk.lake.mkdir()
     fill(disk, leave_bytes=50 * PAGE)
     done = lakescore(*RUN, "--lake", on_disk.lake, "--json", expect=StorageUnavailable.exit_code)
     error = json.loads(done.stdout)

@@ -71,11 +71,11 @@ class Care:
         """Runs the stages as an orchestrator does; the process of one of them is killed."""
         run_id: tuple[str, ...] = ()
         for name in CHAIN:
-            process = self._start("stage", name, "--job", "toy", "--date", DAY, *run_id, output=subprocess.PIPE)
-            if name == dies_in:
-                ended_by(process, delay_s)
-                return
-            output, _ = process.communicate()
+            with self._start("stage", name, "--job", "toy", "--date", DAY, *run_id, output=subprocess.PIPE) as process:
+                if name == dies_in:
+                    ended_by(process, delay_s)
+                    return
+                output, _ = process.communicate()
             if process.returncode:  # other runs keep changing the day
                 return
             run_id = ("--run-id", json.loads(output)["run_id"])

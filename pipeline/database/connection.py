@@ -137,11 +137,14 @@ def read_parquet(
 def select_parquet(
     con: Connection, paths: Sequence[Path | str], columns: str, *, filename: str = "", row_number: bool = False
 ) -> Relation:
-    """Returns the rows of the files, with a select list of `folders.py`."""
+    """Returns the rows of the files, with a select list of `folders.py`.
+
+    `can_have_nan`: statistics in a file leave NaN out, and DuckDB would answer `x > 1` and `max(x)` from them alone.
+    """
     query = f"""
         FROM read_parquet(
             $paths, hive_partitioning = false, union_by_name = true, filename = $filename,
-            file_row_number = $row_number)
+            file_row_number = $row_number, can_have_nan = true)
         SELECT {columns}
     """
     params = {"paths": as_patterns(paths), "filename": filename or False, "row_number": row_number}

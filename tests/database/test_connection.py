@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.database.connection import translated_errors
+from pipeline.database.connection import connect, read_parquet, translated_errors
 from pipeline.errors import OutOfMemory, StorageUnavailable
 from tests.conftest import ROOT
 
@@ -96,3 +97,13 @@ def test_translated_errors_a_lack_of_memory_is_not_a_damaged_file(tmp_path: Path
         raise duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block")
     with pytest.raises(StorageUnavailable, match="not enough memory"), translated_errors("", [tmp_path / "x"]):
         raise MemoryError
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_read_parquet_nan_is_seen_though_the_statistics_of_the_file_leave_it_out(tmp_path: Path, kind: Any) -> None:
+    pq.write_table(pa.table({"x": pa.array([0.25, float("nan"), 0.5], kind)}), tmp_path / "a.parquet")
+    with connect() as con:
+        rows = read_parquet(con, [tmp_path / "a.parquet"])
+        found = rows.aggregate("count_if(NOT x BETWEEN 0 AND 1), count_if(isnan(x)), isnan(max(x))").fetchall()
+        assert found == [(1, 1, True)]
+        assert rows.filter("x > 1").count("x").fetchall() == [(1,)]

@@ -241,6 +241,14 @@ def test_predictions_key_that_changed_between_days_is_read_as_it_was(con: Any, l
     assert values(con, "SELECT key_text FROM predictions ORDER BY ds") == ["a", "a,s"]
 
 
+@pytest.mark.parametrize("lasting", [False, True])
+def test_predictions_nan_in_a_carried_column_is_seen(con: Any, lake: Lake, lasting: bool) -> None:
+    lakes.add_day(lake, DAY, ["a", "b"], carry={"limit": pa.array([1.0, float("nan")])})
+    views.create(con, lake, lasting=lasting)
+    assert values(con, 'SELECT max("limit")::VARCHAR FROM predictions') == ["nan"]
+    assert values(con, 'SELECT key_text FROM predictions WHERE "limit" > 2') == ["b"]
+
+
 def test_predictions_key_column_called_like_sql_needs_no_care(con: Any, lake: Lake) -> None:
     lakes.add_day(lake, DAY, [7], key='select "x"; DROP')
     views.create(con, lake)

@@ -14,19 +14,24 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.context import Context
 from pipeline.database import sql_files
 from pipeline.database.connection import translated_errors
 from pipeline.errors import CommitUnknown, StorageError
+from pipeline.lake.layout import Partition
 from pipeline.records import FileInfo, RunRecord
 from pipeline.selecting.triage import WITHDRAWN
-from pipeline.selecting.views import Selection
+from pipeline.selecting.views import Selection, select
 from pipeline.staging.folders import REST, attempts_folder, staging_folder
 from pipeline.staging.rows import rejected_schema
 from pipeline.staging.writer import GROUP_ROWS, read_batches, write_file
 from pipeline.storage import digest_of
 from pipeline.storage.parquet import read_metadata, read_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
@@ -164,16 +169,22 @@ class Publication:
                 return write_file(path.with_name(REST + name), schema, batches, self.record, name)
 
 
-def publish_quarantine(ctx: Context, record: RunRecord, selected: Selection, rejected: Sequence[Path]) -> None:
+def publish_quarantine(ctx: Context, record: RunRecord, rejected: Sequence[Path]) -> None:
     """Publishes the rejected rows as one file; without such rows, an empty one if the day has a quarantine file."""
     lake = ctx.lake
     key = f"quarantine/job={record.job}/ds={record.ds}/{record.run_id}.parquet"
     if lake.storage.head(key) or not (rejected or lake.quarantine_files(record.job, record.ds)):
         return
-    plan = record.plan
-    schema = rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))
+    schema = read_schema(rejected[0]) if rejected else _schema_of_rejected(ctx, record)
     batches = (batch for path in rejected for batch in read_batches(path))
     merged = lake.workspace.path(f"{staging_folder(record)}/quarantine.parquet")
     write_file(merged, schema, batches, record, merged.name, even_if_empty=True)
     with suppress(FileExistsError):  # published by the same run in another process
         lake.storage.create(key, merged)
+
+
+def _schema_of_rejected(ctx: Context, record: RunRecord) -> pa.Schema:
+    """Returns the schema of a run's rejected rows, if it has staged none."""
+    plan = record.plan
+    with select(ctx, plan, Partition.of(record)) as selected:
+        return rejected_schema(selected.schema, dict.fromkeys((*plan.key, *plan.carry, *plan.features)))

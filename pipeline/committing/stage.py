@@ -48,7 +48,7 @@ def commit(ctx: Context, record: RunRecord) -> Addition:
         lake.records.end(record, State.superseded, "the staged files of the run are gone")
         return Addition()
     check_input_unchanged(ctx, record.plan, record.ds)
-    with timed("commit") as clock, select(ctx, record.plan, partition) as selected:
+    with timed("commit") as clock, select(ctx, record.plan, partition, features=False) as selected:
         with _base_unchanged(ctx, record, selected):
             staged = staged_files(ctx, record, "scored")
             rejected = staged_files(ctx, record, "rejected")
@@ -64,7 +64,7 @@ def commit(ctx: Context, record: RunRecord) -> Addition:
             marked, overtaken = accounts.marked(stored_paths(ctx, published.withdrawn))
             statistics = accounts.statistics()
             withdrawn = accounts.withdrawn(after)
-            publish_quarantine(ctx, record, selected, rejected)
+            publish_quarantine(ctx, record, rejected)
         clock.rows = after.scored.rows
     done: dict[str, object] = {
         "state": State.overtaken if after.overtaken.rows or overtaken.rows else State.complete,

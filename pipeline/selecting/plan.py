@@ -27,7 +27,7 @@ from pipeline.selecting.input import (
     input_paths,
     stored_paths,
 )
-from pipeline.selecting.views import create_candidates
+from pipeline.selecting.views import INPUT, candidates, create_candidates
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -116,12 +116,14 @@ def make_plan(
     ]
     where = describe_files(files.listed)
     with connect_for_job(ctx, len(features)) as con:
-        create_candidates(con, ctx, files.read, ds, job.input.key, job.input.carry, features)
+        create_candidates(con, ctx, files.read, ds)
         with translated_errors(where, input_paths(ctx, files.read)):
             found = con.sql(sql_files.load("selecting/uniqueness"))
             counts = dict(zip(found.columns, found.fetchall()[0], strict=True))
             repeated = counts["keys"] != counts["distinct_hashes"]
             if repeated and job.policy.conflicting_duplicates == "fail":
+                rows = candidates(con.view(INPUT), job.input.key, job.input.carry, features)
+                rows.create_view("candidates", replace=True)
                 _refuse_conflicts(con, where)
     if counts["rows"] == 0:
         raise empty_input(ds, where)

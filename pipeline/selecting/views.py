@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, StarExpression
@@ -91,11 +91,17 @@ class Selection:
     files: Mapping[str, Sequence[FileInfo]]
     """The files with the rows of the input, by source."""
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The key, carried and feature columns of the selected rows."""
         candidates = self.con.view("candidates").limit(0).to_arrow_table().schema
         return candidates.remove(candidates.get_field_index("__key"))
+
+    @cached_property
+    def _key_types(self) -> dict[str, str]:
+        """The types of the key columns in the input. Kept, since DuckDB looks at every column of a view to tell one."""
+        types = column_types(self.con.view("candidates"))
+        return {column: types[column] for column in self.plan.key}
 
     @property
     def rows(self) -> Relation:
@@ -166,13 +172,12 @@ class Selection:
         computed: Sequence[Expression] = (),
     ) -> None:
         """Creates a view of a run's files: `__key`, the given columns, their names prefixed, and computed ones."""
-        types = column_types(self.con.view("candidates"))
+        types = self._key_types
         if paths:
             stored = read_parquet(self.con, paths)
             check_stored_key(self.plan.key, types, column_types(stored), self.partition.folder)
         else:
-            of_key = {column: types[column] for column in self.plan.key}
-            stored = empty_relation(self.con, of_key | {column: STORED[column] for column in columns})
+            stored = empty_relation(self.con, types | {column: STORED[column] for column in columns})
         renamed = [ColumnExpression(column).alias(prefix + column) for column in columns]
         key = key_expression(self.plan.key, types).alias("__key")
         stored.select(key, *renamed, *computed).create_view(name, replace=True)
@@ -180,18 +185,26 @@ class Selection:
 
 @contextmanager
 def select(
-    ctx: Context, plan: Plan, partition: Partition, read: Callable[[Connection], Relation] | None = None
+    ctx: Context,
+    plan: Plan,
+    partition: Partition,
+    read: Callable[[Connection], Relation] | None = None,
+    *,
+    features: bool = True,
 ) -> Iterator[Selection]:
     """Opens a connection with the views of a plan, over the files that the plan names.
 
-    `read` returns the rows of the input; by default they are read as the job says.
+    `read` returns the rows of the input; by default they are read as the job says. Without `features` the views lack
+    their columns, unless copies of a row have to be compared: DuckDB looks at each of a thousand columns in every query
+    over such a view, even if it counts keys only.
     """
+    read_features = plan.features if features or plan.repeated else ()
     files = of_plan(ctx, plan, partition.ds) if read is None else plan.input
     with connect_for_job(ctx, len(plan.features) + len(plan.carry)) as con:
         with translated_errors(describe_files(files)):
             rows = input_rows(con, ctx, files, partition.ds) if read is None else read(con)
             rows.create_view(INPUT)
-            of_run = candidates(rows, plan.key, (*plan.carry, *judged(plan)), plan.features)
+            of_run = candidates(rows, plan.key, (*plan.carry, *judged(plan)), read_features)
             of_run.create_view("unmarked" if plan.broken else "candidates")
         stored = stored_paths(ctx, (*plan.base, *plan.other_versions))
         base = tuple(stored_paths(ctx, plan.base))
@@ -221,7 +234,7 @@ def whole_input(ctx: Context, ds: str) -> Iterator[DayInput]:
 
 
 def _counted(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> DayInput:
-    create_candidates(con, ctx, files, ds, ctx.job.input.key, (), ())
+    create_candidates(con, ctx, files, ds)
     uniqueness = con.sql(sql_files.load("selecting/uniqueness"))
     counts = dict(zip(uniqueness.columns, uniqueness.fetchall()[0], strict=True))
     repeated = 0
@@ -232,20 +245,12 @@ def _counted(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInf
     return DayInput(con, counts["rows"], nulls, repeated, by_file=partial(rows_by_path, con, ctx, files, ds))
 
 
-def create_candidates(
-    con: Connection,
-    ctx: Context,
-    files: Mapping[str, Sequence[FileInfo]],
-    ds: str,
-    key: Sequence[str],
-    carry: Sequence[str],
-    features: Sequence[str],
-) -> None:
-    """Creates the views of input and candidates."""
+def create_candidates(con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str) -> None:
+    """Creates the views of input and candidates; the candidates have no columns but the key."""
     with translated_errors(describe_files(files)):
         rows = input_rows(con, ctx, files, ds)
         rows.create_view(INPUT)
-        candidates(rows, key, carry, features).create_view("candidates")
+        candidates(rows, ctx.job.input.key, (), ()).create_view("candidates")
 
 
 def candidates(rows: Relation, key: Sequence[str], carry: Sequence[str], features: Sequence[str]) -> Relation:

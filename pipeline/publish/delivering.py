@@ -63,10 +63,15 @@ def _send(
     except Overtaken as overtaken:
         return put(store, record, target, DeliveryState.held, str(overtaken))
     except BaseException as error:
-        what = error.what if isinstance(error, LakescoreError) else type(error).__name__
-        put(store, record, target, DeliveryState.failed, what)
+        put(store, record, target, DeliveryState.failed, _in_one_line(error))
         raise
     return _delivered(ctx, target, record, sent, known)
+
+
+def _in_one_line(error: BaseException) -> str:
+    if not isinstance(error, LakescoreError):
+        return type(error).__name__
+    return error.what if error.where is None else f"{error.what} ({error.where})"
 
 
 def _delivered(ctx: Context, target: AnyTarget, record: RunRecord, sent: Sent, known: list[Delivery]) -> Delivery:

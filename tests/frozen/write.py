@@ -250,8 +250,8 @@ class Writer:
         """
         lake = self.folder / "lake"
         shutil.rmtree(self.incoming)
-        shutil.rmtree(lake / "quality" / "docs")
-        (lake / "reports" / "index.html").unlink()
+        shutil.rmtree(lake / "quality" / "docs", ignore_errors=True)
+        (lake / "reports" / "index.html").unlink(missing_ok=True)
         for day in (lake / "reports").glob("job=*/ds=*"):
             for page in sorted(day.glob("*.html"), reverse=True)[KEPT_PAGES.get(day.name.removeprefix("ds="), 0) :]:
                 page.unlink()

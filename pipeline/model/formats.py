@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from pydantic import ValidationError
 
 from pipeline.errors import ModelRefused, UsageError
-from pipeline.model.manifest import Kind, Signature
+from pipeline.model.manifest import Kind, LibraryKind, Signature
 from pipeline.model.scalers import Scaler
 from pipeline.parsing import first_problem
 from pipeline.storage import translated_os_errors
@@ -21,6 +21,7 @@ from pipeline.storage import translated_os_errors
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.model.library_model import LibraryModel
     from pipeline.model.tensors import Weights as SafeTensors
     from pipeline.model.unstated import Weights
 
@@ -29,6 +30,7 @@ FILES: dict[Kind, str] = {
     "program": "model.pt2",
     "safetensors": "model.safetensors",
     "pickled": "model.pickle.pt",
+    "onnx": "model.onnx",
 }
 """File name in the registry, by kind."""
 
@@ -55,6 +57,27 @@ class Inspected:
     """The last operation, if it turns scores into classes."""
     weights: Weights | None = None
     """What is known of the structure of a file that has only weights."""
+    entries: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of the signature that the file states: `task`, `outputs`, and `inputs` by feature."""
+    said_by: str = "the file"
+    """What in the file states them."""
+
+    def completed(self, given: Mapping[str, Any], where: object) -> dict[str, Any]:
+        """Returns the signature entries of the caller with those that the file states and the caller does not.
+
+        Raises ModelRefused if the caller states another task.
+        """
+        task = self.entries.get("task")
+        if task is not None and given.get("task", task) != task:
+            raise ModelRefused(
+                f"the model is a {task}, by {self.said_by}",
+                where=where,
+                expected=task,
+                got=given["task"],
+                next_step="omit --task, or train the model for this task",
+            )
+        inputs = {**self.entries.get("inputs", {}), **(given.get("inputs") or {})}
+        return {**self.entries, **given, **({"inputs": inputs} if inputs else {})}
 
     def signature(
         self,
@@ -128,7 +151,10 @@ def inspect(content: bytes, where: object, architecture: str | None = None, *, t
     from pipeline.model import archive, other_files, pickled, program, tensors
 
     if not tensors.looks_like_one(content) and not archive.looks_like_one(content):
-        other_files.check(content, where)
+        library = other_files.check(content, where, trusted=trusted is not None)
+        if library is not None:
+            _only_for_weights(architecture, where)
+            return _of_library(library, content, where)
     if trusted is not None:
         pickled.check_trusted(content, trusted, where)
         return Inspected("pickled", None, None, int64=None)
@@ -146,6 +172,22 @@ def inspect(content: bytes, where: object, architecture: str | None = None, *, t
     if tensors.looks_like_one(content):
         return _of_safetensors(tensors.parse(content, where), architecture, where)
     return _of_checkpoint(content, architecture, where)
+
+
+def _of_library(kind: LibraryKind, content: bytes, where: object) -> Inspected:
+    built = _by_library(kind, content, where)
+    return Inspected(
+        kind,
+        built.inputs,
+        built.outputs,
+        features=built.stated.features,
+        classes=built.stated.classes,
+        written_by=built.stated.written_by,
+        int64=built.int64,
+        decides=built.ending.last if built.ending.values == "classes" else None,
+        entries=built.stated.entries,
+        said_by=built.stated.said_by,
+    )
 
 
 def _of_safetensors(found: SafeTensors, architecture: str | None, where: object) -> Inspected:
@@ -251,6 +293,18 @@ def _read(kind: Kind, content: bytes, where: object, signature: Signature) -> nn
             from pipeline.model import pickled
 
             return pickled.build(content, where)
+        case "onnx":
+            return _by_library(kind, content, where)
+        case _:
+            assert_never(kind)
+
+
+def _by_library(kind: LibraryKind, content: bytes, where: object) -> LibraryModel:
+    match kind:
+        case "onnx":
+            from pipeline.model import onnx
+
+            return onnx.build(content, where)
         case _:
             assert_never(kind)
 

@@ -28,8 +28,10 @@ MANIFEST_FORMAT = 1
 MOST_RANKS = 1000
 RESTORE = "restore model.json from a backup, or register the model under a new version"
 
-Kind = Literal["checkpoint", "program", "safetensors", "pickled"]
+Kind = Literal["checkpoint", "program", "safetensors", "pickled", "onnx"]
 """The kind of a model file; `formats.py` reads each of them."""
+LibraryKind = Literal["onnx"]
+"""The kinds that another library than torch reads and runs; each is an extra."""
 Task = Literal["classification", "regression", "multilabel", "ranking"]
 Outputs = Literal["logits", "probabilities", "log_probabilities"]
 Feature = Annotated[str, StringConstraints(min_length=1)]

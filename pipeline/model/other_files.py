@@ -1,6 +1,7 @@
-"""Model files of other libraries: recognized by their content, without running code, to say what can be done with them.
+"""Model files of other libraries: recognized by their content, without running code.
 
-The content decides, not the name of the file. A pickle is only taken apart, never loaded.
+Those in `READ` are read by `formats.py`; of the others, `check` says what can be done with them. The content decides,
+not the name of the file. A pickle is only taken apart, never loaded.
 """
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.errors import ModelRefused
+from pipeline.model.manifest import LibraryKind
 
 README = "models/README.md"
-FROM_ONNX = (
-    "export the PyTorch model that it was made from with torch.export.save; if there is none, write its layers as a "
-    f"torch module and export that: see {README}, Models of other libraries"
-)
+FROM_PICKLED_ONNX = "save the model itself with onnx.save, and register that file"
 FROM_SKLEARN = (
-    "write it as a torch module and export that with torch.export.save: a linear model is one nn.Linear of its coef_ "
-    f"and intercept_, with the scaler before it; trees are arrays: see {README}, Models of other libraries"
+    "convert it where it was trained, with skl2onnx.to_onnx(model, X[:1]).SerializeToString(), and register that .onnx "
+    f"file; or write it as a torch module, and export that with torch.export.save: see {README}"
 )
 FROM_TREES = (
     f"write its trees as a torch module and export that with torch.export.save: see {README}, Models of other libraries"
@@ -47,7 +46,8 @@ class Kind(NamedTuple):
 
 
 TORCHSCRIPT = Kind("a TorchScript file, which is code", FROM_TORCHSCRIPT)
-ONNX = Kind("an ONNX model", FROM_ONNX)
+ONNX = Kind("an ONNX model", "omit --trust-code: the file contains no code")
+PICKLED_ONNX = Kind("a pickled ONNX model", FROM_PICKLED_ONNX)
 XGBOOST = Kind("an XGBoost model", FROM_TREES)
 LIGHTGBM = Kind("a LightGBM model", FROM_TREES)
 CATBOOST = Kind("a CatBoost model", FROM_TREES)
@@ -67,24 +67,34 @@ FLAVORS = {
     "xgboost": XGBOOST,
     "lightgbm": LIGHTGBM,
     "catboost": CATBOOST,
-    "onnx": ONNX,
+    "onnx": PICKLED_ONNX,
     "keras": KERAS,
     "tensorflow": KERAS,
 }
 """Libraries by the names of their Python packages; MLflow calls them flavors."""
 
 
-def check(content: bytes, where: object) -> None:
-    """Raises ModelRefused, with the way that works, for a model file of another library."""
+READ: dict[Kind, LibraryKind] = {ONNX: "onnx"}
+"""The files that are read by the library of an extra, and the name of the kind in the registry."""
+
+
+def check(content: bytes, where: object, *, trusted: bool = False) -> LibraryKind | None:
+    """Returns the kind of a file that the library of an extra reads, and None for a file of no other library.
+
+    Raises ModelRefused, with the way that works, for the others, and for a file without code whose code is `trusted`.
+    """
     kind = recognized(content)
+    if kind in READ and not trusted:
+        return READ[kind]
     if kind is not None:
         raise ModelRefused(
             f"the file is {kind.name}",
             where=where,
-            expected="a program of torch.export, safetensors or a checkpoint of a state dict",
+            expected="a program of torch.export, safetensors, a checkpoint of a state dict, or ONNX",
             got=kind.name,
             next_step=kind.next_step,
         )
+    return None
 
 
 def recognized(content: bytes) -> Kind | None:

@@ -16,6 +16,7 @@ from pipeline.job.config import Precision
 from pipeline.model.cuda import Busy, Lanes
 from pipeline.model.heads import Results, head_of
 from pipeline.model.layers import Layers
+from pipeline.model.library_model import only_on_cpu
 from pipeline.model.limits import Limits
 from pipeline.model.manifest import Signature
 from pipeline.model.outputs import output_schema
@@ -46,6 +47,8 @@ class Predictor:
         """
         self.signature = signature
         self.device = choose_device(device)
+        if only_on_cpu(module):
+            self.device = _cpu(device, precision, compiled=compiled)
         self.precision, self.compiled = precision, compiled
         self._as_it_is = module.eval().requires_grad_(requires_grad=False).to(self.device)
         self.module = prepared(self._as_it_is, signature.width, self.device, precision, compiled=compiled)
@@ -175,6 +178,23 @@ class Predictor:
                 expected=f"({rows}, {self.signature.output_count})",
                 got=str(tuple(raw.shape)),
             )
+
+
+def _cpu(device: str, precision: Precision, *, compiled: bool) -> str:
+    """Returns the device of a model that another library runs. Raises UsageError for settings of torch alone."""
+    asked = [
+        *([f'device = "{device}"'] if device not in ("auto", "cpu") else []),
+        *([f'precision = "{precision}"'] if precision != "float32" else []),
+        *(["compile = true"] if compiled else []),
+    ]
+    if asked:
+        raise UsageError(
+            "this model is run by another library than torch: on the CPU, as it is",
+            expected='device = "auto" or "cpu", precision = "float32", compile = false',
+            got=", ".join(asked),
+            next_step="correct these under [engine] in job.toml, or LAKESCORE_DEVICE",
+        )
+    return "cpu"
 
 
 def choose_device(name: str) -> str:

@@ -188,7 +188,8 @@ class Registry:
         content = formats.read_file(checkpoint)
         found = formats.inspect(content, checkpoint, card.signature.get("architecture"), trusted=card.trusted)
         names = features or card.signature.get("features") or found.features
-        entries = scalers.declared(card.signature, card.scaling, found.scaler, names, checkpoint)
+        given = found.completed(card.signature, checkpoint)
+        entries = scalers.declared(given, card.scaling, found.scaler, names, checkpoint)
         signature = baseline.fitted(found.signature(features, classes, checkpoint, entries), training, checkpoint)
         if card.assume_mlp and found.weights is None:
             raise ModelRefused(
@@ -207,7 +208,7 @@ class Registry:
             rows,
             training,
             checkpoint,
-            stated="outputs" in card.signature,
+            stated="outputs" in given,
             before=None if before is None else before.signature,
         )
         signature, profile = tried.signature, tried.baseline

@@ -97,7 +97,7 @@ def running(rows: str, where: object, advice: str = "check the features and thei
     """
     try:
         yield
-    except LakescoreError:
+    except (LakescoreError, MemoryError):
         raise
     except Exception as error:
         if NO_MEMORY in str(error):  # torch raises RuntimeError

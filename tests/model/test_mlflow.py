@@ -200,7 +200,7 @@ def test_program_logged_with_an_example_of_one_row_says_to_use_two() -> None:
     ("flavor", "file", "way"),
     [
         ("xgboost", "xgboost.ubj", "write its trees as a torch module"),
-        ("sklearn", "sklearn.pkl", "one nn.Linear of its"),
+        ("sklearn", "sklearn.pkl", "skl2onnx.to_onnx"),
     ],
 )
 def test_model_of_another_flavor_is_named_with_the_way_that_works(

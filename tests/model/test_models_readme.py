@@ -75,6 +75,13 @@ def test_models_of_other_libraries_of_the_readme_are_registered_and_score() -> N
         assert scores == pytest.approx([1 / (1 + exp(-logit)) for logit in logits], abs=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # skl2onnx warns about its own code
+def test_onnx_model_of_the_readme_is_registered_with_its_labels() -> None:
+    (printed,) = run_examples("ONNX: scikit-learn and others", ["python", "sh"])
+    assert "task: classification of leaves, stays" in printed
+
+
 def test_ranking_of_the_readme_is_registered() -> None:
     (printed,) = run_examples("Tasks", ["python", "sh"])
     assert printed.startswith("shelf v1 is registered")

@@ -39,18 +39,15 @@ def refused(registry: Registry, path: Path, trusted: str | None = None) -> Model
 @pytest.mark.parametrize(
     ("file", "named", "way"),
     [
-        ("sklearn.pkl", "pickled scikit-learn model, which is code", "one nn.Linear of its coef_ and intercept_"),
-        ("sklearn.joblib", "pickled scikit-learn model", "one nn.Linear of its coef_ and intercept_"),
-        ("sklearn-compressed.joblib", "pickled scikit-learn model", "one nn.Linear of its coef_ and intercept_"),
+        ("sklearn.pkl", "pickled scikit-learn model, which is code", "skl2onnx.to_onnx"),
+        ("sklearn.joblib", "pickled scikit-learn model", "skl2onnx.to_onnx"),
+        ("sklearn-compressed.joblib", "pickled scikit-learn model", "skl2onnx.to_onnx"),
         ("xgboost.json", "XGBoost", "write its trees as a torch module"),
         ("xgboost.ubj", "XGBoost", "write its trees as a torch module"),
         ("xgboost.pkl", "XGBoost", "write its trees as a torch module"),
         ("lightgbm.txt", "LightGBM", "write its trees as a torch module"),
         ("lightgbm.pkl", "LightGBM", "write its trees as a torch module"),
         ("catboost.cbm", "CatBoost", "write its trees as a torch module"),
-        ("sklearn.onnx", "ONNX", "export the PyTorch model that it was made from"),
-        ("pytorch.onnx", "ONNX", "export the PyTorch model that it was made from"),
-        ("bare.onnx", "ONNX", "export the PyTorch model that it was made from"),
     ],
 )
 def test_file_of_another_library_is_named_with_the_way_that_works(

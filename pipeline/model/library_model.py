@@ -1,0 +1,116 @@
+"""Models that another library runs, such as ONNX. The library is an extra, imported when such a file is read.
+
+Their files are data. Whatever library runs them, it does so on the CPU, with one thread per call: each worker of a run
+calls it from its own thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import ModelError, ModelRefused, UsageError
+from pipeline.machine import out_of_memory
+from pipeline.model.ending import NOTHING, Ending
+from pipeline.model.feeding import Port
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a file says about the model, beside what it computes."""
+
+    features: tuple[str, ...] | None = None
+    classes: tuple[str | int, ...] | None = None
+    entries: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of the signature: `task`, `outputs`, `quantiles`, and `inputs` by feature."""
+    said_by: str = "the file"
+    """What says the entries, such as `objective binary:logistic`."""
+    written_by: str | None = None
+
+
+class LibraryModel(nn.Module):
+    """Takes a tensor for each of `ports`, on the CPU; returns (rows, outputs)."""
+
+    only_on_cpu = True
+    casts_to_half = False
+    ending: Ending = NOTHING
+    stated: Stated = Stated()
+
+    def __init__(self, ports: tuple[Port, ...], outputs: int, where: object) -> None:
+        super().__init__()
+        self.ports, self.outputs, self.where = ports, outputs, where
+
+    @property
+    def inputs(self) -> int:
+        """Number of float32 columns that it takes."""
+        return sum(port.columns for port in self.ports if not port.int64)
+
+    @property
+    def int64(self) -> int:
+        """Number of int64 values that it takes per row."""
+        return sum(port.columns for port in self.ports if port.int64)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def only_on_cpu(module: nn.Module) -> bool:
+    """Returns whether a model is run by another library than torch."""
+    return any(getattr(part, "only_on_cpu", False) for part in module.modules())
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Raises UsageError that says how to install the library of an extra, if the import inside fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"this model needs a library that is not installed: {error.name or error}",
+            next_step=f"pip install 'lakescore[{name}]' and try again",
+        ) from None
+
+
+@contextmanager
+def reading(what: str, where: object) -> Iterator[None]:
+    """Raises ModelRefused for whatever a library raises while it reads a file, and MemoryError if memory runs out."""
+    try:
+        yield
+    except (ModelError, UsageError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        raise ModelRefused(
+            f"the file is not a valid {what}",
+            where=where,
+            got=_first_line(error),
+            next_step="save it again with the library that trained it",
+        ) from error
+
+
+@contextmanager
+def scoring(where: object) -> Iterator[None]:
+    """Raises ModelError for whatever a library raises while it scores rows, and MemoryError if memory runs out."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        raise ModelError(
+            "the model cannot score these rows",
+            where=where,
+            got=_first_line(error),
+            next_step="check the features and their order; to register it, --golden or --baseline with rows that it "
+            "knows also helps",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text.strip()}"[:300]

@@ -284,7 +284,9 @@ class Maker:
         by position: once a later file has one more, it shows the wrong ones.
         """
         made = self.con.execute("SELECT count(*) FROM duckdb_views() WHERE schema_name = 'stored'").fetchall()[0][0]
-        options = {"filename": FILE, "union_by_name": self.lasting, "hive_partitioning": False, "can_have_nan": True}
+        options = {"filename": FILE, "union_by_name": self.lasting, "hive_partitioning": False}
+        if not self.lasting:  # other programs' DuckDB answers that the maximum of any such column is NaN
+            options["can_have_nan"] = True
         arguments = [str(ConstantExpression(self._patterns(paths)))]
         arguments += [f"{option} = {ConstantExpression(value)}" for option, value in options.items()]
         rows, name = f"FROM read_parquet({', '.join(arguments)})", f"stored.files_{made}"

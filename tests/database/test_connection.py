@@ -107,3 +107,12 @@ def test_read_parquet_nan_is_seen_though_the_statistics_of_the_file_leave_it_out
         found = rows.aggregate("count_if(NOT x BETWEEN 0 AND 1), count_if(isnan(x)), isnan(max(x))").fetchall()
         assert found == [(1, 1, True)]
         assert rows.filter("x > 1").count("x").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
+def test_read_parquet_maximum_without_nan_is_a_number(tmp_path: Path, kind: Any) -> None:
+    pq.write_table(pa.table({"x": pa.array([0.25, 0.5], kind)}), tmp_path / "a.parquet")
+    with connect() as con:
+        rows = read_parquet(con, [tmp_path / "a.parquet"])
+        assert rows.aggregate("min(x), max(x)").fetchall() == [(0.25, 0.5)]
+        assert rows.aggregate("max(x) - min(x)").fetchall() == [(0.25,)]

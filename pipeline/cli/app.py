@@ -16,6 +16,13 @@ from pipeline.errors import LakescoreError
 log = logging.getLogger("lakescore")
 
 
+class Hints(logging.Formatter):
+    """Adds `--job` and `--lake` to the commands that a message names, as `next_steps` does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return next_steps.completed(super().format(record))
+
+
 class Interrupted(BaseException):
     """Raised by the signal handler. Not a KeyboardInterrupt, on which Typer would exit without a message."""
 
@@ -32,10 +39,12 @@ def program() -> None:
 def main() -> None:
     """Runs a command.
 
-    Exit codes: 0 success, 1 failure, 2 usage error, 3 stopped by data quality, 75 transient error (a retry may help),
-    130 interrupted, 143 terminated.
+    Exit codes, as in docs/on-call.md: 0 success, 1 failure, 2 usage error, 3 stopped by data, 75 transient error (a
+    retry may help), 130 interrupted, 143 terminated.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Hints("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for ours in ("lakescore", "pipeline"):
         logging.getLogger(ours).setLevel(logging.INFO)
     next_steps.forget()

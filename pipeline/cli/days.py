@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from pipeline.cli.output import console, table
-from pipeline.flow.status import Completeness, PartitionStatus
+from pipeline.flow.status import PartitionStatus
 from pipeline.job.config import Job
+from pipeline.lake.states import PeriodState, in_words
 from pipeline.records import ModelRef
 
 MARKS = {
-    Completeness.complete: ("■", "#", "green"),
-    Completeness.partial: ("◧", "p", "yellow"),
-    Completeness.stale: ("▲", "s", "magenta"),
-    Completeness.missing: ("□", "m", "red"),
-    Completeness.gone: ("✕", "x", "dim"),
-    Completeness.skipped: ("○", "o", "dim"),
+    PeriodState.complete: ("■", "#", "green"),
+    PeriodState.partial: ("◧", "p", "yellow"),
+    PeriodState.stale: ("▲", "s", "magenta"),
+    PeriodState.stopped: ("▼", "!", "red"),
+    PeriodState.failed: ("◆", "f", "red"),
+    PeriodState.unfinished: ("…", "u", "yellow"),
+    PeriodState.rolled_back: ("↶", "r", "yellow"),
+    PeriodState.missing: ("□", "m", "red"),
+    PeriodState.gone: ("✕", "x", "dim"),
+    PeriodState.skipped: ("○", "o", "dim"),
 }
 """Mark, ASCII mark for terminals without Unicode, and colour of each state."""
 LISTED = 31
@@ -32,7 +37,7 @@ def show(job: Job, model: ModelRef | None, days: Sequence[PartitionStatus]) -> N
         out.print(f"{job.name}, {named}: no {job.grain} has input or predictions", markup=False)
         return
     out.print(f"[bold]{job.name}[/], {named}: {len(days):,} {job.grain}s, {days[0].ds} to {days[-1].ds}\n")
-    rows: dict[str, dict[int, Completeness]] = defaultdict(dict)
+    rows: dict[str, dict[int, PeriodState]] = defaultdict(dict)
     for day in days:
         row, column = job.period(day.ds).place
         rows[row][column] = day.state
@@ -43,7 +48,7 @@ def show(job: Job, model: ModelRef | None, days: Sequence[PartitionStatus]) -> N
         marks = (_mark(states[at]) if at in states else Text(" ") for at in range(len(columns)))
         out.print(Text.assemble(f"{row}  ", *marks))
     _show_legend(days)
-    _show_details(days)
+    _show_details(job, days)
 
 
 def _show_legend(days: Sequence[PartitionStatus]) -> None:
@@ -51,27 +56,26 @@ def _show_legend(days: Sequence[PartitionStatus]) -> None:
     legend = Text("\n")
     for state in MARKS:
         if counts[state]:
-            legend.append_text(_mark(state)).append(f" {counts[state]:,} {state}   ")
+            legend.append_text(_mark(state)).append(f" {counts[state]:,} {in_words(state)}   ")
     console().print(legend)
 
 
-def _show_details(days: Sequence[PartitionStatus]) -> None:
-    incomplete = [day for day in days if day.state not in (Completeness.complete, Completeness.skipped)]
+def _show_details(job: Job, days: Sequence[PartitionStatus]) -> None:
+    incomplete = [day for day in days if day.state.needs_attention]
     chosen = list(days) if len(days) <= LISTED else incomplete[-LISTED:]
     if not chosen:
         return
-    headings = ("day", "state", "model", "rows", "scored", "quarantined", "runs", "last run", "note")
-    table(headings, (_row(day) for day in chosen))
+    headings = (str(job.grain), "state", "model", "rows", "scored", "quarantined", "runs", "last run", "note")
+    table(headings, (_row(day) for day in chosen), whole=("last run",), below=("last run", "note"))
     if len(days) > LISTED and len(incomplete) > len(chosen):
         console().print(f"and {len(incomplete) - len(chosen):,} earlier ones; select them with --from and --to")
 
 
 def _row(day: PartitionStatus) -> tuple[object, ...]:
-    last = f"{day.last_state} {day.last_at:%Y-%m-%d}" if day.last_state and day.last_at else None
     counts = (day.candidates, day.scored, day.quarantined)
-    return (day.ds, day.state.value, day.version, *counts, day.runs, last, day.note or "")
+    return (day.ds, in_words(day.state), day.version, *counts, day.runs, day.last_run, day.note or "")
 
 
-def _mark(state: Completeness) -> Text:
+def _mark(state: PeriodState) -> Text:
     mark, plain, colour = MARKS[state]
     return Text(mark if console().encoding.startswith("utf") else plain, style=colour)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.outcomes import show_outcome
 from pipeline.cli.output import console
-from pipeline.cli.run import show_outcome
 from pipeline.database import sql_files
 from pipeline.errors import counted
 from pipeline.lake.layout import Lake
@@ -62,10 +62,10 @@ def demo(
     for ds in DAYS:
         if ds not in ctx.lake.input_days(ctx.job.patterns.values()):
             generate_day(ctx.lake, ds, rows=rows)
-        show_outcome(run_day(ctx, ds))
+        show_outcome(ctx, run_day(ctx, ds))
     _say("3. The same days again", "nothing has changed, so no data is read")
     for ds in DAYS:
-        show_outcome(run_day(ctx, ds))
+        show_outcome(ctx, run_day(ctx, ds))
     _say("4. The history", "lakescore query daily_summary")
     _ask(ctx.lake, "daily_summary")
     _say("5. The report", "lakescore report --open")

@@ -142,7 +142,7 @@ def status(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Show the calendar of a job's days: complete, partial, stale (other model), missing, skipped, or gone."""
+    """Show the calendar of a job: the state of each day, its newest run, and what is wrong."""
     from pipeline.cli.days import show
     from pipeline.flow import status as calendar
 

@@ -15,6 +15,7 @@ from pipeline.errors import UsageError, counted
 from pipeline.job.config import Job
 from pipeline.job.loading import find_job
 from pipeline.lake.layout import Lake
+from pipeline.lake.states import in_words
 from pipeline.periods import Period
 from pipeline.records import RunRecord, State
 
@@ -58,7 +59,7 @@ def runs(
             (
                 each["ds"],
                 each["run_id"],
-                str(each["state"]),
+                in_words(each["state"]),
                 each["model_version"],
                 each["scored"],
                 each["quarantined"],
@@ -68,6 +69,7 @@ def runs(
             for each in shown
         ],
         whole=(str(found_job.grain), "run", "state"),
+        below=("quarantined", "reason"),
     )
     if next(chosen, None) is not None:
         console().print(f"these are the newest {counted(number, 'run')}; --last shows more")

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-OURS = re.compile(r"^no drift: | has drifted from | has changed with the model: ")
+ALARM = re.compile(r" has drifted from | has changed with the model: ")
+"""Matches the warning about a column that has drifted."""
+OURS = re.compile(rf"^no drift: |{ALARM.pattern}")
 """Matches the warnings of this stage, which a repetition of the stage replaces."""
 
 
@@ -101,6 +103,17 @@ def described(found: Comparison) -> str:
 
 def alarms(found: Sequence[Comparison]) -> list[Comparison]:
     return [each for each in found if each.outcome in ("warning", "critical")]
+
+
+def alarmed(ctx: Context, record: RunRecord) -> dict[str, list[str]]:
+    """Returns the columns of a run with an alarm, by their worst level, `critical` or `warning`, as they are stored."""
+    table = store.of_run(ctx, "drift", record)
+    pairs = zip(*(table.column(each).to_pylist() for each in ("column_name", "outcome")), strict=True) if table else ()
+    worst: dict[str, str] = {}
+    for name, outcome in pairs:
+        if outcome == "critical" or (outcome == "warning" and name not in worst):
+            worst[name] = outcome
+    return {level: [name for name, its in worst.items() if its == level] for level in ("critical", "warning")}
 
 
 def _compare(ctx: Context, record: RunRecord) -> list[str]:

@@ -28,7 +28,7 @@ from pipeline.errors import (
 from pipeline.flow import stage_list
 from pipeline.flow.stage_list import Runs, Stage
 from pipeline.job.config import Job
-from pipeline.lake import skips
+from pipeline.lake import skips, unplanned
 from pipeline.lake.layout import Partition
 from pipeline.lake.liveness import beating
 from pipeline.records import Addition, RunRecord, State
@@ -87,7 +87,8 @@ def backfill(ctx: Context, days: Iterable[str]) -> Iterator[Outcome]:
             try:
                 outcomes.append(run_day(ctx, ds))
             except LakescoreError as error:
-                log.error("%s failed: %s", ds, error)  # noqa: TRY400 - the message says all, without a traceback
+                state = State.stopped if isinstance(error, QualityStop) else State.failed
+                log.error("%s %s: %s", ds, state, error)  # noqa: TRY400 - the message says all, without a traceback
                 outcomes.append(Outcome(ds, error=error))
             yield outcomes[-1]
 
@@ -113,16 +114,22 @@ def run_day(ctx: Context, ds: str) -> Outcome:
     """
 
     def attempt() -> Outcome:
-        from pipeline.selecting.plan import plan
-
         if (known := without_plan(ctx, ds)) is not None:
             return known
-        return Outcome(ds, advance(ctx, within_memory(ctx, lambda ctx: plan(ctx, ds, goes_on=True))))
+        return Outcome(ds, advance(ctx, begin(ctx, ds, goes_on=True)))
 
     try:
         return until_it_holds(attempt)
     except InputMissing as error:
         return skip(ctx, ds, error)
+
+
+def begin(ctx: Context, ds: str, run_id: str | None = None, *, goes_on: bool) -> RunRecord:
+    """Plans a run of a day, and returns its record. If that fails, the lake has a note of it, as there is no record."""
+    from pipeline.selecting.plan import plan
+
+    with unplanned.noted(ctx.lake, ctx.job.name, ctx.job.patterns, ds):
+        return within_memory(ctx, lambda ctx: plan(ctx, ds, run_id, goes_on=goes_on))
 
 
 def skip(ctx: Context, ds: str, error: InputMissing) -> Outcome:
@@ -139,8 +146,9 @@ def without_plan(ctx: Context, ds: str, *, repeats: bool = True) -> Outcome | No
     If the views show them, the day is up to date. If the job has gone back to a model that they are of, a new run makes
     them current again. Stages that repeat until they succeed are left to others without `repeats`.
     """
-    manifest = ctx.manifest()
-    found = find_valid_run(ctx, manifest, ds)
+    with unplanned.noted(ctx.lake, ctx.job.name, ctx.job.patterns, ds):
+        manifest = ctx.manifest()
+        found = find_valid_run(ctx, manifest, ds)
     if found is None:
         return None
     if not found.up_to_date:

@@ -19,6 +19,7 @@ from pipeline.flow.day import (
     Outcome,
     advance,
     backfill,
+    begin,
     days_to_look_back_to,
     make_index,
     run_stage,
@@ -28,6 +29,7 @@ from pipeline.flow.day import (
     without_plan,
 )
 from pipeline.flow.stage_list import Runs
+from pipeline.lake import unplanned
 from pipeline.lake.record_store import OPEN
 from pipeline.records import RunRecord, State, new_run_id, same_files
 from pipeline.selecting.input import check_input
@@ -83,7 +85,8 @@ def check(ctx: Context, ds: str) -> dict[str, Any]:
             make_index(ctx)
         return {**summary(done.record), "up_to_date": True}
     try:
-        check_input(ctx, ctx.manifest(), ds)
+        with unplanned.noted(ctx.lake, ctx.job.name, ctx.job.patterns, ds):
+            check_input(ctx, ctx.manifest(), ds)
     except InputMissing as error:
         return _skipped(ctx, ds, error)
     return {"ds": ds, "run_id": new_run_id(ctx.lake.records.newest_id(ctx.job.name, ds)), "state": "new"}
@@ -134,13 +137,11 @@ def summary(record: RunRecord) -> dict[str, Any]:
 
 
 def _through(ctx: Context, ds: str, name: str, run_id: str | None) -> RunRecord:
-    from pipeline.selecting.plan import plan
-
     record = _resumable(ctx, ds, name, run_id) if run_id else None
     if record is None:
         taken = run_id is not None and ctx.lake.records.exists(ctx.job.name, ds, run_id)
         given = None if taken else run_id
-        record = within_memory(ctx, lambda ctx: plan(ctx, ds, given, goes_on=name != "plan"))
+        record = begin(ctx, ds, given, goes_on=name != "plan")
     if record.state is State.complete:
         from pipeline.committing.stage import settle
 

@@ -5,33 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from pipeline.errors import InputError, counted
 from pipeline.flow import stage_list
 from pipeline.job.config import Job
-from pipeline.lake import skips
+from pipeline.lake import skips, unplanned
 from pipeline.lake.layout import Lake, Partition
+from pipeline.lake.states import OF_NEWEST_RUN, PeriodState
 from pipeline.periods import Period
 from pipeline.records import FileInfo, ModelRef, RunRecord, State, same_files
 
 Input = dict[str, tuple[FileInfo, ...]]
-
-
-class Completeness(StrEnum):
-    complete = "complete"
-    """A run of the job's model version is complete, and its input has not changed since."""
-    partial = "partial"
-    """There are predictions of that version, but they are incomplete, or something has changed since."""
-    stale = "stale"
-    """There are predictions, but only of other versions."""
-    missing = "missing"
-    """There is input, but no prediction."""
-    gone = "gone"
-    """There are predictions, but no longer any input."""
-    skipped = "skipped"
-    """A run found no input, or no rows in it, and the job skips such days."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +24,7 @@ class PartitionStatus:
     """One day of a job."""
 
     ds: str
-    state: Completeness
+    state: PeriodState
     note: str | None
     """Reason for the state, or a remark on a complete day."""
     version: str | None
@@ -82,33 +67,34 @@ def _status_of(lake: Lake, job: Job, model: ModelRef | None, ds: str) -> Partiti
     try:
         input_now = lake.input_files(job.patterns, ds)
     except InputError as error:
-        state = Completeness.partial if lake.versions(job.name, ds) else Completeness.missing
-        return _filled(ds, state, f"{error.what}: {error.where}", records, done or next(iter(complete), None))
+        why = f"{error.what}: {error.where}"
+        return _filled(ds, PeriodState.failed, why, records, done or next(iter(complete), None))
+    note: str | None
     if version is not None and (found := _of_version(lake, Partition(job.name, ds, version), done, input_now)):
         state, note = found
     else:
-        state, note = _without(lake, job, ds, records, input_now)
-    if done is not None and done.withdrawn and state is Completeness.complete:
+        state, note = _without(lake, job, ds, input_now)
+    if done is not None and done.withdrawn and state is PeriodState.complete:
         are = "is" if done.withdrawn == 1 else "are"
         note = f"{counted(done.withdrawn, 'predicted row')} {are} no longer in the input"
-    if records and records[0].state is State.rolled_back and state is not Completeness.complete:
-        note = f"run {records[0].run_id} was rolled back"
-    if done is not None and done.job_digest != job.digest and state is Completeness.complete:
+    if state not in (PeriodState.complete, PeriodState.gone, PeriodState.skipped):
+        state, note = _as_tried(lake, job, ds, records, input_now) or (state, note)
+    if done is not None and done.job_digest != job.digest and state is PeriodState.complete:
         note = "the job changed since"
     return _filled(ds, state, note, records, done or next(iter(complete), None))
 
 
 def _of_version(
     lake: Lake, partition: Partition, done: RunRecord | None, input_now: Input
-) -> tuple[Completeness, str | None] | None:
+) -> tuple[PeriodState, str | None] | None:
     """Returns state and note of a day that has predictions of the version, or was complete without any; else None."""
     if not lake.parts(partition) and (done is None or done.parts):
         return None
     if not any(input_now.values()):
-        return Completeness.gone, "no input any more"
+        return PeriodState.gone, "no input any more"
     if note := _why_not_complete(lake, partition, done, input_now):
-        return Completeness.partial, note
-    return Completeness.complete, None
+        return PeriodState.partial, note
+    return PeriodState.complete, None
 
 
 def _why_not_complete(lake: Lake, partition: Partition, done: RunRecord | None, input_now: Input) -> str | None:
@@ -123,33 +109,40 @@ def _why_not_complete(lake: Lake, partition: Partition, done: RunRecord | None, 
     return None if lake.storage.head(partition.success) else "not marked as complete"
 
 
-def _without(
-    lake: Lake, job: Job, ds: str, records: Sequence[RunRecord], input_now: Input
-) -> tuple[Completeness, str | None]:
+def _without(lake: Lake, job: Job, ds: str, input_now: Input) -> tuple[PeriodState, str | None]:
     """Returns state and note of a day without predictions of the job's version."""
     if (skip := skips.find(lake, job.name, ds, input_now)) is not None:
-        return Completeness.skipped, skip.reason
+        return PeriodState.skipped, skip.reason
     others = [version for version in lake.versions(job.name, ds) if lake.parts(Partition(job.name, ds, version))]
     if not any(input_now.values()):
-        return Completeness.gone, "no input any more"
+        return PeriodState.gone, "no input any more"
     if others:
-        return Completeness.stale, f"scored by {', '.join(others)}"
+        return PeriodState.stale, f"scored by {', '.join(others)}"
     if lacking := [name for name, files in input_now.items() if not files]:
-        return Completeness.missing, f"no files of {', '.join(lacking)}"
-    return Completeness.missing, _unfinished(job, records[0]) if records else None
+        return PeriodState.missing, f"no files of {', '.join(lacking)}"
+    return PeriodState.missing, None
 
 
-def _unfinished(job: Job, record: RunRecord) -> str | None:
-    """Describes how far an uncommitted run has come, and why it has ended if it has."""
-    stage = stage_list.next_of(job, record)
-    if record.error:
-        where = f" in {stage}" if stage else ""
-        return f"{record.state}{where}: {record.error.splitlines()[0]}"
-    return f"not finished: {stage} is next" if stage else None
+def _as_tried(
+    lake: Lake, job: Job, ds: str, records: Sequence[RunRecord], input_now: Input
+) -> tuple[PeriodState, str] | None:
+    """Returns state and note of a day whose newest run has not completed it; None if that run says nothing of it."""
+    newest = records[0] if records else None
+    if (tried := unplanned.find(lake, job.name, ds, input_now, newest)) is not None:
+        return PeriodState.failed, f"in plan: {tried.error.splitlines()[0]}"
+    if newest is None or (state := OF_NEWEST_RUN.get(newest.state)) is None:
+        return None
+    if state is PeriodState.rolled_back:
+        return state, f"run {newest.run_id} was rolled back"
+    stage = stage_list.next_of(job, newest)
+    if newest.error:
+        where = f"in {stage}: " if stage else ""
+        return state, f"{where}{newest.error.splitlines()[0]}"
+    return state, f"{stage} is next" if stage else "not committed"
 
 
 def _filled(
-    ds: str, state: Completeness, note: str | None, records: Sequence[RunRecord], done: RunRecord | None
+    ds: str, state: PeriodState, note: str | None, records: Sequence[RunRecord], done: RunRecord | None
 ) -> PartitionStatus:
     counts = done.ledger.counts() if done and done.ledger else {}
     newest = records[0] if records else None

@@ -15,7 +15,7 @@ from pipeline.columns import HIVE
 from pipeline.database import sql_files
 from pipeline.database.connection import connect, read_parquet, translated_errors
 from pipeline.errors import InputError
-from pipeline.lake import skips
+from pipeline.lake import skips, unplanned
 from pipeline.lake.layout import Lake
 from pipeline.lake.patterns import Pattern
 from pipeline.periods import Grain, Period
@@ -43,7 +43,7 @@ class Day:
 
     ds: str
     state: str
-    """State of `record`; without a run, `skipped` if one has skipped it, `missing` if it has input, else `none`."""
+    """State of `record`; without a run `skipped`, `failed` if none could be planned, `missing` with input, `none`."""
     record: RunRecord | None = None
     """Run that finished last among the complete ones; if none is complete, the newest run."""
     runs: int = 0
@@ -164,14 +164,16 @@ def _day(lake: Lake, job: str, period: Period) -> Day:
 
 
 def _without_run(lake: Lake, newest: RunRecord | None, period: Period, zone: str) -> Day:
-    """Returns a day without runs: `skipped`, `missing` with input, else `none`. The newest run knows where input is."""
+    """Returns a day without runs; see `Day.state`. The newest run knows where input is."""
     source = (newest.job_config.get("input") or {}) if newest else {}
     texts = {"unscored": source["path"]} if source.get("path") else source.get("sources") or {}
     patterns = {name: Pattern(text, period.grain, zone) for name, text in texts.items()}
     try:
         files = lake.input_files(patterns, period.ds)
     except InputError:  # a run of the day says what is wrong with it
-        return Day(period.ds, "missing", grain=period.grain)
+        return Day(period.ds, "failed", grain=period.grain)
+    if newest is not None and unplanned.find(lake, newest.job, period.ds, files, None) is not None:
+        return Day(period.ds, "failed", grain=period.grain)
     if newest is not None and skips.find(lake, newest.job, period.ds, files) is not None:
         return Day(period.ds, "skipped", grain=period.grain)
     return Day(period.ds, "missing" if files and all(files.values()) else "none", grain=period.grain)

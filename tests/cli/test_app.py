@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipeline.cli import app
+from pipeline.cli import app, next_steps
 from pipeline.cli.commands import COMMANDS, command_line
 from pipeline.database.connection import connect
 from pipeline.errors import OutOfMemory
@@ -73,3 +74,9 @@ def test_command_into_a_closed_pipe_ends_with_what_was_done(workspace: Workspace
     os.close(writer)
     assert "Traceback" not in done.stderr
     assert (done.returncode in {1, 120}, workspace.run().up_to_date) == (True, works)
+
+
+def test_hints_in_the_log_name_the_lake_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(next_steps._given, "lake", "elsewhere")
+    said = logging.LogRecord("x", logging.WARNING, "", 0, "then: lakescore run --date %s", ("2026-01-01",), None)
+    assert app.Hints("%(message)s").format(said) == "then: lakescore run --lake elsewhere --date 2026-01-01"

@@ -65,3 +65,30 @@ def test_text_between_colons_is_no_emoji(capsys: pytest.CaptureFixture[str]) -> 
 def test_columns_that_are_whole_are_not_broken_where_others_are(capsys: pytest.CaptureFixture[str]) -> None:
     table(("run", "reason"), [("20260101T000000000Z-0a1b2c3d", "because " * 40)], whole=("run",))
     assert "20260101T000000000Z-0a1b2c3d" in capsys.readouterr().out
+
+
+RUN = "20260101T000000000Z-0a1b2c3d"
+
+
+@pytest.mark.parametrize(("width", "below"), [(80, ("run", "note")), (60, ())])
+def test_table_that_is_too_wide_keeps_words_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, below: tuple[str, ...]
+) -> None:
+    """A line below each row has what does not fit, or each value has a line of its own."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    row = ("2026-01-01", "complete", 5000, 0, RUN, "the input changed since, and much else happened")
+    table(("day", "state", "scored", "quarantined", "run", "note"), [row] * 3, whole=("run",), below=below)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for word in ("2026-01-01", "complete", "5,000", RUN, "happened"):
+        assert text.count(word) == 3
+    assert text.count("quarantined") == (1 if below else 3)
+
+
+def test_line_below_a_row_leaves_out_what_is_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    table(("day", "rows", "late", "note"), [("2026-01-01", 7, 0, "")], below=("late", "note"))
+    assert capsys.readouterr().out.split() == ["day", "rows", "─" * 16, "2026-01-01", "7"]

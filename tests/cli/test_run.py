@@ -97,7 +97,8 @@ def test_run_for_people_shows_the_ledger_and_what_was_predicted(cli: Cli, worksp
     assert numbers(done.stdout) == {"candidates": 1200, "scored": 1199, "unchanged": 0, "quarantined": 1}
     assert "1,199 new" in done.stdout
     assert re.search(r"\npredictions 0: [\d.]+%, 1: [\d.]+%; mean confidence 0\.\d{3}\n", done.stdout)
-    assert re.search(r"\nplan .* s .*, score .* rows/s\), commit .*; peak memory [\d.]+ [MG]B\n", done.stdout)
+    assert re.search(r"\ntook [\d.]+ s, scoring [\d.]+ s at [\d,]+ rows/s; peak memory [\d.]+ [MG]B\n", done.stdout)
+    assert re.search(rf"\npage: \S+/elsewhere/reports/job=toy/ds={DAY}/\S+\.html\n$", done.stdout)
     assert not (tmp_path / "lake").exists()
 
 
@@ -128,7 +129,7 @@ def test_backfill_continues_after_a_failed_day_and_the_next_one_runs_only_that_d
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-50])
     backfill = ("backfill", "--job", "toy", "--from", "2025-12-30", "--to", DAYS[2])
-    done = cli(*backfill, "--json", expect=1)
+    done = cli(*backfill, "--json", expect=75)  # the only failure may go away by itself
     first: list[dict[str, Any]] = json.loads(done.stdout)
     assert [(day["ds"], day["state"]) for day in first] == list(
         zip(DAYS, ["complete", "failed", "complete"], strict=True)
@@ -145,7 +146,10 @@ def test_backfill_continues_after_a_failed_day_and_the_next_one_runs_only_that_d
         [DAYS[1], "complete"],
         [DAYS[2], "up"],
     ]
-    assert lines[3] == "3 days: 2 up to date, 1 complete, 2 without input; 1,000 rows scored"
+    assert lines[3:] == [
+        "3 days: 2 up to date, 1 complete, 2 without input; 1,000 rows scored",
+        f"report: {workspace.lake}/reports/index.html",
+    ]
     lake = workspace.context().lake
     assert [len(lake.records.of_day("toy", ds)) for ds in DAYS] == [1, 1, 1]
     assert len(workspace.stored()) == 3000
@@ -154,9 +158,42 @@ def test_backfill_continues_after_a_failed_day_and_the_next_one_runs_only_that_d
 def test_backfill_for_people_names_the_failed_days_at_the_end(cli: Cli, workspace: Workspace) -> None:
     workspace.day(10).write_bytes(b"no Parquet")
     done = cli("backfill", "--job", "toy", "--from", DAYS[0], "--to", DAYS[0], expect=1)
-    assert re.fullmatch(rf"{DAY}  failed +\n1 day: 1 failed; 0 rows scored\n", done.stdout)
+    assert re.fullmatch(rf"{DAY}  failed +a file cannot be read\n1 day: 1 failed; 0 rows scored\n", done.stdout)
     assert re.search(rf"{DAY} failed: a file cannot be read\n +where .*data\.parquet", done.stderr)
-    assert re.search(rf"error: 1 of 1 day failed\n +got +{DAY}\n +next .*resumes", done.stderr)
+    assert re.search(
+        rf"error: 1 of 1 day failed\n +got +{DAY}\n +next .*to resume: lakescore backfill --failed --job toy",
+        done.stderr,
+    )
+
+
+@pytest.mark.slow
+def test_backfill_of_failed_or_stale_days_runs_those_alone(cli: Cli, workspace: Workspace) -> None:
+    workspace.job(policy="", features='features = ["a", "b"]')
+    text = (workspace.settings.jobs / "toy" / "job.toml").read_text().replace("max_quarantined = 1.0", "")
+    (workspace.settings.jobs / "toy" / "job.toml").unlink()
+    (workspace.settings.jobs / "toy" / "job.toml").write_text(text)
+    for ds in DAYS:
+        workspace.day(20, ds)
+    workspace.day(changed(table(20), "a", dict.fromkeys(range(20))), DAYS[1])  # each row lacks a feature
+    cli("backfill", "--job", "toy", expect=UsageError)
+    done = cli("backfill", "--job", "toy", "--from", DAYS[0], "--to", DAYS[1], expect=3)
+    assert f"{DAYS[1]}  stopped     20 of 20 rows of {DAYS[1]} would be quarantined" in done.stdout
+    assert "error: 1 of 2 days stopped" in done.stderr
+    (found,) = json.loads(cli("backfill", "--job", "toy", "--failed", "--json", expect=3).stdout)
+    assert (found["ds"], found["state"]) == (DAYS[1], "stopped")
+    assert "nothing to do" in cli("backfill", "--job", "toy", "--stale").stdout
+    workspace.day(30, DAYS[0])
+    stale = cli("backfill", "--job", "toy", "--stale").stdout.splitlines()
+    assert stale[0] == f"{DAYS[0]}  complete    30 rows: 30 scored"
+    assert stale[1] == "1 day: 1 complete; 30 rows scored"
+
+
+def test_run_that_is_dry_shows_the_plan_and_writes_nothing(cli: Cli, workspace: Workspace) -> None:
+    workspace.day(10)
+    before = workspace.files()
+    assert cli("run", *TOY, "--dry-run").stdout == cli("plan", *TOY).stdout
+    assert json.loads(cli("run", *TOY, "--dry-run", "--json").stdout)["candidates"] == 10
+    assert workspace.files() == before
 
 
 def test_backfill_says_for_people_what_was_not_handed_on_and_why(cli: Cli, workspace: Workspace) -> None:
@@ -165,8 +202,9 @@ def test_backfill_says_for_people_what_was_not_handed_on_and_why(cli: Cli, works
     backfill = ("backfill", "--job", "toy", "--from", DAYS[0], "--to", DAYS[0])
     for state in ("1 complete; 10 rows scored", "1 up to date; 0 rows scored"):
         done = cli(*backfill, expect=1)
-        assert f"1 day: {state}\n{DAY}: serving: failed, the environment variable LAKESCORE_REDIS_URL" in done.stdout
-        said = rf"error: 1 of 1 days are scored, but not handed on\n +got +{DAY}\n +next .*scores nothing anew"
+        assert f"1 day: {state}\n" in done.stdout
+        assert f"\n{DAY}: serving: failed, the environment variable LAKESCORE_REDIS_URL" in done.stdout
+        said = rf"error: 1 of 1 day is scored, but not handed on\n +got +{DAY}\n +next .*scores nothing anew"
         assert re.search(said, done.stderr)
     (outcome,) = json.loads(cli(*backfill, "--json", expect=1).stdout)
     assert outcome["state"] == "up to date"

@@ -62,7 +62,7 @@ def _of_classes(columns: Sequence[str], known: Expression) -> Iterator[tuple[str
     total = wide.total(found)
     inside = (wide.lowest(found) >= ConstantExpression(0)) & (wide.highest(found) <= ConstantExpression(1))
     yield "probabilities_finite", ~FunctionExpression("isfinite", total)
-    yield "probabilities_in_range", ~inside
+    yield "probabilities_in_range", ~(inside | FunctionExpression("isnan", total))  # NaN is not finite, and said so
     yield (
         "probabilities_sum",
         FunctionExpression("abs", total - ConstantExpression(1)) > ConstantExpression(TOLERANCE),

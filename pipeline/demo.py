@@ -57,12 +57,17 @@ def make_workspace(folder: Path, *, fresh: bool = False) -> Settings:
 def train(path: Path, seed: int = 0) -> float:
     """Trains a `SimpleClassifier` to predict who buys next, saves its checkpoint, and returns its accuracy on new rows.
 
-    The labels are synthetic: they are drawn at random, with a probability that depends on the features.
+    The labels are synthetic: they are drawn at random, with a probability that depends on the features. The training
+    rows are saved beside the checkpoint, for the baseline, as `training_file` names them.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     import torch
 
     torch.manual_seed(seed)
-    matrix, labels = _labelled(next(iter(batches(TRAINING_DAY, TRAINING_ROWS, seed))), seed)
+    rows = next(iter(batches(TRAINING_DAY, TRAINING_ROWS, seed)))
+    pq.write_table(pa.table(rows), training_file(path))
+    matrix, labels = _labelled(rows, seed)
     mean, deviation = matrix.mean(axis=0), matrix.std(axis=0)
     layers = [torch.nn.Linear(*shape) for shape in ((len(FEATURES), HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2))]
     network = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
@@ -89,6 +94,10 @@ def train(path: Path, seed: int = 0) -> float:
         path,
     )
     return float(accuracy)
+
+
+def training_file(checkpoint: Path) -> Path:
+    return checkpoint.with_name("training.parquet")
 
 
 def _labelled(batch: pa.RecordBatch, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

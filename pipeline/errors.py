@@ -212,6 +212,7 @@ def nearest(name: str, valid: list[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def counted(count: int, noun: str) -> str:
-    """Returns a number with its noun, such as `1 row` and `2,000 rows`."""
-    return f"{count:,} {noun if count == 1 else f'{noun}s'}"
+def counted(count: int, noun: str, verbs: tuple[str, str] | None = None) -> str:
+    """Returns a number with its noun, such as `1 row` and `2,000 rows`, and with the verb that fits it."""
+    text = f"{count:,} {noun if count == 1 else f'{noun}s'}"
+    return text if verbs is None else f"{text} {verbs[count != 1]}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.care.files import TRIES, empty, keep_copy, scratch
-from pipeline.errors import CommitConflict, UsageError
+from pipeline.errors import CommitConflict, UsageError, counted
 from pipeline.lake.layout import Lake, Partition
 from pipeline.lake.liveness import is_at_work
 from pipeline.records import RunRecord, State
@@ -34,7 +34,7 @@ class RolledBack:
         """Says what was done, in words."""
         count = len(self.files)
         if count:
-            return f"{count} file{'' if count == 1 else 's'} emptied; `lakescore run` scores those rows again"
+            return f"{counted(count, 'file')} emptied; `lakescore run` scores those rows again"
         if self.before is State.rolled_back:
             return "an earlier call had emptied its files; nothing was left to do"
         return "it had published no rows, so predictions stay as they were"

@@ -25,7 +25,7 @@ from pipeline.care.rollback import MARK as ROLLED_BACK
 from pipeline.columns import OF_PREDICTION, RESERVED, is_output
 from pipeline.database import sql_files
 from pipeline.database.connection import connect, read_parquet
-from pipeline.errors import LakeDamaged, LakescoreError, UsageError
+from pipeline.errors import LakeDamaged, LakescoreError, UsageError, counted
 from pipeline.lake.layout import MARKER, PART, Lake, Partition
 from pipeline.records import FileInfo, RunRecord, State
 from pipeline.storage.parquet import read_metadata
@@ -110,7 +110,7 @@ def _partition(lake: Lake, partition: Partition, records: list[RunRecord]) -> It
     of_version = [record for record in records if record.model.version == partition.version]
     expected = sum(map(_published, of_version))
     if expected and not parts:
-        what = f"no part file is left of those with the {expected:,} rows that runs have published"
+        what = f"no part file is left of those with the {counted(expected, 'row')} that runs have published"
         yield Finding("lost", lake.storage.where(partition.folder), what)
         return
     by_run: Counter[str] = Counter()
@@ -206,7 +206,7 @@ def _rows(lake: Lake, partition: Partition, records: list[RunRecord], of_model: 
         yield Finding(
             "doubled",
             lake.storage.where(partition.folder),
-            f"{doubled:,} rows repeat the key and revision of another row",
+            f"{counted(doubled, 'row', ('repeats', 'repeat'))} the key and revision of another row",
         )
 
 
@@ -235,7 +235,7 @@ def _mix(
         yield Finding(
             "mix",
             lake.storage.where(partition.folder),
-            f"{foreign:,} of {sum(current.values()):,} current rows are not by the model of the last complete run, "
+            f"{foreign:,} of {sum(current.values()):,} current rows not by the model of the last complete run, "
             f"{last.model.name} {last.model.version} with digest {last.model.digest[:16]}"
             + ("" if compared else ": run the day again"),
         )
@@ -254,7 +254,9 @@ def _ledgers(
     for run, rows in by_run.items():
         if rows and run not in known:
             yield Finding(
-                "ledger", lake.storage.where(partition.folder), f"{rows:,} rows of run {run}, which has no run record"
+                "ledger",
+                lake.storage.where(partition.folder),
+                f"{counted(rows, 'row')} of run {run}, which has no run record",
             )
     for record in records:
         if record.model.version == partition.version:
@@ -267,15 +269,15 @@ def _ledgers(
 def _ledger(record: RunRecord, rows: int, erased: int, *, expired: bool) -> str | None:
     """Returns what is wrong with a run of which this many rows are stored, and this many were erased."""
     if record.state is State.rolled_back and rows:
-        return f"rolled back, but still has {rows:,} rows: roll it back again"
+        return f"rolled back, but still has {counted(rows, 'row')}: roll it back again"
     if record.ledger is None or record.state not in ENDED:
         return None
     if not record.ledger.balanced:
         return "the ledger does not balance"
     if expired:
-        return f"expired, but still has {rows:,} rows: clean the lake again" if rows else None
+        return f"expired, but still has {counted(rows, 'row')}: clean the lake again" if rows else None
     if rows + erased != (published := _published(record)):
-        return f"the run published {published:,} rows, but {rows + erased:,} are stored"
+        return f"the run published {counted(published, 'row')}, but stored are {rows + erased:,}"
     return None
 
 

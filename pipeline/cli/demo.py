@@ -38,13 +38,14 @@ def demo(
 ) -> None:
     """Generate data, train a model, score two days, run again, and query the history. Goes on where a demo is."""
     from pipeline.context import Context
-    from pipeline.demo import FEATURES, make_workspace, train
+    from pipeline.demo import FEATURES, make_workspace, train, training_file
     from pipeline.flow.day import run_day
     from pipeline.ingest.generate import generate_day
     from pipeline.job.loading import find_job
     from pipeline.job.project import DEFAULT_JOB
     from pipeline.model.registry import PRODUCTION, Registry
     from pipeline.report import pages
+    from pipeline.tabular import sources
 
     settings = make_workspace(folder, fresh=fresh)
     _say("1. A model", "trained on made-up customers, registered and promoted to production")
@@ -54,8 +55,12 @@ def demo(
         console().print(f"{DEFAULT_JOB} v1 is there from an earlier demo; {again} begins anew", markup=False)
     else:
         accuracy = train(checkpoint)
-        registry.register(checkpoint, name=DEFAULT_JOB, version="v1", features=FEATURES, alias=PRODUCTION)
+        baseline = sources.find([training_file(checkpoint)])
+        registry.register(
+            checkpoint, name=DEFAULT_JOB, version="v1", features=FEATURES, alias=PRODUCTION, training=baseline
+        )
         console().print(f"{DEFAULT_JOB} v1, accuracy {accuracy:.0%} on customers it has not seen")
+        console().print("its training rows are the baseline that each day is compared with", markup=False)
 
     ctx = Context.open(find_job(DEFAULT_JOB, settings), settings)
     _say("2. Two days", f"of {counted(rows, 'row')} each, scored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,12 +28,20 @@ from pipeline.cli.options import (
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.progress import progress
 from pipeline.context import Context
-from pipeline.errors import InputMissing, UsageError, counted
+from pipeline.errors import InputMissing, QualityStop, UsageError, counted
 from pipeline.periods import Period
 from pipeline.records import RunRecord
 
 if TYPE_CHECKING:
     from pipeline.drift.comparing import Comparison
+
+
+class Level(StrEnum):
+    """Level of an alarm."""
+
+    warning = "warning"
+    critical = "critical"
+
 
 labels = typer.Typer(help="Import observed labels to measure how good the predictions were.", no_args_is_help=True)
 
@@ -49,6 +58,9 @@ def drift(
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
+    fail_on: Annotated[
+        Level | None, typer.Option("--fail-on", help="Exit with 3 if a column raises an alarm of this level or worse.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Compare days with the training data and with the days before them. Creates missing profiles."""
@@ -57,9 +69,26 @@ def drift(
     if json:
         emit_json([{"ds": day, **asdict(each)} for day, comparisons in found.items() for each in comparisons])
     else:
-        _show(found)
+        _show(str(ctx.job.grain), found)
         if len(found) == 1:
             _propose(ctx, *found)
+    if fail_on is not None:
+        _fail(found, fail_on, json=json)
+
+
+def _fail(found: dict[str, list[Comparison]], level: Level, *, json: bool) -> None:
+    """Ends the command with exit code 3 if a column of any of these days raises an alarm of a level, or a worse one."""
+    bad = {level.value, Level.critical.value}
+    alarms = {ds: {each.outcome for each in comparisons} & bad for ds, comparisons in found.items()}
+    days = [ds for ds, levels in alarms.items() if levels]
+    if days and json:
+        raise typer.Exit(QualityStop.exit_code)  # the document has the comparisons
+    if days:
+        raise QualityStop(
+            f"{'critical' if any('critical' in levels for levels in alarms.values()) else 'warning'} drift",
+            got=", ".join(days),
+            next_step="see the columns above, and docs/drift.md for what the numbers mean",
+        )
 
 
 @labels.command("import")
@@ -157,30 +186,48 @@ def _judged(ctx: Context, record: RunRecord) -> list[Comparison]:
     return stage.compare(ctx, record)
 
 
-def _show(found: dict[str, list[Comparison]]) -> None:
+def _show(grain: str, found: dict[str, list[Comparison]]) -> None:
+    """Prints all comparisons of one day, a table for each reference; of several days, only the alarms."""
     from pipeline.drift.stage import alarms
 
-    whole = len(found) == 1
-    columns = ("day", "column", "against", "outcome", "PSI", "threshold", "mean shift", "missing", "rows")
-    rows = [
-        (
-            ds,
-            _named(each),
-            each.reference,
-            each.outcome,
-            each.psi,
-            each.threshold,
-            each.mean_shift,
-            each.missing,
-            each.rows,
-        )
+    if len(found) == 1:
+        ((ds, comparisons),) = found.items()
+        for reference in dict.fromkeys(each.reference for each in comparisons):
+            _show_reference(ds, [each for each in comparisons if each.reference == reference])
+    elif rows := [
+        (ds, _named(each), each.reference, each.outcome, _rounded(each.psi), _rounded(each.threshold))
         for ds, comparisons in found.items()
-        for each in (comparisons if whole else alarms(comparisons))
-    ]
-    if rows:
-        table(columns, rows)
+        for each in alarms(comparisons)
+    ]:
+        table((grain, "column", "against", "outcome", "PSI", "threshold"), rows, below=("threshold",))
     quiet = [ds for ds, comparisons in found.items() if not alarms(comparisons)]
-    console().print(f"{len(quiet):,} of {counted(len(found), 'day')} without alarms")
+    console().print(f"{len(quiet):,} of {counted(len(found), grain)} without alarms")
+
+
+def _show_reference(ds: str, found: Sequence[Comparison]) -> None:
+    rows = max(each.rows for each in found)
+    title = f"{ds}, {counted(rows, 'row')}, against {found[0].reference.replace('_', ' ')}"
+    table(
+        ("column", "outcome", "PSI", "threshold", "mean shift", "missing", *(("rows",) if _sliced(found) else ())),
+        [
+            (
+                *(_named(each), each.outcome, _rounded(each.psi), _rounded(each.threshold)),
+                *(_rounded(each.mean_shift), _rounded(each.missing), *((each.rows,) if _sliced(found) else ())),
+            )
+            for each in found
+        ],
+        title=title,
+        below=("rows", "missing"),
+    )
+
+
+def _sliced(found: Sequence[Comparison]) -> bool:
+    return any(each.slice_column for each in found)
+
+
+def _rounded(value: float | None) -> float | None:
+    """Returns a number as it is worth printing: to three decimals, so that a column of them stays narrow."""
+    return None if value is None else round(value, 3)
 
 
 def _propose(ctx: Context, ds: str) -> None:

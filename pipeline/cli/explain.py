@@ -57,7 +57,8 @@ def _show(found: Answer) -> None:
         outputs = next((each.outputs for each in found.predictions if not each.withdrawn), {})
         names = [name for name in outputs if not name.startswith("prob_class_")]
         columns = ("day", "model", "rev", "", *names, "reason", "scored at", "input row", "checks", "drift", "replay")
-        table(columns, (_row(each, names) for each in found.predictions))
+        beside = ("scored at", "input row", "checks", "drift", "replay")
+        table(columns, (_row(each, names) for each in found.predictions), below=beside)
         _show_details(found.predictions[0])
     if found.rejected:
         out.print("in quarantine now:")

@@ -41,7 +41,7 @@ def list_(json: JsonOption = False) -> None:
         console(stderr=True).print(said, markup=False)
     else:
         columns = ["model", "version", "aliases", "features", "classes", "registered", "digest"]
-        table(columns, (_row(entry) for entry in found))
+        table(columns, (_row(entry) for entry in found), below=("classes", "digest"))
 
 
 @models.command()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +12,12 @@ from pipeline.cli.asking import Missing, open_lake
 from pipeline.cli.options import JOB, DateOption, JobOption, JsonOption, LakeOption, period_or_last, settings
 from pipeline.cli.output import console, emit_json
 from pipeline.errors import InputError
+from pipeline.job.config import Job
 from pipeline.job.loading import find_job
 from pipeline.lake import skips
+
+if TYPE_CHECKING:
+    from pipeline.notify.channels import Notification
 
 
 def add_to(app: typer.Typer) -> None:
@@ -58,7 +63,9 @@ def notify(
     else:
         error = error or (None if record else "no run was started")
         sent_on = DeliveryStore(stored).of_run(record) if record else []
-        told = message.compose(found, day, record, error, report=message.report_of(stored, record), deliveries=sent_on)
+        told = message.compose(
+            stored, found, day, record, error, report=message.report_of(stored, record), deliveries=sent_on
+        )
     ways = channels.apprise_channels(found.notify.apprise) if told.level in found.notify.on else {}
     sent = channels.send(stored, found, day, record.run_id if record else None, told, ways)
     if json:
@@ -66,5 +73,16 @@ def notify(
         return
     console().print(told.title, markup=False)
     console().print(told.text, markup=False)
-    for delivery in sent.deliveries:
-        console(stderr=True).print(f"{delivery.channel}: {delivery.error or 'sent'}", markup=False)
+    for line in _sent(found, sent):
+        console(stderr=True).print(line, markup=False)
+
+
+def _sent(job: Job, sent: Notification) -> Iterator[str]:
+    """Yields what became of a message at each channel, or why it was not sent."""
+    if sent.level not in job.notify.on:
+        yield f"not sent: {sent.level} is not in [notify] on, which is {', '.join(job.notify.on) or 'empty'}"
+    elif not sent.deliveries:
+        mail = "; mail is sent by Airflow" if job.notify.mail else ""
+        yield f"not sent: [notify] apprise names no channel{mail}"
+    for each in sent.deliveries:
+        yield f"not sent to {each.channel}: {each.error}" if each.error else f"sent to {each.channel} as {sent.level}"

@@ -147,4 +147,5 @@ def show(found: list[Delivery]) -> None:
             )
             for each in found
         ),
+        below=("run", "where", "note"),
     )

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.context import Progress, silent
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, counted
 from pipeline.ingest.publishing import UNSCORED, Existing, PublishedDay, staging
 from pipeline.lake.layout import Lake
 from pipeline.periods import Period
@@ -62,7 +62,7 @@ def generate_day(
     """
     Period.parse(ds)
     if rows < 1 or not 1 <= files <= rows:
-        raise UsageError("each file needs at least one row", got=f"{rows:,} rows in {files:,} files")
+        raise UsageError("each file needs at least one row", got=f"{counted(rows, 'row')} in {counted(files, 'file')}")
     sizes = chain(repeat(rows // files + 1, rows % files), repeat(rows // files))
     with staging(lake, UNSCORED, Existing.replace if replace else Existing.refuse) as work:
         with work.writer(ds, SCHEMA, sizes, dictionary=FEW_VALUES) as writer:

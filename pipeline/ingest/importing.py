@@ -28,7 +28,7 @@ from pipeline.context import Progress, silent
 from pipeline.database.aligning import INSTANTS, WITHOUT_ZONE
 from pipeline.database.connection import column_types, connect, fit
 from pipeline.database.resources import batch_rows, resources
-from pipeline.errors import InputError, SchemaMismatch, UsageError, nearest
+from pipeline.errors import InputError, SchemaMismatch, UsageError, counted, nearest
 from pipeline.ingest.contract import Contract
 from pipeline.ingest.publishing import Existing, PublishedDay, Staging, Target, staging
 from pipeline.job.config import Job
@@ -215,7 +215,7 @@ def _cut(reader: pa.RecordBatchReader, column: str, grain: Grain) -> Iterator[tu
                 yield int(numbers[start]), batch.slice(start, stop - start)
     if without:
         raise InputError(
-            f"{without:,} rows have no {grain} in column {column!r}",
+            f"{counted(without, 'row', ('has', 'have'))} no {grain} in column {column!r}",
             expected=f"{HOURS if grain is Grain.hour else DAYS} in each row",
             got=f"{empty:,} NULL, {without - empty:,} not valid as a {'time' if grain is Grain.hour else 'day'}",
             next_step=f"correct or remove these rows; for times written as text: --types {column}=TIMESTAMP",

@@ -102,7 +102,7 @@ class Notify(Frozen):
     confidence_below: float = Field(default=0.5, ge=0, le=1)
     """Mean confidence, 0 to 1, below which a warning is raised."""
     share_above: float = Field(default=0.95, ge=0, le=1)
-    """Share of one class in the predictions, 0 to 1, above which a warning is raised."""
+    """Share of one class in the predictions of a period, 0 to 1, above which a warning is raised."""
 
 
 class Quality(Frozen):

@@ -118,7 +118,7 @@ def _composed(
         f"Or: lakescore query \"FROM flags WHERE job = '{job.name}' AND ds = '{delivery.ds}' AND alert = 'sent'\"",
         *ends,
     )
-    return Message("warning", f"{title}: {counts['new_alerts']:,} new cases", lines)
+    return Message("warning", f"{title}: {counted(counts['new_alerts'], 'new case')}", lines)
 
 
 def _export_lines(target: ExportTarget, delivery: Delivery, files: tuple[Path, ...]) -> Iterator[str]:
@@ -144,7 +144,7 @@ def _places(target: Announced, delivery: Delivery) -> Iterator[str]:
     link = target.announce.link
     base = f"{link.rstrip('/')}/{delivery.details['folder']}" if link else delivery.place
     for file in delivery.details["files"]:
-        yield f"File: {base}/{file['name']} ({file['rows']:,} rows, sha256 {file['sha256']})"
+        yield f"File: {base}/{file['name']} ({counted(file['rows'], 'row')}, sha256 {file['sha256']})"
 
 
 def _page(lake: Lake, job: Job, record: RunRecord, wanted: Announce) -> str:

@@ -1,9 +1,9 @@
-"""The message about a run, composed from its run record alone: the same with and without Airflow."""
+"""The message about a run, composed from what the lake has of it: the same with and without Airflow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from pipeline.errors import counted
 from pipeline.histograms.shares import percentages
 from pipeline.job.config import Job
 from pipeline.lake.layout import Lake
+from pipeline.lake.states import in_words
 from pipeline.publish.delivery import Delivery, DeliveryState
 from pipeline.quality.verdict import described
 from pipeline.records import RunRecord, State
@@ -36,7 +37,24 @@ class Message:
         return "".join(f"<p>{escape(line)}</p>" for line in self.lines)
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What the predictions of a period are like, or of the rows that a run scored where the period is not known."""
+
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Share of each class, or of the rows that have each label, 0 to 1."""
+    confidence: float | None = None
+    """Mean confidence, 0 to 1, if the model gives one."""
+    whole: bool = False
+    """Whether they are those of the whole period."""
+
+    @classmethod
+    def of(cls, lake: Lake, record: RunRecord) -> Predictions:
+        return cls(*facts.predictions_of(lake, record))
+
+
 def compose(
+    lake: Lake,
     job: Job,
     ds: str,
     record: RunRecord | None,
@@ -51,7 +69,8 @@ def compose(
     `stopped` marks bad data as the cause if there is no run record with that state; `deliveries` are those of the run.
     """
     error = error or (record.error if record else None)
-    odd = unusual(job, record) if record and not error else []
+    predictions = Predictions.of(lake, record) if record else Predictions()
+    odd = unusual(job, record, predictions) if record and not error else []
     level: Level = "warning" if odd else "success"
     if error is not None:
         level = "stopped" if stopped or (record and record.state is State.stopped) else "failure"
@@ -66,7 +85,7 @@ def compose(
     lines = [
         f"{job.grain.capitalize()}: {ds}",
         *(f"Unusual: {text}" for text in odd),
-        *(_about(record) if record else []),
+        *(_about(job, record, predictions) if record else []),
     ]
     lines += [_delivery(each) for each in deliveries]
     if error is not None:
@@ -93,33 +112,38 @@ def report_of(lake: Lake, record: RunRecord | None) -> str | None:
     return next((lake.storage.where(key) for key in keys if lake.storage.head(key) is not None), None)
 
 
-def unusual(job: Job, record: RunRecord) -> list[str]:
-    """Returns descriptions of what is unusual about a run without an error."""
-    found, statistics = list(record.warnings), record.statistics
-    confidence = statistics.mean_confidence
+def unusual(job: Job, record: RunRecord, predictions: Predictions) -> list[str]:
+    """Returns descriptions of what is unusual about a run without an error, and about the predictions of its period."""
+    found, confidence = list(record.warnings), predictions.confidence
     if confidence is not None and confidence < job.notify.confidence_below:
         found.append(f"mean confidence {confidence:.3f}, below {job.notify.confidence_below}")
-    for name, share in statistics.shares.items() if confidence is not None else ():
+    for name, share in predictions.shares.items() if confidence is not None else ():
         if share > job.notify.share_above:
-            found.append(f"{share:.1%} of the predictions are {name}")
+            found.append(f"{share:.1%} of the predictions {_of_what(job, predictions)} are {name}")
     found += [f"{check.suite}: {described(check)}" for check in record.checks if check.outcome == "noted"]
     if record.ledger is not None:
         ledger = record.ledger
-        if ledger.candidates.rows and not ledger.scored.rows + ledger.unchanged.rows:
-            found.append(f"no prediction, although there were {ledger.candidates.rows:,} candidates")
+        candidates = ledger.candidates.rows
+        if candidates and not ledger.scored.rows + ledger.unchanged.rows:
+            found.append(f"no prediction of {counted(candidates, 'candidate')}")
         if ledger.quarantined.rows:
             found.append(f"{counted(ledger.quarantined.rows, 'row')} in quarantine")
     return found
 
 
-def _about(record: RunRecord) -> list[str]:
-    lines = [f"Model: {record.model.name} {record.model.version}", f"Run: {record.run_id}, {record.state}"]
+def _of_what(job: Job, predictions: Predictions) -> str:
+    return f"of the {job.grain}" if predictions.whole else "of the rows scored now"
+
+
+def _about(job: Job, record: RunRecord, predictions: Predictions) -> list[str]:
+    lines = [f"Model: {record.model.name} {record.model.version}", f"Run: {record.run_id}, {in_words(record.state)}"]
     if record.ledger is not None:
         lines.append("Rows: " + ", ".join(f"{count:,} {name}" for name, count in record.ledger.counts().items()))
-    if shares := ", ".join(f"{name}: {share}" for name, share in percentages(record.statistics.shares).items()):
-        lines.append(f"Predictions: {shares}")
+    of = _of_what(job, predictions)
+    if shares := ", ".join(f"{name}: {share}" for name, share in percentages(predictions.shares).items()):
+        lines.append(f"Predictions {of}: {shares}")
     if record.statistics.range:
-        lines.append(f"Predictions: {record.statistics.range}")
-    if record.statistics.mean_confidence is not None:
-        lines.append(f"Mean confidence: {record.statistics.mean_confidence:.3f}")
+        lines.append(f"Predictions of the rows scored now: {record.statistics.range}")
+    if predictions.confidence is not None:
+        lines.append(f"Mean confidence: {predictions.confidence:.3f}")
     return lines

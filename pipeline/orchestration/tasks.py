@@ -236,6 +236,7 @@ def tell(job: Job, settings: Settings, context: Mapping[str, Any]) -> dict[str, 
     record = lake.records.read(job.name, ds, str(run_id)) if known else None
     error: dict[str, Any] = _error(ti, failed) if failed else {"text": None, "stopped": False}
     told = message.compose(
+        lake,
         job,
         ds,
         record,

@@ -14,7 +14,7 @@ from pipeline.columns import HIVE, KEY_TEXT, OF_PREDICTION, is_output
 from pipeline.database import sql_files
 from pipeline.database.connection import column_types
 from pipeline.database.keys import key_expression
-from pipeline.errors import DeliveryRefused, JobError, nearest
+from pipeline.errors import DeliveryRefused, JobError, counted, nearest
 from pipeline.job.targets import ExportTarget
 from pipeline.publish.suppression import Applied, suppress
 from pipeline.storage import Storage
@@ -154,11 +154,11 @@ def score_expression(types: Mapping[str, str], name: str | None, target: Any) ->
 def check_scores(rows: Relation, target: str, score: str) -> None:
     """Raises DeliveryRefused for rows whose `__score` is missing or not finite: they have no place in an order."""
     # As a filter of its own it would be pushed into the scan, and Parquet's statistics know nothing of NaN.
-    counted = "count(*) FILTER (__score IS NULL OR NOT isfinite(__score))"
-    (found,) = rows.aggregate(counted).fetchall()[0]
+    without = "count(*) FILTER (__score IS NULL OR NOT isfinite(__score))"
+    (found,) = rows.aggregate(without).fetchall()[0]
     if found:
         raise DeliveryRefused(
-            f"{found:,} rows have no finite {score}, and so no place in the order",
+            f"{counted(found, 'row', ('has', 'have'))} no finite {score}, and so no place in the order",
             where=f"target {target}",
             next_step=f'leave them out: where = "isfinite({score})"',
         )

@@ -17,7 +17,7 @@ from pipeline.columns import KEY_TEXT
 from pipeline.context import Context
 from pipeline.database import sql_files
 from pipeline.database.connection import column_types, empty_relation, read_parquet
-from pipeline.errors import DeliveryRefused
+from pipeline.errors import DeliveryRefused, counted
 from pipeline.job.targets import FlagsTarget
 from pipeline.lake.layout import Lake
 from pipeline.publish.announced import told_through
@@ -80,7 +80,7 @@ def _create_views(outgoing: Outgoing) -> None:
     (without,) = outgoing.con.view("scored").aggregate("count(*) FILTER (__case IS NULL)").fetchall()[0]
     if without:
         raise DeliveryRefused(
-            f"{without:,} rows have no {case}, and so belong to no case",
+            f"{counted(without, 'row', ('has', 'have'))} no {case}, and so no case to belong to",
             where=f"target {target.name}",
             next_step=f'leave them out: where = "{case} IS NOT NULL"',
         )

@@ -16,7 +16,7 @@ from pipeline.database import sql_files
 from pipeline.database.aligning import with_key_text
 from pipeline.database.connection import connect, read_parquet, translated_errors
 from pipeline.database.gate import check_expression
-from pipeline.errors import JobError, LakeDamaged, QueryRefused
+from pipeline.errors import JobError, LakeDamaged, QueryRefused, counted
 from pipeline.job.targets import Target
 from pipeline.lake.layout import Lake
 from pipeline.records import RunRecord
@@ -51,7 +51,7 @@ def opened(ctx: Context, target: Target, record: RunRecord) -> Iterator[tuple[Co
                 keys = con.view("outgoing").aggregate(f"count(DISTINCT {KEY_TEXT})").fetchall()[0][0]
             if rows != keys:
                 raise LakeDamaged(
-                    f"{rows - keys} keys have more than one current prediction",
+                    f"{counted(rows - keys, 'key', ('has', 'have'))} more than one current prediction",
                     where=f"{record.job} {record.ds}, run {record.run_id}",
                     next_step="lakescore verify",
                 )

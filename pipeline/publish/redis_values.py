@@ -22,7 +22,7 @@ from duckdb import (
 from pipeline.columns import KEY_TEXT, is_output
 from pipeline.database.connection import column_types
 from pipeline.database.gate import check_expression
-from pipeline.errors import JobError, QueryRefused, UsageError, nearest
+from pipeline.errors import JobError, QueryRefused, UsageError, counted, nearest
 from pipeline.job.targets import RedisTarget
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _shape(relation: Relation, types: dict[str, str], target: RedisTarget) -> Sh
                 f"the column {name!r} of the target {target.name!r} cannot be packed",
                 where="[[publish]] in job.toml",
                 expected="a value in every row, and lists that are equally long",
-                got=f"{nulls} rows with NULL" if nulls else f"lists of {low} to {high} values",
+                got=f"{counted(nulls, 'row')} with NULL" if nulls else f"lists of {low} to {high} values",
                 next_step='use format = "msgpack" or "json"',
             )
         found.append((int(high or 0) if is_list else None, CODES[single]))

@@ -15,7 +15,7 @@ from duckdb import ColumnExpression, FunctionExpression
 from pipeline.database import sql_files
 from pipeline.database.connection import column_types
 from pipeline.database.keys import canonical
-from pipeline.errors import DeliveryFailed, DeliveryRefused, InputError, LakescoreError, nearest
+from pipeline.errors import DeliveryFailed, DeliveryRefused, InputError, LakescoreError, counted, nearest
 from pipeline.job.schedule import seconds
 from pipeline.job.targets import Suppression
 from pipeline.records import FileInfo, Stored
@@ -168,7 +168,8 @@ def _read(
     if nulls:
         raise _refused(
             each,
-            f"{nulls:,} of its {rows:,} rows have no value in {', '.join(columns.values())}, so they name nobody",
+            f"{nulls:,} of its {counted(rows, 'row', ('has', 'have'))} no value in {', '.join(columns.values())}, "
+            "and can name nobody",
         )
     if not rows and not each.may_be_empty:
         raise _refused(each, "it has no rows", next_step=f"{SUPPLY}; if it may be empty: may_be_empty = true")

@@ -24,6 +24,7 @@ from pipeline.columns import HIVE
 from pipeline.database import sql_files, wide
 from pipeline.database.connection import column_types, connect_shared, read_parquet, translated_errors
 from pipeline.database.keys import key_expression
+from pipeline.errors import counted
 from pipeline.model.outputs import output_schema
 from pipeline.quality import examine as inputs
 from pipeline.quality import output_rules
@@ -148,7 +149,7 @@ def _about_rows(ctx: Context, views: StagedViews, record: RunRecord, signature: 
     found = dict(zip(terms, values, strict=True))
     count, hash_sum = found.pop("rows"), found.pop("hash_sum")
     expected = record.dispositions.get("scored", 0)
-    observed = f"{count:,} of {expected:,} rows"
+    observed = f"{count:,} of {counted(expected, 'row')}"
     yield built_in(ctx.job, "output", "rows_scored", success=count == expected, observed=observed)
     if signature.task == "ranking":
         values_of = {"items": [str(item) for item in signature.classes]}

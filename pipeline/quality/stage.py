@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.context import Context, timed
 from pipeline.database.connection import translated_errors
+from pipeline.errors import counted
 from pipeline.lake.layout import Partition
 from pipeline.quality import examine, history, outputs, verdict
 from pipeline.records import Addition, CheckResult, Plan, Rule, RunRecord
@@ -102,7 +103,8 @@ def _stop_if_too_many(ctx: Context, record: RunRecord, day: DayInput, found: Exa
         stopped = [check.model_copy(update={"outcome": "stopped"}) for check in guilty]
         raise verdict.stop(
             [*stopped, *(check for check in found.checks if check not in guilty)],
-            f"{rows:,} of {record.plan.candidates.rows:,} rows of {record.ds} ({share:.1%}) break a rule, "
+            f"{rows:,} of {counted(record.plan.candidates.rows, 'row')} of {record.ds} ({share:.1%}) "
+            f"{'breaks' if rows == 1 else 'break'} a rule, "
             f"more than max_quarantined = {ctx.job.policy.max_quarantined:.1%}",
             ctx.job.folder,
             "correct the input or the suite, or raise max_quarantined in job.toml",

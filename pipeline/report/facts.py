@@ -133,8 +133,7 @@ def job_facts(lake: Lake, job: str, window: int = WINDOW_DAYS) -> JobFacts:
     newest = next(
         (record for ds in reversed(lake.records.days(job)) for record in lake.records.iter_day(job, ds)), None
     )
-    schedule = (newest.job_config.get("schedule") or {}) if newest else {}
-    grain, zone = Grain(schedule.get("every", Grain.day)), str(schedule.get("timezone", "UTC"))
+    grain, zone = _schedule_of(newest)
     folders = {*lake.records.days(job), *skips.days(lake, job)}
     known = sorted(period for ds in folders if (period := Period.stored(ds, grain)) is not None)
     if not known:
@@ -161,6 +160,30 @@ def _day(lake: Lake, job: str, period: Period) -> Day:
     largest = max(same, key=lambda record: sum(record.statistics.reasons.values()), default=chosen)
     day.classes, day.confidence = dict(largest.statistics.classes), largest.statistics.mean_confidence
     return day
+
+
+def predictions_of(lake: Lake, record: RunRecord) -> tuple[dict[str, float], float | None, bool]:
+    """Returns what the period of a complete run has now: shares of the classes, mean confidence, and if they are whole.
+
+    They come from the profile of the run. Without one they are of the largest run of the period, or of this one if
+    another has completed it since: then they are of the rows that were scored, not of the period as a whole.
+    """
+    own = record.statistics
+    period = Period.stored(record.ds, _schedule_of(record)[0])
+    if record.state is not State.complete or own.mean_confidence is None or period is None:
+        return own.shares, own.mean_confidence, False
+    day = _day(lake, record.job, period)
+    if day.record is None or day.record.run_id != record.run_id:
+        return own.shares, own.mean_confidence, False
+    _add_profiles(lake, [day])
+    total = sum(day.classes.values())
+    return {name: count / total for name, count in day.classes.items()} if total else {}, day.confidence, day.whole
+
+
+def _schedule_of(record: RunRecord | None) -> tuple[Grain, str]:
+    """Returns the length of a run's period, and its time zone."""
+    schedule = (record.job_config.get("schedule") or {}) if record else {}
+    return Grain(schedule.get("every", Grain.day)), str(schedule.get("timezone", "UTC"))
 
 
 def _without_run(lake: Lake, newest: RunRecord | None, period: Period, zone: str) -> Day:

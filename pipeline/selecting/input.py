@@ -219,7 +219,7 @@ def _check_times(con: Connection, ctx: Context) -> None:
     without = con.view("unscored").filter(ColumnExpression(column).isnull()).aggregate("count(*)").fetchall()[0][0]
     if without:
         raise InputError(
-            f"{without:,} rows have no {column}, so no {ctx.job.grain} would have them",
+            f"{counted(without, 'row', ('has', 'have'))} no {column}, so no {ctx.job.grain} would have them",
             next_step="correct the files, or choose the rows by a SELECT",
         )
 

@@ -14,7 +14,7 @@ from pipeline import startup
 from pipeline.context import Context, timed
 from pipeline.database import sql_files
 from pipeline.database.connection import as_patterns, count_rows, translated_errors
-from pipeline.errors import JobError, QualityStop
+from pipeline.errors import JobError, QualityStop, counted
 from pipeline.lake.layout import Partition
 from pipeline.periods import Grain
 from pipeline.records import FileInfo, Plan, RunRecord, State, Term, new_run_id, now
@@ -129,7 +129,7 @@ def make_plan(
         raise empty_input(ds, where)
     if (without := counts["rows"] - counts["keys"]) and job.policy.null_keys == "fail":
         raise QualityStop(
-            f"{without} rows have no key",
+            f"{counted(without, 'row', ('has', 'have'))} no key",
             where=where,
             expected="a key in every row, or null_keys = 'quarantine' in job.toml",
         )
@@ -167,7 +167,7 @@ def _refuse_conflicts(con: Connection, where: str) -> None:
     conflicting = con.sql(sql_files.load("selecting/duplicates")).filter(ColumnExpression("conflicting"))
     if keys := conflicting.aggregate("count(*)").fetchall()[0][0]:
         raise QualityStop(
-            f"{keys:,} keys occur in rows that differ",
+            f"{counted(keys, 'key', ('occurs', 'occur'))} in rows that differ",
             where=where,
             expected="one row per key, or conflicting_duplicates = 'quarantine' in job.toml",
         )

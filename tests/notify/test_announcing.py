@@ -130,7 +130,7 @@ def test_flags_are_announced_by_counts_without_keys_and_each_case_once(
         assert flag(drop, hook, {"secret-a": 0.95, "secret-b": 0.6}, DAYS[1]) == []
         (third,) = flag(drop, hook, {"secret-b": 0.91}, DAYS[2])
         assert flag(drop, hook, {"secret-b": 0.91}, DAYS[2], number=1) == []
-    assert f"spring {DAYS[0]}: 1 new cases" in first
+    assert f"spring {DAYS[0]}: 1 new case" in first
     assert "Cases: 1 new, 2 open, 0 closed" in first
     assert "Cut by the budget of 1: 1" in first
     assert f"reports/job=churn/ds={DAYS[0]}" in first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.calling import Cli
 from tests.notify.table import told
 from tests.orchestration.receivers import mail_server, web_hook
-from tests.workspace import DAY, Workspace
+from tests.workspace import DAY, Workspace, changed, table
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise imports what Python deprecates
 
@@ -67,8 +68,23 @@ def test_notify_unusual_run_is_a_warning_with_reasons(workspace: Workspace, cli:
     found = json.loads(cli("notify", "--date", DAY, "--job", "toy", "--json").stdout)
     assert found["level"] == "warning"
     text = "\n".join(found["lines"])
-    for part in ("mean confidence 0.", "% of the predictions are", "1 row in quarantine"):
+    for part in ("mean confidence 0.", "% of the predictions of the day are", "1 row in quarantine"):
         assert part in text
+
+
+@pytest.mark.slow
+def test_notify_judges_the_predictions_of_the_day_not_the_row_scored_last(workspace: Workspace, cli: Cli) -> None:
+    told(workspace, more="confidence_below = 0.0\nshare_above = 0.99")
+    rows = table(40)
+    workspace.day(rows)
+    first = workspace.complete()
+    assert len(first.statistics.classes) == 2
+    workspace.day(changed(rows, "a", {0: 5.0}))
+    assert len(workspace.complete().statistics.classes) == 1
+    done = cli("notify", "--date", DAY, "--job", "toy")
+    assert done.stdout.startswith(f"toy {DAY}: 1 row scored\n")
+    assert re.search(r"\nPredictions of the day: 0: [\d.]+%, 1: [\d.]+%\n", done.stdout)
+    assert "not sent: [notify] apprise names no channel" in done.stderr
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def test_score_of_a_list_is_its_first_value(rows: Rows) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_score_that_is_no_number_is_refused(rows: Rows, value: float | None) -> None:
     rows.have(id=[1, 2], score=[value, 0.5])
-    assert "1 rows have no finite score" in rows.refused(DeliveryRefused, score="score", top=1)
+    assert "1 row has no finite score" in rows.refused(DeliveryRefused, score="score", top=1)
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_row_without_a_case_is_refused(tmp_path: Path) -> None:
         con.execute("CREATE VIEW outgoing AS SELECT 'k' AS key_text, 1.0::DOUBLE AS s, NULL::VARCHAR AS account")
         record = lakes.add_run(nights.lake, Partition("churn", "2026-01-05", "v1"))
         context: Any = SimpleNamespace(lake=nights.lake)
-        with pytest.raises(DeliveryRefused, match="1 rows have no account"):
+        with pytest.raises(DeliveryRefused, match="1 row has no account"):
             FlagsSender().send(Outgoing(context, nights.target, record, con, 1, None, (), MONDAY))
 
 

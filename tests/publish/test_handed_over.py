@@ -128,7 +128,7 @@ def test_rollback_withdraws_files_exports_what_is_current_and_tells_people(
         f"spring {DAY}: 2 rows",
         f"high {DAY}: 2 new cases",
         f"spring {DAY}: 3 rows",
-        f"high {DAY}: 1 new cases",
+        f"high {DAY}: 1 new case",
         f"spring {DAY}: withdrawn",
         f"high {DAY}: withdrawn",
         f"spring {DAY}: 2 rows",

@@ -363,5 +363,5 @@ def test_key_with_two_current_predictions_is_not_sent(publisher: Publisher, clie
     twice = lakes.prediction_rows({"id": ["u1"]}, run="r2", ds=DAYS[0])
     part = lakes.add_part(publisher.lake, partition, twice)
     error = sent(publisher, lakes.add_run(publisher.lake, partition, number=1, scored=1, committed=[part]))
-    assert "1 keys have more than one current prediction" in str(error)
+    assert "1 key has more than one current prediction" in str(error)
     assert not client.keys("*")

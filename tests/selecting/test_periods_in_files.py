@@ -132,7 +132,7 @@ def test_period_without_rows_in_the_files_is_empty(workspace: Workspace) -> None
 @pytest.mark.parametrize(
     ("times", "schedule", "error", "text"),
     [
-        (pa.array([None, *TIMES[1:]], pa.timestamp("us", "UTC")), "", InputError, "1 rows have no seen"),
+        (pa.array([None, *TIMES[1:]], pa.timestamp("us", "UTC")), "", InputError, "1 row has no seen"),
         (pa.array(["2026-10-25"] * 5), "", SchemaMismatch, "does not tell the day"),
         (AS_WRITTEN, 'every = "hour"', SchemaMismatch, "may be in UTC or in Europe/Berlin"),
         (DATES, 'every = "hour"\ntimezone = "UTC"', SchemaMismatch, "does not tell the hour"),

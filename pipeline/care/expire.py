@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipeline.care.files import empty, metadata_of, scratch
+from pipeline.care.rollback import kept_files
 from pipeline.errors import UsageError
 from pipeline.job.config import Job
 from pipeline.lake.layout import Lake, Partition
@@ -48,9 +49,7 @@ def _expire(lake: Lake, job: str, ds: str, *, dry_run: bool) -> bool:
     fresh = [record for record in records if record.ledger is not None and record.expired_at is None]
     partitions = [Partition(job, ds, version) for version in lake.versions(job, ds)]
     parts = {partition: [part for part in lake.parts(partition) if _has_rows(lake, part)] for partition in partitions}
-    others = [*lake.quarantine_files(job, ds), *lake.imported_files(job, ds)]
-    for top in ("predictions", "quarantine"):
-        others += lake.storage.files(f"rolled_back/{top}/job={job}/ds={ds}")
+    others = [*lake.quarantine_files(job, ds), *lake.imported_files(job, ds), *kept_files(lake, job, ds)]
     if dry_run or not (fresh or any(parts.values()) or others):
         return bool(fresh or any(parts.values()) or others)
     for record in fresh:

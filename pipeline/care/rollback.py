@@ -8,6 +8,7 @@ and scores them again.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.care.files import TRIES, empty, keep_copy, scratch
 from pipeline.errors import CommitConflict, UsageError, counted
 from pipeline.lake.layout import Lake, Partition
 from pipeline.lake.liveness import is_at_work
-from pipeline.records import RunRecord, State
+from pipeline.records import FileInfo, RunRecord, State
 
 MARK = "rolled_back"
 """Entry in the metadata of a part file that was emptied."""
@@ -69,6 +70,21 @@ def _move(lake: Lake, key: str, run_id: str, folder: Path) -> None:
             lake.storage.delete(key)
             return
     raise CommitConflict("other processes keep replacing a file", where=lake.storage.where(key), next_step="run again")
+
+
+def kept_files(lake: Lake, job: str, ds: str) -> list[FileInfo]:
+    """Returns the files that rollbacks of a day have kept."""
+    folders = (f"rolled_back/{top}/job={job}/ds={ds}" for top in ("predictions", "quarantine"))
+    return [file for folder in folders for file in lake.storage.files(folder)]
+
+
+def interrupted(lake: Lake, records: Sequence[RunRecord]) -> set[str]:
+    """Returns the ids of those runs of a day whose rollback has begun, but has not ended."""
+    open_ones = [each for each in records if each.state is not State.rolled_back and each.expired_at is None]
+    if not open_ones:
+        return set()
+    begun = {file.path.split("/")[-2] for file in kept_files(lake, open_ones[0].job, open_ones[0].ds)}
+    return begun & {record.run_id for record in open_ones}
 
 
 def _kept(key: str, run_id: str) -> str:

@@ -22,6 +22,7 @@ from pipeline.care.erasures import MARK as ERASED
 from pipeline.care.erasures import rows_by_records
 from pipeline.care.expire import MARK as EXPIRED
 from pipeline.care.rollback import MARK as ROLLED_BACK
+from pipeline.care.rollback import interrupted
 from pipeline.columns import OF_PREDICTION, RESERVED, is_output
 from pipeline.database import sql_files
 from pipeline.database.connection import connect, read_parquet
@@ -68,7 +69,8 @@ def verify(lake: Lake, registry: Registry | None = None) -> Iterator[Finding]:
     yield from _strangers(lake)
     for job in sorted({*lake.records.jobs(), *stored}):
         for ds in sorted({*lake.records.days(job), *lake.prediction_days(job)}):
-            records = yield from _records(lake, job, ds)
+            found = yield from _records(lake, job, ds)
+            records = yield from _rollbacks(lake, found)
             versions = {record.model.version for record in records if _published(record)}
             for version in sorted({*lake.versions(job, ds), *versions}):
                 yield from _partition(lake, Partition(job, ds, version), records)
@@ -99,6 +101,19 @@ def _records(lake: Lake, job: str, ds: str) -> Generator[Finding, None, list[Run
             except LakescoreError as error:
                 yield Finding("record", lake.storage.where(file.path), error.what)
     return found
+
+
+def _rollbacks(lake: Lake, records: list[RunRecord]) -> Generator[Finding, None, list[RunRecord]]:
+    """Yields a finding for each rollback that was interrupted; returns the records, without the ledgers of these runs.
+
+    How many of their rows are still stored depends on how far the rollback has come.
+    """
+    begun = interrupted(lake, records)
+    for run in sorted(begun):
+        record = next(each for each in records if each.run_id == run)
+        where = lake.storage.where(lake.records.key(record.job, record.ds, run))
+        yield Finding("rollback", where, f"its rollback has not ended: repeat `lakescore rollback {run}`")
+    return [each.with_(ledger=None) if each.run_id in begun else each for each in records]
 
 
 def _partition(lake: Lake, partition: Partition, records: list[RunRecord]) -> Iterator[Finding]:
@@ -269,7 +284,7 @@ def _ledgers(
 def _ledger(record: RunRecord, rows: int, erased: int, *, expired: bool) -> str | None:
     """Returns what is wrong with a run of which this many rows are stored, and this many were erased."""
     if record.state is State.rolled_back and rows:
-        return f"rolled back, but still has {counted(rows, 'row')}: roll it back again"
+        return f"rolled back, but still has {counted(rows, 'row')}: repeat `lakescore rollback {record.run_id}`"
     if record.ledger is None or record.state not in ENDED:
         return None
     if not record.ledger.balanced:

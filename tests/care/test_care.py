@@ -92,22 +92,29 @@ def test_rollback_first_run_keeps_the_later_revision(
     assert revisions(workspace, "u0") == [1]
 
 
+@pytest.mark.parametrize("call", range(1, 5))
 def test_rollback_after_an_interruption_completes(
-    workspace: Workspace, revised: tuple[RunRecord, RunRecord], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, revised: tuple[RunRecord, RunRecord], monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
-    lake = lake_of(workspace)
-    real, calls = type(lake.storage).replace, []
+    """The calls: a copy of the part, the part without rows, a copy of the quarantine, the record."""
+    lake, run = lake_of(workspace), revised[1].run_id
+    real, calls = type(lake.storage).update, []
 
-    def interrupt_the_first_call(*arguments: object) -> object:
+    def interrupted(*arguments: object) -> object:
         calls.append(arguments)
-        if len(calls) == 1:
+        done = real(*arguments) if len(calls) < call else None  # type: ignore[arg-type]
+        if done is None:
             raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
+        return done
 
-    monkeypatch.setattr(type(lake.storage), "replace", interrupt_the_first_call)
-    with pytest.raises(KeyboardInterrupt):
-        rollback(lake, revised[1].run_id)
-    rollback(lake, revised[1].run_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(lake.storage), "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rollback(lake, run)
+    found = [(each.kind, each.what) for each in verify(lake)]
+    assert found == ([("rollback", f"its rollback has not ended: repeat `lakescore rollback {run}`")] * (call > 1))
+    rollback(lake, run)
+    assert len(calls) == call
     assert revisions(workspace, "u0") == [0]
     assert kinds(workspace) == set()
 

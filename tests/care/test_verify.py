@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,27 +17,14 @@ from pipeline.lake.layout import Lake, Partition
 from pipeline.records import State
 from pipeline.storage.parquet import PREFIX
 from tests import lakes
-from tests.workspace import DAY, Workspace, changed, kept_as_it_is, table
+from tests.workspace import DAY, Workspace, changed
 
 PARTITION = Partition("toy", DAY, "v1")
 
 
-@pytest.fixture(scope="module")
-def made(fresh_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """Two complete runs: 50 rows; then two of them changed and one rejected."""
-    made = fresh_workspace.copy_to(tmp_path_factory.mktemp("revised"))
-    rows = table(50)
-    made.day(rows)
-    made.complete()
-    made.day(changed(rows, "a", {0: 5.0, 1: 5.0, 2: None}))
-    made.complete()
-    with kept_as_it_is(made):
-        yield made
-
-
 @pytest.fixture
-def revised(made: Workspace, tmp_path: Path) -> Workspace:
-    return made.copy_to(tmp_path)
+def revised(run_twice: Workspace, tmp_path: Path) -> Workspace:
+    return run_twice.copy_to(tmp_path)
 
 
 def found(workspace: Workspace) -> list[Finding]:

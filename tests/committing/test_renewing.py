@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from tests.workspace import Workspace
+from pipeline.flow import single_stage
+from tests.workspace import DAY, Workspace
 
 
 def test_renewed_run_holds_what_the_earlier_one_holds_with_its_profile(workspace: Workspace) -> None:
     workspace.day(200)
     first = workspace.complete()
     workspace.model("v2", seed=3)
-    workspace.complete()
+    ahead = "20991231T235959999Z-00000000"  # of a machine with a fast clock
+    single_stage.run_task(workspace.context(), "commit", DAY, ahead)
     workspace.context().registry.promote("toy", "v1", "production")
     record = workspace.complete()
+    assert record.run_id > ahead
     assert (record.renews, record.committed, record.parts) == (first.run_id, (), first.parts)
     assert record.ledger is not None
     assert record.ledger.balanced

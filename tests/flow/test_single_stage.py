@@ -121,6 +121,18 @@ def test_commit_whose_input_changes_at_the_last_moment_goes_over_to_a_new_run(
     assert states == [State.complete, State.superseded]
 
 
+def test_check_after_a_run_of_a_machine_with_a_fast_clock_leaves_no_repaired_row_in_quarantine(
+    workspace: Workspace,
+) -> None:
+    workspace.day({"id": ["x", "y"], "a": [None, 2.0], "b": [1.0, 1.0]})
+    ahead = "20991231T235959999Z-00000000"
+    assert through(workspace, "commit", run_id=ahead)["run_id"] == ahead
+    assert len(workspace.ask("SELECT * FROM quarantine")) == 1
+    workspace.day({"id": ["x", "y"], "a": [1.0, 2.0], "b": [1.0, 1.0]})
+    assert str(through(workspace, "check", "commit")["run_id"]) > ahead
+    assert workspace.ask("SELECT * FROM quarantine") == []
+
+
 def killed_before_its_mark(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Commits a day in a process that ends after it has stored the record, and before it marks the partition."""
     found = through(workspace, "check", *STAGES[: STAGES.index("commit")])

@@ -6,7 +6,6 @@ Here the tasks run in a thread of this process: they use the storage as those of
 from __future__ import annotations
 
 import dataclasses
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ import pytest
 
 from pipeline.buckets import stage
 from pipeline.buckets.bucket import score_bucket
-from pipeline.care.clean import clean
 from pipeline.care.verify import verify
 from pipeline.engines.threads import Threads
 from pipeline.records import RunRecord
@@ -160,21 +158,3 @@ def test_store_whose_copies_overwrite_gets_its_files_uploaded(
     assert workspace.complete().dispositions["scored"] == 100
     assert [verb for verb, _ in watched] == ["create"] * 5
     assert not [file for file in storage.files("") if ".probe" in file.path]
-
-
-def test_clean_removes_what_a_cluster_has_left_in_the_bucket(
-    workspace: Workspace, s3: S3Server, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage = in_store(workspace, "spark")
-    run = ".staging/job=toy/ds=2026-01-01/model_version=v1/a-b/run1"
-    storage.write(f"{run}/attempts/bucket-00000-a/result.json", b"{}")
-    storage.write(f"{run}/split-a/input.parquet", b"1234")
-    lake = workspace.context().lake
-    assert clean(lake, older_than_days=1) == []
-    now = time.time()
-    monkeypatch.setattr("pipeline.care.clean.time.time", lambda: now + 2 * 86_400)
-    (found,) = clean(lake, older_than_days=1, dry_run=True)
-    assert (found.where, found.bytes) == (storage.where(run), 6)
-    assert len(storage.files(".staging")) == 2
-    assert len(clean(lake, older_than_days=1)) == 1
-    assert storage.files(".staging") == []

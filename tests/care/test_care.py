@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+import uuid
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,6 +23,7 @@ from pipeline.lake.record_store import RecordStore
 from pipeline.records import Addition, RunRecord, State
 from pipeline.scoring import stage as scoring
 from pipeline.staging.folders import staged_files, staging_folder
+from tests.s3 import BUCKET, S3Server
 from tests.stages import commit, scored
 from tests.workspace import DAY, Workspace, table
 
@@ -318,3 +320,20 @@ def test_clean_removes_old_staging_and_keeps_new(workspace: Workspace) -> None:
     assert staged_files(ctx, old, "scored") == []
     assert staged_files(ctx, new, "scored") != []
     assert clean(ctx.lake) == []
+
+
+@pytest.mark.slow
+def test_clean_removes_what_a_cluster_has_left_in_the_bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = Lake.open(f"s3://{BUCKET}/{uuid.uuid4().hex}/lake")
+    storage = lake.storage
+    run = ".staging/job=toy/ds=2026-01-01/model_version=v1/a-b/run1"
+    storage.write(f"{run}/attempts/bucket-00000-a/result.json", b"{}")
+    storage.write(f"{run}/split-a/input.parquet", b"1234")
+    assert clean(lake, older_than_days=1) == []
+    now = time.time()
+    monkeypatch.setattr("pipeline.care.clean.time.time", lambda: now + 2 * 86_400)
+    (found,) = clean(lake, older_than_days=1, dry_run=True)
+    assert (found.where, found.bytes) == (storage.where(run), 6)
+    assert len(storage.files(".staging")) == 2
+    assert len(clean(lake, older_than_days=1)) == 1
+    assert storage.files(".staging") == []

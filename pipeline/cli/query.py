@@ -1,4 +1,4 @@
-"""query, catalog, status: questions about the stored data."""
+"""query, catalog: questions about the stored data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from pipeline.cli.asking import open_lake
-from pipeline.cli.options import JOB, FromOption, JobOption, JsonOption, LakeOption, ToOption, settings
+from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption, settings
 from pipeline.cli.output import console, emit_json, report, table
 from pipeline.database import sql_files
-from pipeline.errors import LakescoreError, ModelError, UsageError
+from pipeline.errors import LakescoreError, UsageError
 from pipeline.job.config import Job
 from pipeline.job.loading import find_job
 from pipeline.machine import bounded_memory, bytes_of
-from pipeline.records import ModelRef
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,7 +57,6 @@ SpreadsheetOption = Annotated[
 def add_to(app: typer.Typer) -> None:
     app.command()(query)
     app.command()(catalog)
-    app.command()(status)
 
 
 def query(
@@ -134,29 +132,6 @@ def catalog(job: JobOption = JOB, lake: LakeOption = None, *, json: JsonOption =
         console().print(f"wrote {path}: open it with any DuckDB client, version 1.4 or newer", markup=False)
 
 
-def status(
-    job: JobOption = JOB,
-    first: FromOption = None,
-    last: ToOption = None,
-    lake: LakeOption = None,
-    *,
-    json: JsonOption = False,
-) -> None:
-    """Show the calendar of a job: the state of each day, its newest run, and what is wrong."""
-    from pipeline.cli.days import show
-    from pipeline.flow import status as calendar
-
-    machine = settings(lake)
-    found_job = find_job(job, machine)
-    model = _model(found_job, machine)
-    days = calendar.status(open_lake(machine), found_job, model, *found_job.range(first, last))
-    if json:
-        ref = model.model_dump() if model else None
-        emit_json({"job": found_job.name, "model": ref, "days": [day.as_dict() for day in days]})
-    else:
-        show(found_job, model, days)
-
-
 def _list(*, json: bool) -> None:
     from pipeline.query.running import parameters_of
     from pipeline.query.views import NAMES
@@ -202,14 +177,3 @@ def _job_of(text: str, job: str | None, machine: Settings) -> Job | None:
     if job is None and not re.search(r"\bunscored\b", text, re.IGNORECASE):
         return None
     return find_job(job or JOB, machine)
-
-
-def _model(job: Job, machine: Settings) -> ModelRef | None:
-    """Returns the job's model; if it cannot be resolved, prints a note on stderr and returns None."""
-    from pipeline.model.remote import open_registry
-
-    try:
-        return open_registry(machine.models).resolve(job.model.name, job.model.version).ref
-    except ModelError as error:
-        console(stderr=True).print(f"{error.what}: stale days cannot be determined", markup=False)
-        return None

@@ -54,7 +54,7 @@ def write(result: Result, form: Format, target: Path | None) -> None:
     """Writes all rows to standard output, or to a file that appears completely or not at all."""
     writer = {Format.csv: _write_csv, Format.json: _write_json, Format.parquet: _write_parquet}[form]
     if target is not None:
-        with _replacing(target) as file:
+        with replacing(target) as file:
             writer(result, file)
         return
     if form is Format.parquet and sys.stdout.isatty():
@@ -101,7 +101,7 @@ def _write_parquet(result: Result, file: IO[bytes]) -> None:
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
+def replacing(target: Path) -> Iterator[IO[bytes]]:
     """Yields a temporary file that replaces the target once it is written and synced."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:

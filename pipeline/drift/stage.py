@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-ALARM = re.compile(r" has drifted from | has changed with the model: ")
-"""Matches the warning about a column that has drifted."""
-OURS = re.compile(rf"^no drift: |{ALARM.pattern}")
+ALARM = re.compile(r" has (?:drifted from \S+|changed with the model): (warning|critical), PSI ")
+"""Matches the warning about a column that has drifted, and its level."""
+OURS = re.compile(r"^no drift: | has drifted from | has changed with the model: ")
 """Matches the warnings of this stage, which a repetition of the stage replaces."""
 
 
@@ -103,6 +103,12 @@ def described(found: Comparison) -> str:
 
 def alarms(found: Sequence[Comparison]) -> list[Comparison]:
     return [each for each in found if each.outcome in ("warning", "critical")]
+
+
+def alarm_levels(record: RunRecord) -> dict[str, int]:
+    """Returns the number of a run's alarms by level, as its warnings have them; reads nothing."""
+    found = [match[1] for text in record.warnings if (match := ALARM.search(text))]
+    return {level: found.count(level) for level in ("critical", "warning")}
 
 
 def alarmed(ctx: Context, record: RunRecord) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ def test_drift_compares_a_day_and_prints_the_result(workspace: Workspace, cli: C
     shown = cli("drift", "--date", DAY, "--job", "toy").stdout
     assert "prob_class_1" in shown
     assert "1 of 1 day without alarms" in shown
+    cli("drift", "--date", DAY, "--job", "toy", "--fail-on", "warning")
     found = json.loads(cli("drift", "--from", DAY, "--to", DAY, "--job", "toy", "--json").stdout)
     assert {(each["ds"], each["column_name"], each["outcome"]) for each in found} == {
         (DAY, column, "none") for column in ("a", "b", "prob_class_1", "prediction")
@@ -65,14 +66,20 @@ def test_drift_is_said_by_the_run_that_finds_it(workspace: Workspace, cli: Cli) 
     rows = table(1_000)
     workspace.day(rows.set_column(2, "b", pa.array(np.asarray(rows.column("b")) + 1.0)))
     said = cli("run", "--job", "toy", "--date", DAY).stdout
-    assert "warning: b has drifted from training: critical, PSI" in said
+    assert "\ndrift critical: b" in said
+    assert f"\ndetails: lakescore drift --job toy --date {DAY}\n" in said
+    shown = cli("drift", "--job", "toy", "--date", DAY, "--fail-on", "critical", expect=3)
+    assert "against training" in shown.stdout
+    assert f"error: critical drift\n  got       {DAY}" in shown.stderr
+    found = json.loads(cli("drift", "--job", "toy", "--date", DAY, "--fail-on", "warning", "--json", expect=3).stdout)
+    assert any(each["outcome"] == "critical" for each in found)
     workspace.day(rows.set_column(2, "b", pa.array(np.asarray(rows.column("b")) + 1.0)), "2026-01-02")
     (line,) = (
         text
         for text in cli("backfill", "--job", "toy", "--from", "2026-01-02", "--to", "2026-01-02").stdout.splitlines()
         if text.startswith("2026-01-02")
     )
-    assert line.endswith(("warning", "warnings"))
+    assert "1,000 scored, drift critical: b" in line
 
 
 def test_drift_without_a_date_names_the_newest_day_that_there_is(workspace: Workspace, cli: Cli) -> None:

@@ -55,7 +55,7 @@ def test_recommendations(installed: Installed, tmp_path: Path, server: RedisServ
     nights: list[tuple[str, dict[str, Any]]] = []
 
     def lakescore(command: str) -> str:
-        return installed.shell(command, tmp_path, LAKESCORE_REDIS_URL=server.url)
+        return installed.shell(command, tmp_path, LAKESCORE_REDIS_URL=server.url).replace(f"{tmp_path}/", "")
 
     def shell(command: str) -> str:
         printed = lakescore(RUN.sub(lambda match: next(run for run in shown if shown[run] == match[0]), command))

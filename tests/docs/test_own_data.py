@@ -17,7 +17,7 @@ NOT_THE_SAME_TWICE = {
     r"\d{8}T\d{9}Z-[0-9a-f]{8}": "RUN",
     r"digest [0-9a-f]{12}": "digest 0f3c9a...",
     r"(--example NAME); .*": r"\1; ...",
-    r"^plan .* peak memory .*\n": "",
+    r"^took .* peak memory .*\n": "",
 }
 """Run ids, the digest of a file that holds times, the list of examples, and durations."""
 

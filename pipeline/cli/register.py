@@ -142,7 +142,8 @@ def register(
         console().print(f"{name} {version} is registered{aliased}, digest {manifest.digest[:12]}", markup=False)
         if scaling is not None and (scaled := scales(manifest.signature)):
             console().print(f"scaled: {scaled}", markup=False)
-        default = "" if "task" in further else " (by default; see --task)"
+        said_by = (manifest.provenance.details if manifest.provenance else {}).get("task")
+        default = f" (by {said_by})" if said_by else "" if "task" in further else " (by default; see --task)"
         console().print(f"task: {task_of(manifest.signature)}{default}", markup=False)
         console().print(f"outputs: {outputs_of(manifest)}", markup=False)
         if (structure := structure_of(manifest)) is not None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pipeline.errors import ModelRefused, UsageError
 from pipeline.model.manifest import Kind, LibraryKind, Signature
 from pipeline.model.scalers import Scaler
+from pipeline.model.stated import Stated
 from pipeline.parsing import first_problem
 from pipeline.storage import translated_os_errors
 
@@ -31,6 +32,8 @@ FILES: dict[Kind, str] = {
     "safetensors": "model.safetensors",
     "pickled": "model.pickle.pt",
     "onnx": "model.onnx",
+    "xgboost": "model.xgboost",
+    "lightgbm": "model.lightgbm.txt",
 }
 """File name in the registry, by kind."""
 
@@ -57,27 +60,8 @@ class Inspected:
     """The last operation, if it turns scores into classes."""
     weights: Weights | None = None
     """What is known of the structure of a file that has only weights."""
-    entries: Mapping[str, Any] = field(default_factory=dict)
-    """Further entries of the signature that the file states: `task`, `outputs`, and `inputs` by feature."""
-    said_by: str = "the file"
-    """What in the file states them."""
-
-    def completed(self, given: Mapping[str, Any], where: object) -> dict[str, Any]:
-        """Returns the signature entries of the caller with those that the file states and the caller does not.
-
-        Raises ModelRefused if the caller states another task.
-        """
-        task = self.entries.get("task")
-        if task is not None and given.get("task", task) != task:
-            raise ModelRefused(
-                f"the model is a {task}, by {self.said_by}",
-                where=where,
-                expected=task,
-                got=given["task"],
-                next_step="omit --task, or train the model for this task",
-            )
-        inputs = {**self.entries.get("inputs", {}), **(given.get("inputs") or {})}
-        return {**self.entries, **given, **({"inputs": inputs} if inputs else {})}
+    stated: Stated = field(default_factory=Stated)
+    """What else the file states."""
 
     def signature(
         self,
@@ -185,8 +169,7 @@ def _of_library(kind: LibraryKind, content: bytes, where: object) -> Inspected:
         written_by=built.stated.written_by,
         int64=built.int64,
         decides=built.ending.last if built.ending.values == "classes" else None,
-        entries=built.stated.entries,
-        said_by=built.stated.said_by,
+        stated=built.stated,
     )
 
 
@@ -293,7 +276,7 @@ def _read(kind: Kind, content: bytes, where: object, signature: Signature) -> nn
             from pipeline.model import pickled
 
             return pickled.build(content, where)
-        case "onnx":
+        case "onnx" | "xgboost" | "lightgbm":
             return _by_library(kind, content, where)
         case _:
             assert_never(kind)
@@ -305,6 +288,14 @@ def _by_library(kind: LibraryKind, content: bytes, where: object) -> LibraryMode
             from pipeline.model import onnx
 
             return onnx.build(content, where)
+        case "xgboost":
+            from pipeline.model import xgboost
+
+            return xgboost.build(content, where)
+        case "lightgbm":
+            from pipeline.model import lightgbm
+
+            return lightgbm.build(content, where)
         case _:
             assert_never(kind)
 

@@ -6,10 +6,8 @@ calls it from its own thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,19 +16,7 @@ from pipeline.errors import ModelError, ModelRefused, UsageError
 from pipeline.machine import out_of_memory
 from pipeline.model.ending import NOTHING, Ending
 from pipeline.model.feeding import Port
-
-
-@dataclass(frozen=True)
-class Stated:
-    """What a file says about the model, beside what it computes."""
-
-    features: tuple[str, ...] | None = None
-    classes: tuple[str | int, ...] | None = None
-    entries: Mapping[str, Any] = field(default_factory=dict)
-    """Further entries of the signature: `task`, `outputs`, `quantiles`, and `inputs` by feature."""
-    said_by: str = "the file"
-    """What says the entries, such as `objective binary:logistic`."""
-    written_by: str | None = None
+from pipeline.model.stated import Stated
 
 
 class LibraryModel(nn.Module):

@@ -28,9 +28,9 @@ MANIFEST_FORMAT = 1
 MOST_RANKS = 1000
 RESTORE = "restore model.json from a backup, or register the model under a new version"
 
-Kind = Literal["checkpoint", "program", "safetensors", "pickled", "onnx"]
+Kind = Literal["checkpoint", "program", "safetensors", "pickled", "onnx", "xgboost", "lightgbm"]
 """The kind of a model file; `formats.py` reads each of them."""
-LibraryKind = Literal["onnx"]
+LibraryKind = Literal["onnx", "xgboost", "lightgbm"]
 """The kinds that another library than torch reads and runs; each is an extra."""
 Task = Literal["classification", "regression", "multilabel", "ranking"]
 Outputs = Literal["logits", "probabilities", "log_probabilities"]

@@ -30,6 +30,8 @@ HOW_TO_LOG = (
     "rows or more; a pickled module needs --trust-code SHA256"
 )
 SAFE = ("*.pt2", "*.safetensors")
+LIBRARIES = ("onnx", "xgboost", "lightgbm")
+"""The flavors whose own files are read, by extras."""
 PICKLE = ("*.pth", "*.pt", "*.pkl")
 """Files of torch.save: a checkpoint, which is read safely, or a whole module."""
 
@@ -131,25 +133,40 @@ def _unknown(url: str) -> UsageError:
 
 def _file_of(root: Path, url: str, *, allow_pickled: bool) -> Path:
     """Returns the only file that can be read; prefers the kinds that cannot contain code."""
+    folder, flavors = _described(root)
+    if (path := _of_library(folder, flavors)) is not None:
+        return path
     for patterns in (SAFE, PICKLE):
         found = sorted(path for pattern in patterns for path in root.rglob(pattern) if path.is_file())
         if len(found) == 1 and (patterns is SAFE or allow_pickled or not _is_pickled_module(root)):
             return found[0]
         if found:
             break
-    other = next((FLAVORS[flavor] for flavor in _flavors(root) if flavor in FLAVORS), None)
+    other = next((FLAVORS[flavor] for flavor in flavors if flavor in FLAVORS), None)
     files = ", ".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file())[:300]
     raise ModelRefused(
         "the MLflow model is not one file that can be read without running code",
         where=url,
-        expected="one .pt2, .safetensors or checkpoint of a state dict",
+        expected="one .pt2, .safetensors, checkpoint of a state dict, or file of ONNX, XGBoost or LightGBM",
         got=f"{other.name if other else 'files'}: {files}",
         next_step=other.next_step if other else HOW_TO_LOG,
     )
 
 
-def _flavors(root: Path) -> list[str]:
-    """Returns the libraries that MLflow says can load the model, such as `pytorch` or `sklearn`."""
+def _of_library(folder: Path, flavors: Mapping[str, Any]) -> Path | None:
+    """Returns the file of a library that Lakescore reads by an extra; None if there is none, or it is a pickle."""
+    for name in LIBRARIES:
+        entries = flavors.get(name)
+        file = entries.get("data") if isinstance(entries, dict) else None
+        path = folder / str(file)
+        inside = path.resolve().is_relative_to(folder.resolve())  # the description may name any path
+        if file is not None and inside and path.is_file() and path.suffix != ".pkl":
+            return path
+    return None
+
+
+def _described(root: Path) -> tuple[Path, dict[str, Any]]:
+    """Returns the model's folder, and its entry for each library that can load it, such as `pytorch` or `sklearn`."""
     from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 
     for path in root.rglob("MLmodel"):
@@ -159,8 +176,8 @@ def _flavors(root: Path) -> list[str]:
             continue  # the list of files says what is there
         found = document.get("flavors") if isinstance(document, dict) else None
         if isinstance(found, dict):
-            return [str(name) for name in found]
-    return []
+            return path.parent, {str(name): entries for name, entries in found.items()}
+    return root, {}
 
 
 def _is_pickled_module(root: Path) -> bool:

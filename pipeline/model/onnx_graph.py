@@ -13,7 +13,8 @@ from typing import Any
 from pipeline.errors import ModelRefused
 from pipeline.model.ending import Ending
 from pipeline.model.feeding import Port
-from pipeline.model.library_model import Stated, extra, reading
+from pipeline.model.library_model import extra, reading
+from pipeline.model.stated import Stated
 
 MOST_BYTES = 2**31 - 1
 """Largest ONNX file: a message of protobuf is smaller than 2 GiB. Larger models keep weights in other files."""

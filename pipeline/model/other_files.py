@@ -23,8 +23,14 @@ FROM_SKLEARN = (
     "convert it where it was trained, with skl2onnx.to_onnx(model, X[:1]).SerializeToString(), and register that .onnx "
     f"file; or write it as a torch module, and export that with torch.export.save: see {README}"
 )
+NO_CODE = "omit --trust-code: the file contains no code"
+FROM_PICKLED_TREES = (
+    "save the model itself where it was trained, and register that file: booster.save_model(path) of XGBoost (.json, "
+    ".ubj) and of LightGBM (.txt)"
+)
 FROM_TREES = (
-    f"write its trees as a torch module and export that with torch.export.save: see {README}, Models of other libraries"
+    f"write its trees as a torch module, and export that with torch.export.save: see {README}, "
+    "Models of other libraries"
 )
 FROM_TORCHSCRIPT = (
     "export the module that it was made from with torch.export.save; if only this file is left, its weights are in "
@@ -46,10 +52,12 @@ class Kind(NamedTuple):
 
 
 TORCHSCRIPT = Kind("a TorchScript file, which is code", FROM_TORCHSCRIPT)
-ONNX = Kind("an ONNX model", "omit --trust-code: the file contains no code")
+ONNX = Kind("an ONNX model", NO_CODE)
 PICKLED_ONNX = Kind("a pickled ONNX model", FROM_PICKLED_ONNX)
-XGBOOST = Kind("an XGBoost model", FROM_TREES)
-LIGHTGBM = Kind("a LightGBM model", FROM_TREES)
+XGBOOST = Kind("an XGBoost model", NO_CODE)
+PICKLED_XGBOOST = Kind("a pickled XGBoost model, which is code", FROM_PICKLED_TREES)
+LIGHTGBM = Kind("a LightGBM model", NO_CODE)
+PICKLED_LIGHTGBM = Kind("a pickled LightGBM model, which is code", FROM_PICKLED_TREES)
 CATBOOST = Kind("a CatBoost model", FROM_TREES)
 SKLEARN = Kind("a pickled scikit-learn model, which is code", FROM_SKLEARN)
 KERAS = Kind("a Keras or TensorFlow model", FROM_LAYERS)
@@ -64,8 +72,8 @@ STARTS = {
 """First bytes of a file, by its kind."""
 FLAVORS = {
     "sklearn": SKLEARN,
-    "xgboost": XGBOOST,
-    "lightgbm": LIGHTGBM,
+    "xgboost": PICKLED_XGBOOST,
+    "lightgbm": PICKLED_LIGHTGBM,
     "catboost": CATBOOST,
     "onnx": PICKLED_ONNX,
     "keras": KERAS,
@@ -74,7 +82,7 @@ FLAVORS = {
 """Libraries by the names of their Python packages; MLflow calls them flavors."""
 
 
-READ: dict[Kind, LibraryKind] = {ONNX: "onnx"}
+READ: dict[Kind, LibraryKind] = {ONNX: "onnx", XGBOOST: "xgboost", LIGHTGBM: "lightgbm"}
 """The files that are read by the library of an extra, and the name of the kind in the registry."""
 
 
@@ -90,7 +98,7 @@ def check(content: bytes, where: object, *, trusted: bool = False) -> LibraryKin
         raise ModelRefused(
             f"the file is {kind.name}",
             where=where,
-            expected="a program of torch.export, safetensors, a checkpoint of a state dict, or ONNX",
+            expected="a program of torch.export, safetensors, a checkpoint of a state dict, ONNX, XGBoost or LightGBM",
             got=kind.name,
             next_step=kind.next_step,
         )

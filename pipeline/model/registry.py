@@ -188,7 +188,7 @@ class Registry:
         content = formats.read_file(checkpoint)
         found = formats.inspect(content, checkpoint, card.signature.get("architecture"), trusted=card.trusted)
         names = features or card.signature.get("features") or found.features
-        given = found.completed(card.signature, checkpoint)
+        given = found.stated.completed(card.signature, checkpoint)
         entries = scalers.declared(given, card.scaling, found.scaler, names, checkpoint)
         signature = baseline.fitted(found.signature(features, classes, checkpoint, entries), training, checkpoint)
         if card.assume_mlp and found.weights is None:
@@ -214,6 +214,8 @@ class Registry:
         signature, profile = tried.signature, tried.baseline
         findings = dict(tried.findings)
         registered_before = before is not None and before.digest == digest({before.file: content}, signature)
+        if "task" in found.stated.entries:
+            findings["task"] = found.stated.said_by
         if found.weights is not None and not registered_before:  # of what is registered, nothing is asked again
             findings["structure"] = unstated.settle(
                 found.weights, module, signature, rows, checkpoint, assume_mlp=card.assume_mlp

@@ -196,27 +196,44 @@ def test_program_logged_with_an_example_of_one_row_says_to_use_two() -> None:
     assert "if the input_example has two rows or more" in str(refused.exception.next_step)
 
 
-@pytest.mark.parametrize(
-    ("flavor", "file", "way"),
-    [
-        ("xgboost", "xgboost.ubj", "write its trees as a torch module"),
-        ("sklearn", "sklearn.pkl", "skl2onnx.to_onnx"),
-    ],
-)
-def test_model_of_another_flavor_is_named_with_the_way_that_works(
-    store: Path, flavor: str, file: str, way: str
-) -> None:
+def publish_folder(store: Path, flavor: str, file: str, named: str | None = None) -> None:
+    """Registers a folder with a file of another library, as its flavor writes it; the description names `named`."""
     import mlflow
 
     folder = store.parent / "logged"
     folder.mkdir()
-    (folder / "MLmodel").write_text(f"flavors:\n  python_function:\n    data: {file}\n  {flavor}:\n    data: {file}\n")
+    data = named or file
+    (folder / "MLmodel").write_text(f"flavors:\n  python_function:\n    data: {data}\n  {flavor}:\n    data: {data}\n")
     shutil.copy(Path(__file__).parent / "files" / file, folder)
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(folder), "model")
     client = mlflow.MlflowClient()
     client.create_registered_model("files")
     client.create_model_version("files", f"{run.info.artifact_uri}/model", run.info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("flavor", "file"), [("xgboost", "xgboost.ubj"), ("lightgbm", "lightgbm.txt"), ("onnx", "sklearn.onnx")]
+)
+def test_file_of_a_library_with_an_extra_is_registered(store: Path, flavor: str, file: str) -> None:
+    publish_folder(store, flavor, file)
+    done = register("models:/files/1", "--features", "x,y,z", "--json")
+    assert (done.exit_code, done.exception) == (0, None), done.output
+    assert json.loads(done.stdout)["kind"] == flavor
+
+
+@pytest.mark.parametrize(
+    ("flavor", "file", "named", "way"),
+    [
+        ("xgboost", "xgboost.pkl", None, "booster.save_model(path)"),
+        ("sklearn", "sklearn.pkl", None, "skl2onnx.to_onnx"),
+        ("xgboost", "xgboost.pkl", str(Path(__file__).parent / "files" / "xgboost.ubj"), "booster.save_model(path)"),
+    ],
+)
+def test_model_of_another_flavor_is_named_with_the_way_that_works(
+    store: Path, flavor: str, file: str, named: str | None, way: str
+) -> None:
+    publish_folder(store, flavor, file, named)
     refused = register("models:/files/1")
     assert isinstance(refused.exception, ModelRefused)
     assert way in str(refused.exception.next_step)

@@ -82,6 +82,17 @@ def test_onnx_model_of_the_readme_is_registered_with_its_labels() -> None:
     assert "task: classification of leaves, stays" in printed
 
 
+@pytest.mark.slow
+def test_trees_of_the_readme_are_registered_and_score_rows_without_a_value() -> None:
+    printed = run_examples("Trees: XGBoost and LightGBM", ["python", "sh"])
+    assert "task: classification of 0, 1 (by its objective binary:logistic)" in printed[0]
+    assert "task: regression (by its objective regression)" in printed[1]
+    rows = pa.table({"age": [40.0], "visits": [3], "spend": [None], "channel": ["web"]})
+    scorer = Scorer.load("leaves", "v1")
+    scorer.null_features = True
+    assert scorer.score(rows).column("prediction").to_pylist() == [1]
+
+
 def test_ranking_of_the_readme_is_registered() -> None:
     (printed,) = run_examples("Tasks", ["python", "sh"])
     assert printed.startswith("shelf v1 is registered")

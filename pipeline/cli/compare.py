@@ -22,6 +22,9 @@ SampleOption = Annotated[
         "--sample", min=1, help="Number of rows to sample from the newest 30 days with input (or from --date)."
     ),
 ]
+ClassOption = Annotated[
+    str | None, typer.Option("--class", help="Class whose probability is the score.", show_default="the last")
+]
 DayOption = Annotated[
     str | None,
     typer.Option("--date", help="Compare all rows of this day, YYYY-MM-DD.", show_default="the newest with input"),
@@ -37,9 +40,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="V2", help="Version or alias to compare with.")],
     ds: DayOption = None,
     sample: SampleOption = None,
-    target: Annotated[
-        str | None, typer.Option("--class", help="Class whose probability is the score.", show_default="the last")
-    ] = None,
+    target: ClassOption = None,
     job: JobOption = JOB,
     lake: LakeOption = None,
     *,
@@ -102,6 +103,7 @@ def gate(
     lake: str | None,
     ds: str | None,
     sample: int | None,
+    target: str | None,
 ) -> Comparison | None:
     """Compares a version with the one that the alias names; returns None if there is none or it is the same version.
 
@@ -122,7 +124,7 @@ def gate(
         before = ctx.registry.aliases(name).get(alias)
         if before is None or before == ctx.registry.resolve(name, version).version:
             return None
-        found = findings.compare(ctx, before, version, ds=period_or_none(ctx.job, ds), sample=sample)
+        found = findings.compare(ctx, before, version, ds=period_or_none(ctx.job, ds), sample=sample, target=target)
     findings.gate(found, limit)
     return found
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from pipeline.cli.output import console, table
+from pipeline.errors import counted
 from pipeline.flow.status import PartitionStatus
 from pipeline.job.config import Job
 from pipeline.lake.states import PeriodState, in_words
@@ -36,7 +37,7 @@ def show(job: Job, model: ModelRef | None, days: Sequence[PartitionStatus]) -> N
     if not days:
         out.print(f"{job.name}, {named}: no {job.grain} has input or predictions", markup=False)
         return
-    out.print(f"[bold]{job.name}[/], {named}: {len(days):,} {job.grain}s, {days[0].ds} to {days[-1].ds}\n")
+    out.print(f"[bold]{job.name}[/], {named}: {counted(len(days), str(job.grain))}, {days[0].ds} to {days[-1].ds}\n")
     rows: dict[str, dict[int, PeriodState]] = defaultdict(dict)
     for day in days:
         row, column = job.period(day.ds).place

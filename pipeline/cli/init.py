@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import tomllib
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from rich.markup import escape
 
 from pipeline.cli.output import console
 from pipeline.errors import UsageError, nearest
-from pipeline.job.project import PROJECT_FILE
+from pipeline.job.project import PROJECT_FILE, quoted
 from pipeline.packaged import examples, resources
 from pipeline.storage import make_folder, translated_os_errors
 
@@ -124,13 +123,8 @@ def _files_of(example: str, folder: Path) -> dict[Path, bytes]:
             place = Path("dags", "jobs", example, *place.parts[1:])
         files[place] = path.read_bytes()
     job = Path("dags", "jobs", example, "job.toml")
-    files[job] = files[job].replace(PLACE.encode(), _in_toml(str(folder.resolve())).encode())
+    files[job] = files[job].replace(PLACE.encode(), quoted(str(folder.resolve()))[1:-1].encode())
     return files
-
-
-def _in_toml(text: str) -> str:
-    """Returns text as it stands between the quotes of a string in TOML, whose escapes include those of JSON."""
-    return json.dumps(text, ensure_ascii=False)[1:-1].replace("\x7f", "\\u007f")
 
 
 def _write(folder: Path, files: dict[Path, bytes], command: str) -> None:

@@ -83,6 +83,12 @@ def new(
     if default:
         out.print(f"commands mean this job without --job: {PROJECT_FILE}", markup=False)
     out.print(f"key {', '.join(found.key)}; {counted(len(found.features), 'feature')}: {', '.join(found.features)}")
+    out.print(
+        "rows with an empty feature go to quarantine; more than 5% of them stop a run ([policy] in job.toml)",
+        markup=False,
+    )
+    for column, count in found.empty.items():
+        out.print(f"  {column} is empty in {count:,} of {counted(found.rows, 'row')}", markup=False)
     out.print("\nNext:")
     for step in _next_steps(
         name, file, said, unregistered, found, _reading(found.types, types, decimal, delimiter, rename)

@@ -8,6 +8,7 @@ import typer
 
 from pipeline.cli import compare
 from pipeline.cli.manifests import described, outputs_of, registry_of_settings, scales, structure_of
+from pipeline.cli.next_steps import completed
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption
 from pipeline.cli.output import console, emit_json, table
 from pipeline.cli.register import register
@@ -97,6 +98,7 @@ def promote(
     ] = None,
     ds: compare.DayOption = None,
     sample: compare.SampleOption = None,
+    target: compare.ClassOption = None,
     job: JobOption = JOB,
     lake: LakeOption = None,
     json: JsonOption = False,
@@ -109,9 +111,9 @@ def promote(
     registry = registry_of_settings()
     found = None
     if max_flips is not None:
-        found = compare.gate(name, version, alias, max_flips, job, lake, ds, sample)
-    elif ds is not None or sample is not None:
-        raise UsageError("--date and --sample need --max-flips", next_step="add, for example, --max-flips 2%")
+        found = compare.gate(name, version, alias, max_flips, job, lake, ds, sample, target)
+    elif ds is not None or sample is not None or target is not None:
+        raise UsageError("--date, --sample and --class need --max-flips", next_step="add, for example, --max-flips 2%")
     before = registry.aliases(name).get(alias)
     registry.promote(name, version, alias)
     after = registry.aliases(name)[alias]
@@ -123,6 +125,12 @@ def promote(
             said = f"{found.flip_share:.2%} of {counted(found.rows, 'decision')} flip"
             console().print(f"{said}{compare.left_out(found)}", markup=False)
         console().print(f"{alias} of {name} is {after}" + (f", was {before}" if before else ""), markup=False)
+        if before is not None and before != after:
+            anew = completed("lakescore backfill --stale")
+            console().print(
+                f"days scored by {before} are stale now for jobs that use {alias}; {anew} scores them anew",
+                markup=False,
+            )
 
 
 def _default_version(registry: Registry, name: str) -> str:

@@ -22,6 +22,8 @@ from pipeline.report import facts
 if TYPE_CHECKING:
     from pipeline.quality.rejections import Reason
 
+WORTH_A_SPEED = 1000
+"""Number of scored rows from which on their number per second says something."""
 MOST_WARNINGS = 5
 """Number of warnings of a run that are printed."""
 
@@ -198,7 +200,9 @@ def _show_statistics(record: RunRecord) -> None:
         sum(each.wall_s for each in record.stages),
         next((each for each in record.stages if each.stage == "score" and each.rows), None),
     )
-    speed = f", scoring {scoring.wall_s:.1f} s at {scoring.rows_per_s:,.0f} rows/s" if scoring else ""
+    speed = f", scoring {scoring.wall_s:.1f} s" if scoring else ""
+    if scoring and scoring.rows >= WORTH_A_SPEED:
+        speed += f" at {scoring.rows_per_s:,.0f} rows/s"
     out.print(f"took {total:.1f} s{speed}; peak memory {bytes_text(record.peak_memory_bytes)}")
 
 

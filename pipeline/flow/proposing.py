@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from duckdb import ColumnExpression
+from duckdb import ColumnExpression, FunctionExpression
 
 from pipeline.database.connection import column_types, connect, translated_errors
 from pipeline.database.keys import KEY_TYPES, canonical
 from pipeline.errors import SchemaMismatch, UsageError, counted, nearest
+from pipeline.job.project import quoted
 from pipeline.model.schema_check import NUMBER
 from pipeline.quality.on_demand import notes_of, proposed_rules
 from pipeline.suite import suite
@@ -58,6 +58,9 @@ class Proposal:
     """Columns with a day or a time, by which an import can divide the rows."""
     types: dict[str, str]
     """Types of the columns of text that later days should keep, for `--types`."""
+    rows: int
+    empty: dict[str, int]
+    """Number of rows in which a feature is empty, of the features that are in any."""
 
 
 def propose(name: str, files: Files, model: ModelSaid, key: Sequence[str], features: Sequence[str]) -> Proposal:
@@ -75,6 +78,7 @@ def propose(name: str, files: Files, model: ModelSaid, key: Sequence[str], featu
         used = given or _numbers(rows, types, chosen, model, files)
         _check_numbers(rows, used, types, model, files)
         unique = _distinct(rows, chosen) == count
+        empty = _empty(rows, used)
         rules = proposed_rules(rows.select(*map(ColumnExpression, (*chosen, *used))), chosen, unique=unique)
     others = [column for column in types if column not in (*chosen, *used)]
     dates = tuple(column for column in others if types[column] in DATES)
@@ -87,6 +91,8 @@ def propose(name: str, files: Files, model: ModelSaid, key: Sequence[str], featu
         used,
         dates,
         {column: "VARCHAR" for column in chosen if canonical(types[column]) == "VARCHAR" and files.kind != "Parquet"},
+        count,
+        empty,
     )
 
 
@@ -201,6 +207,11 @@ def _key(
     )
 
 
+def _empty(rows: Relation, features: Sequence[str]) -> dict[str, int]:
+    counts = rows.aggregate([FunctionExpression("count_if", ColumnExpression(name).isnull()) for name in features])
+    return {name: count for name, count in zip(features, counts.fetchall()[0], strict=True) if count}
+
+
 def _distinct(rows: Relation, columns: Sequence[str]) -> int:
     return int(rows.select(*map(ColumnExpression, columns)).distinct().aggregate("count(*)").fetchall()[0][0])
 
@@ -216,20 +227,20 @@ def _toml(
     unique: bool,
 ) -> str:
     told = "no two rows have the same" if unique else "NOT unique: rows that differ would go to quarantine"
-    width = max(len(_quoted(column)) for column in features) + 1
-    listed = "\n".join(f"    {_quoted(column) + ',':<{width}} # {kind}" for column, kind in features.items())
-    carried = ", ".join(_quoted(column) for column in others)
+    width = max(len(quoted(column)) for column in features) + 1
+    listed = "\n".join(f"    {quoted(column) + ',':<{width}} # {kind}" for column, kind in features.items())
+    carried = ", ".join(quoted(column) for column in others)
     return f"""# Proposed from {where}.
 # `lakescore job reference` explains every key.
 description = "Scores each row of a day."
 
 [model]
-name = {_quoted(model.name)}
-version = {_quoted(model.version)}   # a version, or an alias that `lakescore models promote` moves
+name = {quoted(model.name)}
+version = {quoted(model.version)}   # a version, or an alias that `lakescore models promote` moves
 
 [input]
-path = {_quoted(f"{name}/ds={{ds}}/*.parquet")}   # in the lake; `lakescore import --job {name}` writes there
-key = [{", ".join(map(_quoted, key))}]   # {told}
+path = {quoted(f"{name}/ds={{ds}}/*.parquet")}   # in the lake; `lakescore import --job {name}` writes there
+key = [{", ".join(map(quoted, key))}]   # {told}
 features = [   # in the order of the training
 {listed}
 ]
@@ -243,7 +254,3 @@ max_quarantined = "5%"         # a larger share stops the run, and nothing is pu
 every = "day"                  # or "week", "month", "hour"
 timezone = "UTC"
 """
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -24,6 +25,11 @@ class Project(BaseModel):
 
     job: str | None = Field(None, pattern=rf"^{NAME.pattern}$")
     """Name of the job that commands mean without `--job`."""
+
+
+def quoted(text: str) -> str:
+    """Returns text as a basic string of TOML, whose escapes include those of JSON."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_project(path: Path = PROJECT_FILE) -> Project:

@@ -67,6 +67,17 @@ def test_job_new_finds_key_features_and_rules_and_is_the_default(cli: Cli, proje
     assert '# carry = ["country", "signup"]' in text
 
 
+def test_job_new_says_what_becomes_of_empty_features(cli: Cli, project: Path) -> None:
+    lines = (project / "rows.csv").read_text().splitlines()
+    amount = lines[0].split(",").index("amount")
+    cells = lines[1].split(",")
+    cells[amount] = ""
+    (project / "rows.csv").write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+    said = cli("job", "new", "orders", "--from", "rows.csv", "--model", "model.pt").stdout
+    assert "rows with an empty feature go to quarantine" in said
+    assert f"\n  amount is empty in 1 of {len(lines) - 1} rows\n" in said
+
+
 def test_job_new_prints_commands_that_lead_to_a_run(cli: Cli, project: Path) -> None:
     said = cli("job", "new", "orders", "--from", "rows.csv", "--model", "model.pt").stdout
     steps = [shlex.split(line, comments=True)[1:] for line in said.partition("Next:\n")[2].splitlines()]

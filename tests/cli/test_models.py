@@ -143,7 +143,12 @@ def test_promote_says_what_it_replaced(run: Commands) -> None:
     run.register("v1")
     run.register("v2")
     assert run("promote", "churn", "v1").stdout == "production of churn is v1\n"
-    assert run("promote", "churn", "v2").stdout == "production of churn is v2, was v1\n"
+    assert run("promote", "churn", "v2").stdout == (
+        "production of churn is v2, was v1\n"
+        "days scored by v1 are stale now for jobs that use production; lakescore backfill --stale scores them anew\n"
+    )
+    said = run("promote", "churn", "v2", "--class", "1", expect=UsageError).stderr
+    assert "--date, --sample and --class need --max-flips" in said
     assert run.json("promote", "churn", "v1") == {
         "name": "churn",
         "alias": "production",

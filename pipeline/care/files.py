@@ -19,7 +19,7 @@ from pipeline.errors import CommitConflict
 from pipeline.lake.layout import Lake
 from pipeline.lake.liveness import is_alive
 from pipeline.records import FileInfo
-from pipeline.storage import make_folder, sync_file
+from pipeline.storage import make_folder
 from pipeline.storage.parquet import read_metadata, read_schema, write_parquet
 
 if TYPE_CHECKING:
@@ -98,7 +98,6 @@ def keep_copy(lake: Lake, seen: FileInfo, target: str, folder: Path) -> bool:
         else:
             with lake.storage.open(seen.path) as source, path.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
-            sync_file(path)
         copied = lake.storage.update(target, path, before)
     except FileNotFoundError:
         return False

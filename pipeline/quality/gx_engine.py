@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ["GX_ANALYTICS_ENABLED"] = "false"  # before the import: its settings read the environment once
 os.environ.setdefault("TQDM_DISABLE", "1")
-# Great Expectations imports pyspark if it is installed. With pandas 3, that ends the process with exit code 0.
+# Great Expectations imports pyspark if it is installed, which takes CPU time and memory that nothing here needs.
 _HIDE_SPARK = "pyspark" not in sys.modules
 if _HIDE_SPARK:
     sys.modules["pyspark"] = None  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.buckets import stage
@@ -284,6 +285,28 @@ def test_rows_that_are_lost_or_doubled_stop_the_run(
         stage, *(("score_bucket", the_first) if lost == "returned twice" else ("split", without_a_file))
     )
     with pytest.raises(LedgerImbalance, match="lost when the day was split" if lost == "split" else "do not add up"):
+        workspace.run()
+    assert not workspace.lake.joinpath("predictions").exists()
+
+
+@pytest.mark.parametrize("rows", ["lost", "doubled"])
+def test_staged_rows_that_are_lost_or_doubled_after_their_bucket_was_returned_are_not_committed(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, rows: str
+) -> None:
+    """The ledger of the bucket adds up: only that of the day, over the files that are to be published, does not."""
+    bucketed(workspace, engine=f"{ENGINE}\n[quality]\nenabled = false\n")
+    workspace.day(100)
+
+    def altered_afterwards(text: str) -> str:
+        result = score_bucket(text)
+        path = workspace.lake / next(key for key in json.loads(result)["files"] if "/scored-" in key)
+        staged = pq.read_table(path)
+        path.unlink()
+        pq.write_table(staged.slice(1) if rows == "lost" else pa.concat_tables([staged, staged.slice(0, 1)]), path)
+        return result
+
+    monkeypatch.setattr(stage, "score_bucket", altered_afterwards)
+    with pytest.raises(LedgerImbalance, match="does not add up; nothing was committed"):
         workspace.run()
     assert not workspace.lake.joinpath("predictions").exists()
 

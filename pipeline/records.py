@@ -351,6 +351,8 @@ class RunRecord(Stored):
     pid: int = 0
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    ended_in: str | None = None
+    """Stage in which a run failed or was stopped; None for others, and in records of earlier versions."""
 
     def with_(self, **changes: object) -> RunRecord:
         return self.model_copy(update=changes)

@@ -74,7 +74,7 @@ def demo(
     _say("4. The history", "lakescore query daily_summary")
     _ask(ctx.lake, "daily_summary")
     _say("5. The report", "lakescore report --open")
-    console().print(ctx.lake.storage.where(pages.write_index(ctx.lake)), markup=False)
+    console().print(ctx.lake.storage.where(pages.write_index(ctx.lake, registry=ctx.registry)), markup=False)
     console().print(TRY.format(folder=folder), markup=False)
 
 

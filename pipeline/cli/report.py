@@ -31,13 +31,15 @@ def report(
     json: JsonOption = False,
 ) -> None:
     """Write HTML pages: one per run, and an index of the lake. They need no network and no server."""
+    from pipeline.model.remote import open_registry
     from pipeline.report import pages
 
     machine = settings(lake)
     found = open_lake(machine)
     of = find_job(job, machine)
-    written = pages.write_runs(found, of.name, period_or_none(of, ds), days)
-    index = found.storage.where(pages.write_index(found, days))
+    registry = open_registry(machine.models)
+    written = pages.write_runs(found, of.name, period_or_none(of, ds), days, registry)
+    index = found.storage.where(pages.write_index(found, days, registry))
     paths = [found.storage.where(key) for key in written]
     chosen = paths[0] if ds is not None and paths else index
     if json:

@@ -205,7 +205,7 @@ def run_stage(ctx: Context, stage: Stage, record: RunRecord, *, raises: bool = F
     """
     if not stage.fatal:
         return _run_not_fatal(ctx, stage, record, raises=raises)
-    with _failure_recorded(ctx, record), _named_errors(ctx, record):
+    with _failure_recorded(ctx, record, stage.name), _named_errors(ctx, record):
         addition: Addition = within_memory(ctx, lambda ctx: stage.function()(ctx, record))
         return ctx.lake.records.add(
             record, replace(addition, peak_memory_bytes=max(addition.peak_memory_bytes, peak_memory_bytes()))
@@ -289,7 +289,7 @@ def _named_errors(ctx: Context, record: RunRecord) -> Iterator[None]:
 
 
 @contextmanager
-def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
+def _failure_recorded(ctx: Context, record: RunRecord, stage: str) -> Iterator[None]:
     """Ends a run whose stage fails, and makes its page."""
     try:
         yield
@@ -298,10 +298,12 @@ def _failure_recorded(ctx: Context, record: RunRecord) -> Iterator[None]:
         checks = error.checks if isinstance(error, QualityStop) else ()
         text = str(error) or type(error).__name__
         try:
-            ended = ctx.lake.records.end(record, state, text, checks)
+            ended = ctx.lake.records.end(
+                record, state, text, checks, stage=stage, peak_memory_bytes=peak_memory_bytes()
+            )
             if ended.error == text:  # otherwise it had ended before
-                for stage in stage_list.running(ctx.job, Runs.at_the_end):
-                    run_stage(ctx, stage, ended)
+                for after in stage_list.running(ctx.job, Runs.at_the_end):
+                    run_stage(ctx, after, ended)
                 make_index(ctx)
         except LakescoreError as second:
             log.warning("the failure of run %s could not be recorded: %s", record.run_id, second.what)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.errors import InputEmpty, InputMissing, JobError, UsageError
 from pipeline.job.input import Column, Input
-from pipeline.job.schedule import Schedule, seconds
+from pipeline.job.schedule import Schedule
 from pipeline.job.targets import AnyTarget
 from pipeline.lake.patterns import Pattern, pattern
 from pipeline.periods import Grain, Period
@@ -307,15 +307,11 @@ class Job(Frozen):
 
         `moment` has a time zone.
         """
-        zone, lag = self.schedule.timezone, self.schedule.lag
-        if lag is None:
-            return Period.at(self.grain, moment, zone) - 1
-        return Period.at(self.grain, moment - timedelta(seconds=seconds(lag)), zone)
+        return self.schedule.last_due(moment)
 
     def due_from(self, period: Period) -> datetime:
         """Returns the moment from which a run is for this period, or for a later one."""
-        zone, lag = self.schedule.timezone, self.schedule.lag
-        return period.end(zone) if lag is None else period.start(zone).astimezone(UTC) + timedelta(seconds=seconds(lag))
+        return self.schedule.due_from(period)
 
     def days(self, ds: str) -> list[str]:
         """Returns `ds` and the periods to look back to, latest first."""

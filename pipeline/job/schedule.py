@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.periods import Grain
+from pipeline.periods import Grain, Period
 from pipeline.records import Frozen
 
 DURATION = r"^[1-9]\d{0,5}[smhd]$"
@@ -92,3 +92,18 @@ class Schedule(Frozen):
         if self.since_last_run and (self.assets or not self.cron):
             raise ValueError("since_last_run needs `cron`: only a schedule tells when the run before was due")
         return self
+
+    def last_due(self, moment: datetime) -> Period:
+        """Returns the last period that is due at a moment, by default the last one that is over.
+
+        `moment` has a time zone.
+        """
+        if self.lag is None:
+            return Period.at(self.every, moment, self.timezone) - 1
+        return Period.at(self.every, moment - timedelta(seconds=seconds(self.lag)), self.timezone)
+
+    def due_from(self, period: Period) -> datetime:
+        """Returns the moment from which a run is for this period, or for a later one."""
+        if self.lag is None:
+            return period.end(self.timezone)
+        return period.start(self.timezone).astimezone(UTC) + timedelta(seconds=seconds(self.lag))

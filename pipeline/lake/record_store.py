@@ -79,8 +79,12 @@ class RecordStore:
 
     def newest_id(self, job: str, ds: str) -> str:
         """Returns the id of a day's newest run, or an empty string."""
+        return max(self.ids(job, ds), default="")
+
+    def ids(self, job: str, ds: str) -> list[str]:
+        """Returns the ids of a day's runs, oldest first. Reads no record."""
         names = [file.path.rpartition("/")[2] for file in self._storage.files(_folder(job, ds))]
-        return max((name.removesuffix(".json") for name in names if name.endswith(".json")), default="")
+        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def iter_day(self, job: str, ds: str) -> Iterator[RunRecord]:
         """Yields the runs of a day, newest first; reads each record only when it is reached."""
@@ -142,13 +146,32 @@ class RecordStore:
         """Adds the results of a stage to the stored record of its run. Raises the same errors as `change`."""
         return self.change(record, addition.applied_to)
 
-    def end(self, record: RunRecord, state: State, error: str, checks: tuple[CheckResult, ...] = ()) -> RunRecord:
-        """Ends a run without a commit, and returns its stored record; a run that has already ended is not changed."""
+    def end(
+        self,
+        record: RunRecord,
+        state: State,
+        error: str,
+        checks: tuple[CheckResult, ...] = (),
+        *,
+        stage: str | None = None,
+        peak_memory_bytes: int = 0,
+    ) -> RunRecord:
+        """Ends a run in a stage without a commit, and returns its stored record.
+
+        A run that has already ended is not changed.
+        """
 
         def ended(stored: RunRecord) -> RunRecord:
             if stored.state not in OPEN:
                 return stored
-            return stored.with_(state=state, error=error, checks=checks or stored.checks, finished_at=now())
+            return stored.with_(
+                state=state,
+                error=error,
+                ended_in=stage,
+                checks=checks or stored.checks,
+                finished_at=now(),
+                peak_memory_bytes=max(stored.peak_memory_bytes, peak_memory_bytes),
+            )
 
         return self.change(record, ended)
 

@@ -14,6 +14,7 @@ from pipeline.context import Context
 from pipeline.errors import LakeDamaged
 from pipeline.lake.layout import Lake
 from pipeline.lake.record_store import parse
+from pipeline.periods import Period
 from pipeline.records import ModelRef, RunRecord, State
 from pipeline.storage import Storage
 
@@ -70,30 +71,20 @@ def current(ctx: Context, kind: Kind, ds: str, version: str) -> pa.Table | None:
     return None if found is None else _table(ctx.lake.storage, *found)
 
 
-def recent(ctx: Context, kind: Kind, ds: str, version: str, days: int) -> dict[str, pa.Table]:
-    """Returns by day the current files, where there are any, of the `days` days before `ds`. Reads nothing older."""
-    before = _before(ctx, ds, days)
-    found = {day: current(ctx, kind, day, version) for day in before}
-    return {day: table for day, table in found.items() if table is not None}
-
-
-def profile(ctx: Context, ds: str, model: ModelRef) -> Profile | None:
-    """Returns the profile of the day's newest complete run of the version, or None if that was of another model."""
-    found = _current(ctx.lake, "profiles", ctx.job.name, ds, model.version, model.digest)
-    return None if found is None else _profile(ctx.lake, *found)
-
-
 def recent_profiles(ctx: Context, ds: str, model: ModelRef, days: int) -> dict[str, Profile]:
     """Returns by day the current profiles of a model, where there are any, of the `days` days before `ds`.
 
     A day whose predictions are of another model of the same version is left out.
     """
-    found = {day: profile(ctx, day, model) for day in _before(ctx, ds, days)}
-    return {day: each for day, each in found.items() if each is not None}
+    return profiles_before(ctx.lake, ctx.job.name, ctx.job.period(ds), model, days)
 
 
-def _before(ctx: Context, ds: str, days: int) -> list[str]:
-    return [period.ds for period in ctx.job.period(ds).before(days)]
+def profiles_before(lake: Lake, job: str, period: Period, model: ModelRef, count: int) -> dict[str, Profile]:
+    """Returns by period the current profiles of a model, where there are any, of the `count` periods before one."""
+    files = {
+        each.ds: _current(lake, "profiles", job, each.ds, model.version, model.digest) for each in period.before(count)
+    }
+    return {ds: _profile(lake, *file) for ds, file in files.items() if file is not None}
 
 
 def _current(

@@ -5,11 +5,13 @@ The cost of a page does not grow with the history: only small files of the days 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pipeline.columns import HIVE
 from pipeline.database import sql_files
@@ -46,6 +48,8 @@ class Day:
     """State of `record`; without a run `skipped`, `failed` if none could be planned, `missing` with input, `none`."""
     record: RunRecord | None = None
     """Run that finished last among the complete ones; if none is complete, the newest run."""
+    newest: RunRecord | None = None
+    """The newest run, which may have failed after `record` was complete."""
     runs: int = 0
     grain: Grain = Grain.day
     classes: dict[str, int] = field(default_factory=dict)
@@ -75,6 +79,16 @@ class Day:
         """Path of the page of `record`, relative to the index."""
         return page_of(self.record).removeprefix(f"{ROOT}/") if self.record else None
 
+    @property
+    def page_path(self) -> str:
+        """`page` as it stands in an address, empty if there is none."""
+        return quote(self.page or "", safe="/=")
+
+    @property
+    def newest_page(self) -> str | None:
+        """Path of the page of `newest`, relative to the index."""
+        return page_of(self.newest).removeprefix(f"{ROOT}/") if self.newest else None
+
 
 @dataclass(frozen=True)
 class JobFacts:
@@ -92,6 +106,13 @@ class JobFacts:
     @property
     def newest(self) -> Day | None:
         return next(reversed(self.with_runs), None)
+
+    @property
+    def model_changes(self) -> list[tuple[Day, str]]:
+        """The days from which on another model scores, each with that model's version."""
+        scored = [(day, day.record.model) for day in self.with_runs if day.record and day.counts]
+        pairs = pairwise(scored)
+        return [(day, model.version) for (_, before), (day, model) in pairs if model != before]
 
     @property
     def classes(self) -> list[str]:
@@ -118,6 +139,22 @@ class JobFacts:
         return [
             name for name in ("training", "trailing", "previous_model") if any(name in day.drift for day in self.days)
         ]
+
+
+def against(reference: str, grain: Grain) -> str:
+    """Returns what a reference of a comparison is, in words."""
+    words = {"training": "the training data", "trailing": f"the {grain}s before", "previous_model": "the model before"}
+    return words[reference]
+
+
+def anchor(column: str) -> str:
+    """Returns the id of a column's distributions on the page of a run: any name makes a valid one."""
+    return f"column-{hashlib.sha256(column.encode()).hexdigest()[:10]}"
+
+
+def grain_of(record: RunRecord) -> Grain:
+    """Returns the grain of the job of a run."""
+    return Grain((record.job_config.get("schedule") or {}).get("every", Grain.day))
 
 
 def page_of(record: RunRecord) -> str:
@@ -155,7 +192,7 @@ def _day(lake: Lake, job: str, period: Period) -> Day:
     if not records:
         return Day(ds, "none", grain=period.grain)
     chosen = max(complete, key=lambda record: record.finished_at or record.started_at, default=records[0])
-    day = Day(ds, chosen.state.value, chosen, len(records), grain=period.grain)
+    day = Day(ds, chosen.state.value, chosen, records[0], len(records), grain=period.grain)
     same = [record for record in complete if record.model == chosen.model]
     largest = max(same, key=lambda record: sum(record.statistics.reasons.values()), default=chosen)
     day.classes, day.confidence = dict(largest.statistics.classes), largest.statistics.mean_confidence

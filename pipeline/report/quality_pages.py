@@ -113,13 +113,22 @@ def write(lake: Lake, job: str, ds: str, run_id: str, *, followed: bool = False)
             model=rows[0]["model_version"],
             checks=checks,
             result=result(check.outcome for check in checks),
-            examples={row["name"]: row["examples"] for row in rows if row.get("examples")},
+            examples=_examples(rows),
             earlier=_earlier(lake, job, ds),
             links={name: path for name, path in links.items() if name != suite},
             order=ORDER,
             most=MOST_CHECKS,
         )
         lake.storage.write(pages[suite], page.encode())
+
+
+def examples(lake: Lake, job: str, ds: str, run_id: str, suite: str) -> dict[str, list[str]]:
+    """Returns examples of values that break a check, by its name; only jobs that allow samples have any."""
+    return _examples(_results(lake, history.key(job, ds, run_id, suite)))
+
+
+def _examples(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    return {row["name"]: row["examples"] for row in rows if row.get("examples")}
 
 
 def write_missing(lake: Lake, window: int = facts.WINDOW_DAYS) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -18,9 +19,22 @@ if TYPE_CHECKING:
 
 TONES = {
     "good": ("complete", "passed", "ok", "balanced"),
-    "note": ("noted", "quarantined", "warning", "warnings", "superseded", "overtaken", "planned", "scored"),
-    "bad": ("failed", "stopped", "critical", "missing", "not balanced"),
+    "note": (
+        "noted",
+        "quarantined",
+        "warning",
+        "warnings",
+        "superseded",
+        "overtaken",
+        "planned",
+        "scored",
+        "stale",
+        "drifted",
+    ),
+    "bad": ("failed", "stopped", "critical", "missing", "not balanced", "interrupted", "late", "undelivered"),
 }
+OPTION = re.compile(r"--\S+ (?!--)\S+|\S+")
+"""Matches the parts of a command that stay on one line: an option with its value, or a word."""
 MARKS = {
     "complete": "✓",
     "failed": "✕",
@@ -57,6 +71,9 @@ def _environment() -> Environment:
         "found": found,
         "mark": lambda state: MARKS.get(state, "•"),
         "calendar_rows": _calendar_rows,
+        "duration": duration,
+        "words": OPTION.findall,
+        "size": size,
         "percent": percent,
         "shown": shown,
         "tone": tone,
@@ -88,14 +105,32 @@ def shares(busy: Mapping[str, float]) -> str | None:
     return ", ".join(f"{part} {share:.0%}" for part, share in busy.items()) or None
 
 
+def duration(seconds: float) -> str:
+    """Returns a time in the units in which people say it."""
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: int | None) -> str | None:
+    """Returns a number of bytes in decimal units."""
+    if count is None:
+        return None
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{count} B" if units[0] == "B" else f"{value:.3g} {units[0]}"
+
+
 def percent(share: float) -> str:
     return f"{share:.1%}" if share == 0 or share >= 0.001 else "under 0.1%"
 
 
 def _calendar_rows(days: Iterable[Day]) -> Iterator[tuple[str, list[Day | None]]]:
-    """Yields the rows of a calendar, by default one per month with 31 entries, None where there is no such day."""
+    """Yields the rows of a calendar, the newest first: by default one per month with 31 entries, None for no day."""
     rows: dict[str, list[Day | None]] = {}
     for day in days:
         row, column = Period.parse(day.ds, day.grain).place
         rows.setdefault(row, [None] * len(day.grain.columns))[column] = day
-    yield from rows.items()
+    yield from reversed(rows.items())

@@ -10,7 +10,7 @@ def report(ctx: Context, record: RunRecord) -> Addition:
     """Writes the page of a run."""
     from pipeline.report import pages
 
-    pages.write_run(ctx.lake, record)
+    pages.write_run(ctx.lake, record, ctx.registry)
     return Addition()
 
 
@@ -18,4 +18,4 @@ def index(ctx: Context) -> None:
     """Writes the index of the lake."""
     from pipeline.report import pages
 
-    pages.write_index(ctx.lake)
+    pages.write_index(ctx.lake, registry=ctx.registry)

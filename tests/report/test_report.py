@@ -16,7 +16,7 @@ from pipeline.lake import skips
 from pipeline.lake.layout import Lake, Partition
 from pipeline.lake.record_store import RecordStore
 from pipeline.records import CheckResult, RunRecord, Severity, State, Statistics
-from pipeline.report import facts, pages, plots, rendering, stage
+from pipeline.report import facts, pages, plots, rendering, run_page, stage
 from pipeline.report.quality_pages import ROOT as DOCS
 from tests import lakes
 from tests.browsing import visited
@@ -203,7 +203,9 @@ def test_run_page_shows_ledger_checks_stages_and_files(workspace: Workspace) -> 
     assert "null:a 2" in plain
     assert record.committed[0].path in plain
     assert all(stage.stage in plain for stage in record.stages)
-    assert all(f"{stage.bytes_read:,}" in plain for stage in record.stages if stage.bytes_read is not None)
+    sizes = [rendering.size(stage.bytes_read) for stage in record.stages if stage.bytes_read is not None]
+    assert sizes
+    assert all(str(each) in plain for each in sizes)
     assert "The model ran on cpu in float32: 8,192 rows per batch, 2 workers (default)" in plain
     assert all(check.name in plain for check in record.checks)
 
@@ -258,7 +260,7 @@ def test_report_that_fails_is_a_warning_and_fails_no_run(workspace: Workspace, m
     def broken(*_: object) -> str:
         raise ZeroDivisionError("of a template")
 
-    monkeypatch.setattr(pages, "run_page", broken)
+    monkeypatch.setattr(run_page, "run_page", broken)
     workspace.day(10)
     record = workspace.complete()
     assert record.state is State.complete

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 ALARM = re.compile(r" has (?:drifted from \S+|changed with the model): (warning|critical), PSI ")
 """Matches the warning about a column that has drifted, and its level."""
-OURS = re.compile(r"^no drift: | has drifted from | has changed with the model: ")
+OURS = re.compile(r"^no drift(?: from the model before)?: | has drifted from | has changed with the model: ")
 """Matches the warnings of this stage, which a repetition of the stage replaces."""
 
 
@@ -59,10 +59,11 @@ def repair(ctx: Context, record: RunRecord) -> Addition:
     return drift(ctx, record)
 
 
-def compare(ctx: Context, record: RunRecord) -> list[Comparison]:
+def compare(ctx: Context, record: RunRecord, failures: list[Exception] | None = None) -> list[Comparison]:
     """Compares the stored profile of a complete run, and stores the outcome.
 
-    Reads only profiles, except where a new model's scores are counted with the bins of the model before.
+    Reads only profiles, except where a new model's scores are counted with the bins of the model before. If that fails,
+    the other comparisons are stored; the error is logged, and added to `failures`.
     """
     from pipeline.drift.comparing import compare_profile
     from pipeline.drift.model_change import before_change
@@ -76,7 +77,13 @@ def compare(ctx: Context, record: RunRecord) -> list[Comparison]:
     training = bin_edges.training(ctx, ctx.manifest_of(record))
     history = store.recent_profiles(ctx, ds, record.model, 2 * config.window_days)
     day = from_table(table)
-    before = before_change(ctx, record, day, history)
+    before = None
+    try:
+        before = before_change(ctx, record, day, history)
+    except Exception as error:  # noqa: BLE001 - it takes no other outcome of the day with it
+        log.warning("the drift of %s from the model before could not be computed: %s", ds, error)
+        if failures is not None:
+            failures.append(error)
     found = compare_profile(ds, day, training, history, config, ctx.job.grain, before)
     store.write(ctx, "drift", record, _table(found, record.run_id))
     return found
@@ -123,7 +130,11 @@ def alarmed(ctx: Context, record: RunRecord) -> dict[str, list[str]]:
 
 
 def _compare(ctx: Context, record: RunRecord) -> list[str]:
-    return [described(each) for each in alarms(compare(ctx, record))]
+    failures: list[Exception] = []
+    found = compare(ctx, record, failures)
+    again = f"; repeat it: lakescore drift --job {record.job} --date {record.ds}"
+    problems = [f"no drift from the model before: {error}{again}" for error in failures]
+    return [*problems, *(described(each) for each in alarms(found))]
 
 
 def _perform(ctx: Context, record: RunRecord) -> list[str]:

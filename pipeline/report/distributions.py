@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pipeline.drift import distances
 from pipeline.drift.comparing import places_of
 from pipeline.drift.days_before import Calendar
+from pipeline.drift.rhythm import Rhythm, weekly
 from pipeline.errors import LakescoreError, counted
 from pipeline.histograms.counting import WHOLE, Counts
 from pipeline.histograms.table import from_bytes, from_table
@@ -71,18 +72,27 @@ class Distribution:
         return anchor(self.column)
 
 
-def of_run(lake: Lake, record: RunRecord, outcomes: Mapping[str, str], registry: Registry | None) -> list[Distribution]:
-    """Returns the distributions of the columns of a run's day, those that drift first; none without a profile.
+@dataclass(frozen=True)
+class Distributions:
+    columns: tuple[Distribution, ...] = ()
+    """The columns that are drawn, those that drift first."""
+    weekly: tuple[Rhythm, ...] = ()
+    """Columns that follow the weekday, which `same_weekday` would compare more sharply."""
+
+
+def of_run(lake: Lake, record: RunRecord, outcomes: Mapping[str, str], registry: Registry | None) -> Distributions:
+    """Returns the distributions of the columns of a run's day; none without a profile.
 
     `outcomes` has the worst outcome of a column, by name. Without a registry, the training data are not shown.
     """
     content = lake.storage.read(store.key("profiles", record))
     if content is None:
-        return []
-    day = from_table(from_bytes(content)).get(WHOLE, {})
-    training = _training(record, registry).get(WHOLE, {})
-    grain = grain_of(record)
-    calendar = _calendar(lake, record, grain)
+        return Distributions()
+    profile, grain, config = from_table(from_bytes(content)), grain_of(record), _config(record)
+    day, training = profile.get(WHOLE, {}), _training(record, registry).get(WHOLE, {})
+    period = Period.parse(record.ds, grain)
+    history = store.profiles_before(lake, record.job, period, record.model, 2 * config.window_days)
+    calendar = Calendar(period, WHOLE, history, config)
     kinds = ("score", "class", "feature")
     shown = sorted(
         (counts for counts in day.values() if counts.spec.kind in kinds),
@@ -98,18 +108,15 @@ def of_run(lake: Lake, record: RunRecord, outcomes: Mapping[str, str], registry:
         if days:
             others["trailing"] = window
         found.append(distribution(counts, others, outcomes.get(counts.spec.name, "none"), grain, days))
-    return found
+    return Distributions(tuple(found), tuple(weekly(record.ds, profile, history, config, grain)))
 
 
-def _calendar(lake: Lake, record: RunRecord, grain: Grain) -> Calendar:
-    """Returns the periods before the run's, of which its job compares it with a window."""
+def _config(record: RunRecord) -> Drift:
+    """Returns how the job of a run compares its periods."""
     try:
-        config = Drift.model_validate(record.job_config.get("drift") or {})
+        return Drift.model_validate(record.job_config.get("drift") or {})
     except ValidationError:  # keys of another version of Lakescore
-        config = Drift()
-    period = Period.parse(record.ds, grain)
-    history = store.profiles_before(lake, record.job, period, record.model, config.window_days)
-    return Calendar(period, WHOLE, history, config)
+        return Drift()
 
 
 def _training(record: RunRecord, registry: Registry | None) -> Profile:

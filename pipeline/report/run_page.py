@@ -95,8 +95,9 @@ def run_page(lake: Lake, record: RunRecord, registry: Registry | None = None) ->
         reasons=[(each.reason, each.rows, ", ".join(each.keys) if samples else None) for each in reasons],
         rejected=sum(rows for name, rows in record.dispositions.items() if name == "quarantined"),
         drift=[_compared(row, grain) for row in compared],
-        distributions=drawn,
-        drawn={each.column for each in drawn},
+        distributions=drawn.columns,
+        weekly=drawn.weekly,
+        drawn={each.column for each in drawn.columns},
         profile=[_profiled(row) for row in whole if row["kind"] != "class"],
         took=(record.finished_at - record.started_at).total_seconds() if record.finished_at else None,
         stages=[

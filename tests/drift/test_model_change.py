@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.drift import stage
 from tests.profiles.test_profiles import lake_views
 from tests.workspace import DAY, Workspace, table
 
@@ -102,3 +103,24 @@ def test_scores_of_classes_in_another_order_are_not_compared_but_the_shares_are(
     before = {**now, "p": dataclasses.replace(now["p"], labels=("yes", "no"))}
     theirs = {WHOLE: {name: Counts(spec) for name, spec in before.items()}}
     assert _comparable(now, theirs) == (before["p"],)
+
+
+@pytest.mark.slow
+def test_error_of_the_comparison_with_the_model_before_takes_no_other_outcome_with_it(workspace: Workspace) -> None:
+    """The part file is gone, in which the scores would be counted again; the profile is there."""
+    days = days_from(DAY, 2)
+    score(workspace, days[:1])
+    workspace.model("v2", seed=3)
+    score(workspace, days[1:])
+    ctx = workspace.context()
+    record = ctx.lake.records.last_complete("toy", days[1])
+    assert record is not None
+    assert across(workspace)
+    (workspace.lake / record.parts[0].path).unlink()
+    (warning,) = stage.drift(ctx, record).warnings
+    assert warning.startswith("no drift from the model before: ")
+    assert "lakescore drift --job toy --date" in warning
+    assert stage.OURS.search(warning)
+    with lake_views(workspace) as con:
+        kept = con.sql(f"SELECT DISTINCT reference FROM drift WHERE ds = '{days[1]}'").fetchall()
+    assert kept == [("trailing",)]

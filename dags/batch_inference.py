@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Asset, Context, CronDataIntervalTimetable, Param, dag, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
 
 from pipeline.flow import stage_list
 from pipeline.job.config import Job
@@ -24,7 +23,8 @@ RUNBOOK = """
 Scores the rows of one day that have no current prediction, and publishes them exactly once. **{description}**
 
 ### It failed at night. What now?
-1. Open the log of the red task: the last lines say what failed, where, what was expected, and what to do next.
+1. Open the log of the red task: its last line at ERROR says what failed, where, what was expected, and what to do next.
+   The line before names the page of the run, which shows more.
 2. **{retries} retries** have already been made, except for errors that no retry can fix (bad data, or a model or job
    that does not fit): these fail at once.
 3. Fix the cause, then **clear the red task** (with downstream). It resumes and repeats no completed work.
@@ -39,6 +39,7 @@ that the day has no input: contact its supplier.
     lakescore plan   --job {job} --date 2026-01-31     what a run would do
     lakescore run    --job {job} --date 2026-01-31     run it here, without Airflow
     lakescore status --job {job}                       the calendar of days
+    lakescore runs   --job {job}                       the runs, with their reasons
     lakescore drift  --job {job} --date 2026-01-31     which columns have drifted
     lakescore quarantine list --job {job}              rejected rows by day and reason
     lakescore rollback RUN                             unpublish the predictions of a run
@@ -67,6 +68,7 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function per t
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(hours=1),
         "execution_timeout": timedelta(seconds=seconds(plan.timeout)),
+        "retry_policy": tasks.retry_policy(),
     }
 
     @dag(
@@ -75,6 +77,7 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function per t
         schedule=schedule_of(job),
         start_date=due.start_of(job),
         catchup=plan.catchup,
+        is_paused_upon_creation=tasks.starts_paused(job),
         max_active_runs=1 if plan.in_order else 4,
         tags=["lakescore", *plan.tags],
         params={
@@ -161,7 +164,7 @@ def make_broken(name: str, error: str) -> DAG:
     def broken() -> None:
         @task(retries=0)
         def job_cannot_be_read() -> None:
-            raise AirflowFailException(error)
+            raise tasks.StageRefused("; ".join(error.splitlines()))
 
         job_cannot_be_read()
 

@@ -25,14 +25,19 @@ def airflow(
     root, out = Path.cwd(), console()
     machine = settings(lake)
     local_airflow.program()
-    local_airflow.prepare(root, machine, lambda line: out.print(line, markup=False))
+
+    def say(line: str) -> None:
+        out.print(line, markup=False)
+
+    local_airflow.prepare(root, machine, say)
+    paused = local_airflow.jobs_to_pause(root, machine, say)
     out.print(f"starting Airflow, home {root / local_airflow.HOME}; this takes about half a minute", markup=False)
     try:
-        with local_airflow.standalone(root, machine, port) as (process, log):
+        with local_airflow.standalone(root, machine, port, paused) as (process, log):
             local_airflow.wait_until_healthy(process, log, port)
-            out.print(
-                f"Airflow is at http://127.0.0.1:{port}, without a password; press Ctrl-C to stop it", markup=False
-            )
+            say(f"Airflow is at http://127.0.0.1:{port}, without a password; press Ctrl-C to stop it")
+            say("there is one DAG per job: the run for the last period that is due starts by itself; its tasks are the")
+            say("  stages of the run, and Dag Docs, a button of the DAG, says what to do about a red one")
             code = process.wait()
     finally:
         out.print("Airflow has stopped; no process is left running")

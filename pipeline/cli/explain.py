@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -123,15 +124,15 @@ def _show_details(each: FoundPrediction) -> None:
         facts["drift"] = f"{each.drift['outcome']}: {', '.join(each.drift['columns'])}"
     table(("", ""), ((name, str(value)) for name, value in facts.items() if value is not None))
     if each.attribution is not None:
-        _show_attribution(each.attribution)
+        _show_attribution(each.attribution, (each.input.features if each.input else None) or {})
 
 
-def _show_attribution(found: Attribution) -> None:
+def _show_attribution(found: Attribution, values: Mapping[str, Any]) -> None:
     console().print(f"{found.target} by feature, {found.method}; baseline: {found.baseline}", markup=False)
     order = sorted(found.shares, key=lambda name: -abs(found.shares[name]))
-    rows: list[tuple[str, float | None, float]] = [("baseline", None, found.baseline_score)]
-    rows += [(name, found.baseline_features[name], found.shares[name]) for name in order]
-    table(("", "baseline", "adds"), [*rows, (found.target, None, found.score)])
+    rows: list[tuple[Any, ...]] = [("baseline", None, None, found.baseline_score)]
+    rows += [(name, values.get(name), found.baseline_features[name], found.shares[name]) for name in order]
+    table(("", "this row", "baseline", "adds"), [*rows, (found.target, None, None, found.score)])
 
 
 def _number(value: Any) -> str:

@@ -16,18 +16,19 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.context import Context
-from pipeline.errors import LakescoreError, StorageUnavailable, UsageError
+from pipeline.errors import InputError, JobError, LakescoreError, ModelNotFound, StorageUnavailable, UsageError
 from pipeline.job.config import Job
 from pipeline.job.loading import find_job
 from pipeline.job.project import DEFAULT_JOB, job_names
 from pipeline.orchestration import due
+from pipeline.orchestration.tasks import PAUSED
 from pipeline.packaged import resources
 from pipeline.periods import Period
 from pipeline.settings import Settings
@@ -48,8 +49,10 @@ def program() -> str:
     return found
 
 
-def environment(root: Path, settings: Settings, port: int = 8080) -> dict[str, str]:
+def environment(root: Path, settings: Settings, port: int = 8080, paused: Iterable[str] = ()) -> dict[str, str]:
     """Returns the environment for Airflow's commands; PATH and PYTHONPATH are extended.
+
+    `paused` are the jobs whose DAGs are created paused.
 
     Airflow's variables that are already set win. `settings` win over `LAKESCORE_...`: they may come from an option.
     """
@@ -76,6 +79,7 @@ def environment(root: Path, settings: Settings, port: int = 8080) -> dict[str, s
     package = str(Path(__file__).parent.parent)
     places = {
         "LAKESCORE_LAKE": settings.lake if "://" in settings.lake else str(root / settings.lake),
+        PAUSED: ",".join(paused),
         "LAKESCORE_JOBS": str(root / settings.jobs),
         "LAKESCORE_MODELS": settings.models if "://" in settings.models else str(root / settings.models),
         "PATH": os.pathsep.join([str(Path(program()).parent), os.environ.get("PATH", "")]),
@@ -105,6 +109,51 @@ def prepare(root: Path, settings: Settings, say: Callable[[str], None]) -> None:
         _demo_data(find_job(DEFAULT_JOB, settings), settings, say)
 
 
+def jobs_to_pause(root: Path, settings: Settings, say: Callable[[str], None]) -> list[str]:
+    """Returns the jobs whose first run could only fail, and says why: Airflow starts it as soon as it knows the DAG.
+
+    A DAG that Airflow knows already is left as it is.
+    """
+    if (root / HOME / "airflow.db").exists():
+        return []
+    paused = []
+    for name in job_names(settings):
+        try:
+            job = find_job(name, settings)
+        except JobError:  # its DAG says what is wrong with it
+            continue
+        if (reason := _cannot_run(job, settings)) is not None:
+            paused.append(job.name)
+            say(f"{job.name}: {reason}, so its DAG starts paused; switch it on in the list of DAGs once that is there,")
+            say("  or trigger it with a date that has input")
+    return paused
+
+
+def _cannot_run(job: Job, settings: Settings) -> str | None:
+    """Returns why the run of a job that is due now cannot succeed, or None."""
+    if job.schedule.assets or not job.schedule.cron:
+        return None  # nothing starts it
+    ctx = Context.open(job, settings)
+    try:
+        ctx.manifest()
+    except ModelNotFound as error:
+        return error.what
+    last = job.last_due(datetime.now(UTC))
+    if job.policy.missing_input != "fail" or all(_has_input(ctx, each.ds) for each in (last - 1, last)):
+        return None
+    lacking = [ds for ds in _asked(job, settings) if not _has_input(ctx, ds)]
+    newest = ctx.lake.input_days(job.patterns.values())[-1:]
+    there = f"; the newest is {newest[0]}" if newest else ""
+    return f"there is no input for {lacking[-1]}, which is due{there}" if lacking else None
+
+
+def _has_input(ctx: Context, ds: str) -> bool:
+    try:
+        return all(ctx.lake.input_files(ctx.job.patterns, ds).values())
+    except InputError:
+        return False
+
+
 def _demo_data(job: Job, settings: Settings, say: Callable[[str], None]) -> None:
     ctx = Context.open(job, settings)
     if ctx.lake.input_days(job.patterns.values()):
@@ -127,7 +176,9 @@ def _demo_data(job: Job, settings: Settings, say: Callable[[str], None]) -> None
 
 
 @contextmanager
-def standalone(root: Path, settings: Settings, port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def standalone(
+    root: Path, settings: Settings, port: int, paused: Iterable[str] = ()
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Runs all of Airflow while the block is active; yields its process and the path of its log.
 
     Raises UsageError if the port is in use.
@@ -145,7 +196,7 @@ def standalone(root: Path, settings: Settings, port: int) -> Iterator[tuple[subp
         process = subprocess.Popen(  # noqa: S603 - Airflow's own command
             [program(), "standalone"],
             cwd=root,
-            env=environment(root, settings, port),
+            env=environment(root, settings, port, paused),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

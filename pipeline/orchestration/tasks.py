@@ -34,8 +34,34 @@ log = logging.getLogger(__name__)
 GRACE_S = 60
 """Seconds that a stage has to end after SIGTERM before it is killed. Killing it is just as safe."""
 
+PAUSED = "LAKESCORE_PAUSED"
+"""Variable with the names of the jobs whose DAGs are created paused, separated by commas."""
 ERROR = "error"
 """Key of the XCom in which a failed task stores its error text and whether bad data was the cause."""
+
+
+class StageFailed(SystemExit):
+    """A stage has failed. Airflow logs the text of an exit as one line at ERROR, and a trace with an exception."""
+
+
+class StageRefused(StageFailed):
+    """A stage has failed for a reason that no retry can fix: bad data, or a model or a job that does not fit."""
+
+
+def retry_policy() -> Any:
+    """Returns the policy of all tasks: no retry of what no retry can fix."""
+    from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+    refused = f"{StageRefused.__module__}.{StageRefused.__qualname__}"
+    return ExceptionRetryPolicy(rules=[RetryRule(exception=refused, action=RetryAction.FAIL)])
+
+
+def starts_paused(job: Job) -> bool | None:
+    """Tells whether the DAG is created paused: `lakescore airflow` asks for it if the first run could only fail.
+
+    None leaves it to Airflow.
+    """
+    return True if job.name in os.environ.get(PAUSED, "").split(",") else None
 
 
 def load_jobs(dags_folder: Path) -> Iterable[tuple[str, Job | JobError]]:
@@ -62,14 +88,12 @@ def periods_of(job: Job, context: Mapping[str, Any]) -> list[str]:
 
 
 def choose(job: Job, context: Mapping[str, Any]) -> list[str]:
-    """Returns the periods of a DAG run. A run that asks for something unknown fails, which no retry can fix."""
-    from airflow.sdk.exceptions import AirflowFailException
-
+    """Returns the periods of a DAG run. Raises StageRefused for a run that asks for something unknown."""
     try:
         return periods_of(job, context)
     except UsageError as error:
         context["ti"].xcom_push(key=ERROR, value={"text": str(error), "stopped": False})
-        raise AirflowFailException(str(error)) from None
+        raise StageRefused(_in_one_line(str(error))) from None
 
 
 def input_is_there(job: Job, settings: Settings, periods: Iterable[str]) -> bool:
@@ -118,28 +142,41 @@ def _supervised(command: list[str], environment: dict[str, str], output: IO[str]
             raise
 
 
-def _failure(code: int, text: str, stage: str) -> Exception:
-    """Returns AirflowException if a retry may help, else AirflowFailException.
+def _error_of(code: int, text: str, stage: str) -> tuple[str, bool]:
+    """Returns the error of a stage's process, one fact per line, and whether a retry may help.
 
-    A retry may help if the error was transient, or if the process crashed or was killed.
+    It may if the error was transient, or if the process crashed or was killed.
     """
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException
-
     error = {"what": f"exit code {code} without an error message" if code > 0 else f"killed by signal {-code}"}
     with suppress(ValueError):
         document = json.loads(text)
         if isinstance(document, dict) and "error" in document:  # else a result: the process died after it
             error = document
     details = [f"{name}: {error[name]}" for name in ("where", "expected", "got", "next_step") if error.get(name)]
-    message = "\n".join([f"{stage}: {error['what']}", *details])
     lasting = "error" in error and code != TransientError.exit_code
-    return AirflowFailException(message) if lasting else AirflowException(message)
+    return "\n".join([f"{stage}: {error['what']}", *details]), not lasting
+
+
+def _in_one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines())
+
+
+def _log_page(settings: Settings, job: Job, ds: str, run_id: str | None) -> None:
+    """Logs where the page of a run is, if it has one."""
+    from pipeline.report import facts
+
+    lake = Lake.open(settings.lake)
+    if run_id and lake.storage.head(key := facts.page_key(job.name, ds, run_id)) is not None:
+        log.info("the page of this run: %s", lake.storage.where(key))
 
 
 def run_stage(
     job: Job, settings: Settings, name: str, ds: str, run_id: str | None, context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Runs a stage and returns its output for the next task. An error is also stored in the XCom ERROR, for `tell`."""
+    """Runs a stage and returns its output for the next task.
+
+    Raises StageFailed or, if no retry can help, StageRefused; the error is also stored in the XCom ERROR, for `tell`.
+    """
     from airflow.sdk.exceptions import AirflowSkipException
 
     named = ["--run-id", run_id] if run_id else []
@@ -148,10 +185,13 @@ def run_stage(
     unsent = announce_by_mail(job, settings, ds, run_id, context) if name == "announce" else None
     code, text = call(job, settings, "stage", name, "--date", ds, *named, "--end-with-stdin")
     if code != 0:
-        failure = _failure(code, text, name)
-        context["ti"].xcom_push(key=ERROR, value={"text": str(failure), "stopped": code == QualityStop.exit_code})
-        raise failure
+        error, again = _error_of(code, text, name)
+        context["ti"].xcom_push(key=ERROR, value={"text": error, "stopped": code == QualityStop.exit_code})
+        _log_page(settings, job, ds, run_id)
+        raise (StageFailed if again else StageRefused)(_in_one_line(error))
     found: dict[str, Any] = json.loads(text)
+    if name == "report":
+        _log_page(settings, job, ds, run_id)
     if found.get("state") == "skipped":
         raise AirflowSkipException(f"{found['reason']}; the job skips such days")
     if unsent is not None:
@@ -191,12 +231,10 @@ def emit_lineage(job: Job, settings: Settings, found: Mapping[str, Any], context
     emit(DeliveryStore(lake).of_run(lake.records.read(job.name, found["ds"], found["run_id"])), context["ti"])
 
 
-def _transient(error: DeliveryFailed, context: Mapping[str, Any]) -> Exception:
+def _transient(error: DeliveryFailed, context: Mapping[str, Any]) -> StageFailed:
     """Returns the error for Airflow, which retries the task, and stores it for `tell`."""
-    from airflow.sdk.exceptions import AirflowException
-
     context["ti"].xcom_push(key=ERROR, value={"text": str(error), "stopped": False})
-    return AirflowException(str(error))
+    return StageFailed(_in_one_line(str(error)))
 
 
 def figures_of(found: Mapping[str, Any]) -> dict[str, float]:

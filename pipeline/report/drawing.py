@@ -178,6 +178,7 @@ def _themed(svg: bytes, name: str, about: str) -> str:
         root.attrib.pop(attribute, None)
     root.attrib |= {"role": "img", "aria-label": about}
     for element in root.iter():
+        element.attrib.pop("target", None)  # of links, which matplotlib opens in new windows
         for key, value in element.attrib.items():
             if key == "id":
                 element.attrib[key] = f"{name}-{value}"

@@ -158,7 +158,11 @@ def grain_of(record: RunRecord) -> Grain:
 
 
 def page_of(record: RunRecord) -> str:
-    return f"{ROOT}/job={record.job}/ds={record.ds}/{record.run_id}.html"
+    return page_key(record.job, record.ds, record.run_id)
+
+
+def page_key(job: str, ds: str, run_id: str) -> str:
+    return f"{ROOT}/job={job}/ds={ds}/{run_id}.html"
 
 
 def jobs(lake: Lake) -> list[str]:

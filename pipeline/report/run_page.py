@@ -19,7 +19,7 @@ from pipeline.quality import rejections
 from pipeline.quality.verdict import described
 from pipeline.records import CheckResult, Ledger, RunRecord, State
 from pipeline.report import attention, distributions, facts, neighbours, quality_pages
-from pipeline.report.facts import ROOT, against, anchor
+from pipeline.report.facts import against, anchor, page_key
 from pipeline.report.rendering import duration, percent, render, shares, size
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def write(lake: Lake, record: RunRecord, registry: Registry | None = None) -> st
     key = facts.page_of(record)
     lake.storage.write(key, run_page(lake, record, registry).encode())
     if (earlier := neighbours.before(lake, record)) is not None:
-        page = _page(record.job, *earlier)
+        page = page_key(record.job, *earlier)
         content = lake.storage.read(page)
         if content is not None and NEXT_RUN in content:
             link = render("next_run.html", path=_relative(key), ds=record.ds)
@@ -180,10 +180,6 @@ STATES = {
 }
 
 
-def _page(job: str, ds: str, run_id: str) -> str:
-    return f"{ROOT}/job={job}/ds={ds}/{run_id}.html"
-
-
 def _relative(key: str) -> str:
     """Returns the path of a run's page from that of another run of the job."""
     return "../" + "/".join(key.split("/")[2:])
@@ -191,7 +187,7 @@ def _relative(key: str) -> str:
 
 def _linked(lake: Lake, record: RunRecord, run: tuple[str, str] | None) -> tuple[str, str] | None:
     """Returns the period of a run and the path of its page, if it has one."""
-    if run is None or lake.storage.head(key := _page(record.job, *run)) is None:
+    if run is None or lake.storage.head(key := page_key(record.job, *run)) is None:
         return None
     return run[0], _relative(key)
 

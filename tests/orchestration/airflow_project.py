@@ -39,6 +39,8 @@ class AirflowProject:
     workspace: Workspace
     extra: dict[str, str] = field(default_factory=dict)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    log: str = ""
+    """What the last script printed, which includes the logs of its tasks."""
 
     def __post_init__(self) -> None:
         self.dags.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,7 @@ class AirflowProject:
             check=False,
         )
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
+        self.log = done.stdout
         results = [line for line in done.stdout.splitlines() if line.startswith(("{", "["))]  # others are Airflow's log
         return json.loads(results[-1])
 

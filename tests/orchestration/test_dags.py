@@ -28,11 +28,15 @@ STRUCTURE = """
 import json
 import airflow.sdk
 from airflow.dag_processing.dagbag import DagBag
+from pipeline.orchestration.tasks import StageFailed, StageRefused
 bag = DagBag()
 dags = {
     dag.dag_id: {
         "tasks": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
         "retries": sorted({task.retries for task in dag.tasks}),
+        "refused": sorted({str(task.retry_policy.evaluate(StageRefused(), 1, 3).action) for task in dag.tasks}),
+        "failed": sorted({str(task.retry_policy.evaluate(StageFailed(), 1, 3).action) for task in dag.tasks}),
+        "paused": dag.is_paused_upon_creation,
         "owner": dag.owner, "tags": sorted(dag.tags), "catchup": dag.catchup, "doc": dag.doc_md or "",
         "schedule": dag.timetable.expression, "active": dag.max_active_runs, "deadline": bool(dag.deadline),
         "teardowns": [task.task_id for task in dag.tasks if task.is_teardown],
@@ -73,6 +77,7 @@ def test_dag_file_makes_one_dag_per_job_with_the_stages_in_order(project: Airflo
     project.workspace.job("beside", schedule="since_last_run = true")
     bare = project.workspace.job("bare") / "job.toml"
     bare.write_text(bare.read_text() + OFF)
+    project.extra[tasks.PAUSED] = "bare,another"
     found = project.python(STRUCTURE)
     assert found["errors"] == {}
     assert found["heavy"] == []
@@ -87,6 +92,8 @@ def test_dag_file_makes_one_dag_per_job_with_the_stages_in_order(project: Airflo
     assert list(found["dags"]["bare"]["tasks"]) == ["day", "check", "plan", "score", "commit", "notify"]
     assert toy["teardowns"] == ["notify"]
     assert toy["retries"] == [1, 2]
+    assert (toy["refused"], toy["failed"], toy["paused"]) == (["RetryAction.FAIL"], ["RetryAction.DEFAULT"], None)
+    assert found["dags"]["bare"]["paused"] is True
     assert (toy["owner"], toy["catchup"], toy["active"], toy["deadline"]) == ("lakescore", False, 4, False)
     assert "clear the red task" in toy["doc"]
     assert late["tasks"]["day"] == ["check", "earlier", "late_rows", "wait_for_input"]
@@ -209,6 +216,10 @@ def test_dag_run_with_a_dead_redis_turns_only_the_task_publish_red(project: Airf
         (red,) = project.python(RUN, json.dumps([{"date": DAY}]))
     assert red["state"] == "failed"
     assert [name for name, state in red["tasks"].items() if state != "success"] == ["publish"]
+    errors = [line for line in project.log.splitlines() if "[error " in line]
+    assert "Task exited" in errors[-1]
+    assert "publish: target serving: Redis cannot be reached" in errors[-1]
+    assert "Traceback" not in project.log
     assert len(workspace.stored()) == 50
     (message,) = hook.received
     assert message["title"] == f"toy {DAY}: 50 rows scored, but not delivered"
@@ -325,9 +336,7 @@ def test_task_that_is_timed_out_ends_its_stage(tmp_path: Path) -> None:
 
 
 def test_stage_that_dies_after_its_result_is_told_as_killed() -> None:
-    failure = tasks._failure(-9, '{"run_id": "x", "state": "scored"}', "score")
-    assert type(failure).__name__ == "AirflowException"
-    assert str(failure) == "score: killed by signal 9"
+    assert tasks._error_of(-9, '{"run_id": "x", "state": "scored"}', "score") == ("score: killed by signal 9", True)
 
 
 def kill_when_there(output: Path) -> None:

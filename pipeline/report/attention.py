@@ -35,16 +35,17 @@ ON_SCHEDULE = 2
 """A job whose newest run began within so many periods after it was due runs by its schedule, and can be late."""
 UNSENT = (DeliveryState.failed, DeliveryState.delivering)
 WORDS = (
-    "stopped", "failed", "interrupted", "late", "missing", "stale", "undelivered", "drifted", "quarantined",
+    "stopped", "failed", "unfinished", "late", "missing", "partial", "stale", "undelivered", "drifted", "quarantined",
 )  # fmt: skip
 """What can be wrong, worst first."""
 MEANINGS = {
     "stopped": "bad data: a critical check failed, and nothing was published",
-    "failed": "an error ended the run, and nothing was published",
-    "interrupted": "the process of the run is gone; the next run continues",
+    "failed": "an error ended the run, or none could be planned, and nothing was published",
+    "unfinished": "the process of the run is gone; the next run continues",
     "late": "due by the schedule, but not run",
-    "missing": "there is input, but no run",
-    "stale": "published, but the input or the model has changed since",
+    "missing": "there is input, but no run has tried",
+    "partial": "there are predictions, but the input has changed since",
+    "stale": "there are predictions, but of another model",
     "undelivered": "published in the lake, but not handed on",
     "drifted": "the newest values differ from their reference",
     "quarantined": "rows without a prediction, as they break a rule",
@@ -88,7 +89,7 @@ def of_job(lake: Lake, job: JobFacts, at: datetime, registry: Registry | None = 
         return
     say = _Saying(lake, job, newest.record)
     yield from _ended(say)
-    yield from _interrupted(say, at)
+    yield from _unfinished(say, at)
     yield from _late(say, at)
     if missing := [day for day in job.days if day.state == "missing"]:
         yield say.of("missing", missing, "there is input, but it was never run", say.again(missing))
@@ -125,7 +126,7 @@ class _Saying:
         last = days[-1]
         return Trouble(
             *(word, self.job.name, self.owner, self.job.grain, days[0].ds, last.ds, len(days), reason, advice, command),
-            page=last.newest_page if word in ("stopped", "failed", "interrupted") else last.page,
+            page=last.newest_page if word in ("stopped", "failed", "unfinished") else last.page,
         )
 
     def type(self, command: str, *options: str) -> str:
@@ -147,10 +148,13 @@ def command_line(lake: Lake, command: str, job: str, *options: str) -> str:
 
 
 def _ended(say: _Saying) -> Iterator[Trouble]:
+    """Yields the days whose newest run was stopped or has failed, or for which none could be planned."""
     for state, advice in ((State.stopped, "mend the input or the suite, then"), (State.failed, "mend the cause, then")):
-        days = [day for day in say.job.with_runs if day.newest and day.newest.state is state]
-        if days and days[-1].newest:
-            yield say.of(state.value, days, reason(days[-1].newest), say.again(days), advice)
+        days = [day for day in say.job.days if (day.newest.state if day.newest else day.state) == state]
+        if days:
+            last = days[-1]
+            why = reason(last.newest) if last.newest else f"no run could be planned: {in_one_line(last.reason or '')}"
+            yield say.of(state.value, days, why, say.again(days), advice)
 
 
 def reason(record: RunRecord) -> str:
@@ -168,11 +172,11 @@ def in_one_line(error: str) -> str:
     return f"{first}: {where}" if where else first
 
 
-def _interrupted(say: _Saying, at: datetime) -> Iterator[Trouble]:
+def _unfinished(say: _Saying, at: datetime) -> Iterator[Trouble]:
     days = [day for day in say.job.with_runs if day.newest and _is_dead(say.lake, day.newest, at)]
     if days and (last := days[-1].newest):
         done = last.stages[-1].stage if last.stages else "plan"
-        yield say.of("interrupted", days, f"the run ended without a word after {done}", say.again(days))
+        yield say.of("unfinished", days, f"the process of the run is gone, after {done}", say.again(days))
 
 
 def _is_dead(lake: Lake, record: RunRecord, at: datetime) -> bool:
@@ -202,7 +206,7 @@ def _late(say: _Saying, at: datetime) -> Iterator[Trouble]:
 def _stale(say: _Saying, registry: Registry | None) -> Iterator[Trouble]:
     recent = [day for day in say.job.with_runs if day.state == State.complete][-RECENT:]
     if days := [day for day in recent if day.record and _is_changed(say.lake, day.record)]:
-        yield say.of("stale", days, "the input has changed since the run", say.again(days))
+        yield say.of("partial", days, "the input has changed since the run", say.again(days))
     if not recent or registry is None or (record := recent[-1].record) is None:
         return
     wanted = record.job_config.get("model") or {}

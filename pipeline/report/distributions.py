@@ -25,7 +25,7 @@ from pipeline.histograms.table import from_bytes, from_table
 from pipeline.job.config import Drift
 from pipeline.periods import Grain, Period
 from pipeline.profiles import store
-from pipeline.report.facts import against, anchor, grain_of
+from pipeline.report.facts import against, anchor, schedule_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -88,7 +88,7 @@ def of_run(lake: Lake, record: RunRecord, outcomes: Mapping[str, str], registry:
     content = lake.storage.read(store.key("profiles", record))
     if content is None:
         return Distributions()
-    profile, grain, config = from_table(from_bytes(content)), grain_of(record), _config(record)
+    profile, grain, config = from_table(from_bytes(content)), schedule_of(record)[0], _config(record)
     day, training = profile.get(WHOLE, {}), _training(record, registry).get(WHOLE, {})
     period = Period.parse(record.ds, grain)
     history = store.profiles_before(lake, record.job, period, record.model, 2 * config.window_days)

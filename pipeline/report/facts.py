@@ -51,6 +51,8 @@ class Day:
     newest: RunRecord | None = None
     """The newest run, which may have failed after `record` was complete."""
     runs: int = 0
+    reason: str | None = None
+    """Why no run could be planned, if that is why the day is `failed`."""
     grain: Grain = Grain.day
     classes: dict[str, int] = field(default_factory=dict)
     confidence: float | None = None
@@ -152,11 +154,6 @@ def anchor(column: str) -> str:
     return f"column-{hashlib.sha256(column.encode()).hexdigest()[:10]}"
 
 
-def grain_of(record: RunRecord) -> Grain:
-    """Returns the grain of the job of a run."""
-    return Grain((record.job_config.get("schedule") or {}).get("every", Grain.day))
-
-
 def page_of(record: RunRecord) -> str:
     return page_key(record.job, record.ds, record.run_id)
 
@@ -174,7 +171,7 @@ def job_facts(lake: Lake, job: str, window: int = WINDOW_DAYS) -> JobFacts:
     newest = next(
         (record for ds in reversed(lake.records.days(job)) for record in lake.records.iter_day(job, ds)), None
     )
-    grain, zone = _schedule_of(newest)
+    grain, zone = schedule_of(newest)
     folders = {*lake.records.days(job), *skips.days(lake, job)}
     known = sorted(period for ds in folders if (period := Period.stored(ds, grain)) is not None)
     if not known:
@@ -210,7 +207,7 @@ def predictions_of(lake: Lake, record: RunRecord) -> tuple[dict[str, float], flo
     another has completed it since: then they are of the rows that were scored, not of the period as a whole.
     """
     own = record.statistics
-    period = Period.stored(record.ds, _schedule_of(record)[0])
+    period = Period.stored(record.ds, schedule_of(record)[0])
     if record.state is not State.complete or own.mean_confidence is None or period is None:
         return own.shares, own.mean_confidence, False
     day = _day(lake, record.job, period)
@@ -221,8 +218,8 @@ def predictions_of(lake: Lake, record: RunRecord) -> tuple[dict[str, float], flo
     return {name: count / total for name, count in day.classes.items()} if total else {}, day.confidence, day.whole
 
 
-def _schedule_of(record: RunRecord | None) -> tuple[Grain, str]:
-    """Returns the length of a run's period, and its time zone."""
+def schedule_of(record: RunRecord | None) -> tuple[Grain, str]:
+    """Returns the length of the period of a run, and its time zone; days in UTC without a run."""
     schedule = (record.job_config.get("schedule") or {}) if record else {}
     return Grain(schedule.get("every", Grain.day)), str(schedule.get("timezone", "UTC"))
 
@@ -234,10 +231,10 @@ def _without_run(lake: Lake, newest: RunRecord | None, period: Period, zone: str
     patterns = {name: Pattern(text, period.grain, zone) for name, text in texts.items()}
     try:
         files = lake.input_files(patterns, period.ds)
-    except InputError:  # a run of the day says what is wrong with it
-        return Day(period.ds, "failed", grain=period.grain)
-    if newest is not None and unplanned.find(lake, newest.job, period.ds, files, None) is not None:
-        return Day(period.ds, "failed", grain=period.grain)
+    except InputError as error:
+        return Day(period.ds, "failed", reason=str(error), grain=period.grain)
+    if newest is not None and (found := unplanned.find(lake, newest.job, period.ds, files, None)) is not None:
+        return Day(period.ds, "failed", reason=found.error, grain=period.grain)
     if newest is not None and skips.find(lake, newest.job, period.ds, files) is not None:
         return Day(period.ds, "skipped", grain=period.grain)
     return Day(period.ds, "missing" if files and all(files.values()) else "none", grain=period.grain)

@@ -29,9 +29,10 @@ TONES = {
         "planned",
         "scored",
         "stale",
+        "partial",
         "drifted",
     ),
-    "bad": ("failed", "stopped", "critical", "missing", "not balanced", "interrupted", "late", "undelivered"),
+    "bad": ("failed", "stopped", "critical", "missing", "not balanced", "unfinished", "late", "undelivered"),
 }
 OPTION = re.compile(r"--\S+ (?!--)\S+|\S+")
 """Matches the parts of a command that stay on one line: an option with its value, or a word."""

@@ -73,7 +73,7 @@ def run_page(lake: Lake, record: RunRecord, registry: Registry | None = None) ->
     samples = bool((record.job_config.get("quality") or {}).get("samples", False))
     reasons = rejections.of_run(lake, record)
     deliveries = DeliveryStore(lake).of_run(record)
-    grain = facts.grain_of(record)
+    grain, _ = facts.schedule_of(record)
     drawn = distributions.of_run(lake, record, outcomes, registry)
     earlier = neighbours.complete_before(lake, record)
     return render(
@@ -145,7 +145,7 @@ def _wrong(
     stopping = [check for check in checks if check.outcome == "stopped"]
     yield from (Wrong("stopped", described(check), None, "quality") for check in stopping[1:])
     yield from _undelivered(deliveries, typed)
-    yield from _drifted(drift, facts.grain_of(record), typed)
+    yield from _drifted(drift, facts.schedule_of(record)[0], typed)
     for outcome, command in (("quarantined", typed("quarantine show")), ("noted", None)):
         found = [check for check in checks if check.outcome == outcome]
         yield from (Wrong(outcome, described(check), command, "quality") for check in found)

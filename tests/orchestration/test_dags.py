@@ -30,12 +30,13 @@ import airflow.sdk
 from airflow.dag_processing.dagbag import DagBag
 from pipeline.orchestration.tasks import StageFailed, StageRefused
 bag = DagBag()
+guarded = lambda dag: [task for task in dag.tasks if task.retry_policy]
 dags = {
     dag.dag_id: {
         "tasks": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
         "retries": sorted({task.retries for task in dag.tasks}),
-        "refused": sorted({str(task.retry_policy.evaluate(StageRefused(), 1, 3).action) for task in dag.tasks}),
-        "failed": sorted({str(task.retry_policy.evaluate(StageFailed(), 1, 3).action) for task in dag.tasks}),
+        "refused": sorted({str(task.retry_policy.evaluate(StageRefused(), 1, 3).action) for task in guarded(dag)}),
+        "failed": sorted({str(task.retry_policy.evaluate(StageFailed(), 1, 3).action) for task in guarded(dag)}),
         "paused": dag.is_paused_upon_creation,
         "owner": dag.owner, "tags": sorted(dag.tags), "catchup": dag.catchup, "doc": dag.doc_md or "",
         "schedule": dag.timetable.expression, "active": dag.max_active_runs, "deadline": bool(dag.deadline),

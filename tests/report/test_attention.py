@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import ModelNotFound
+from pipeline.lake import unplanned
 from pipeline.lake.layout import Lake, Partition
+from pipeline.lake.patterns import Pattern
 from pipeline.periods import Grain
 from pipeline.records import RunRecord, State
 from pipeline.report import attention, facts
@@ -86,12 +89,24 @@ def test_job_that_is_run_by_hand_is_never_late(lake: Lake, changes: dict[str, An
     assert "late" not in found(lake, MORNING + timedelta(days=20))
 
 
-def test_input_that_has_changed_since_makes_a_day_stale(lake: Lake) -> None:
+def test_input_that_has_changed_since_makes_a_day_partial(lake: Lake) -> None:
     for ds in DAYS:
         add(lake, ds)
     lakes.add_input(lake, DAYS[1], lakes.input_rows(["c"]), "more.parquet")
-    trouble = found(lake)["stale"]
+    trouble = found(lake)["partial"]
     assert (trouble.ds, trouble.periods) == (DAYS[1], 1)
+
+
+def test_day_for_which_no_run_could_be_planned_has_failed_for_that_reason(lake: Lake) -> None:
+    for ds in (DAYS[0], DAYS[2]):
+        add(lake, ds)
+    lakes.add_input(lake, DAYS[1], lakes.input_rows(["a"]))
+    patterns = {"unscored": Pattern(lakes.PATTERN)}
+    with pytest.raises(ModelNotFound), unplanned.noted(lake, "churn", patterns, DAYS[1]):
+        raise ModelNotFound("no model is called x", where="models")
+    trouble = found(lake)["failed"]
+    assert (trouble.ds, trouble.page) == (DAYS[1], None)
+    assert trouble.reason == "no run could be planned: no model is called x: models"
 
 
 def test_words_of_a_weekly_job_are_those_of_weeks(lake: Lake) -> None:

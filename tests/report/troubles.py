@@ -45,20 +45,23 @@ def make(root: Path, today: date) -> Workspace:
     days = [str(today - timedelta(days=back)) for back in range(40, 0, -1)]
     training = root / "training.parquet"
     lakes.write_parquet(training, rows(days[0], 4_000))
-    for model in ("toy", "other"):
+    for model in ("toy", "other", "aged"):
         _register(made, model, "v1", training)
-    for name in ("fine", "stopped", "failed", "interrupted", "late", "stale", "undelivered", "quarantined"):
+    for name in ("fine", "stopped", "failed", "unfinished", "late", "partial", "undelivered", "quarantined"):
         _job(made, name)
+    _job(made, "stale", model="aged")
     _job(made, "weekly", schedule='every = "week"')
     _job(made, "drifted", model="other", extra="[drift]\nwindow_days = 7\n")
     _score(made, "fine", days[-2:])
     _stopped(made, days[-3:])
     _failed(made, days[-3:])
-    _score(made, "interrupted", days[-1:])
-    _interrupted(made, days[-1])
+    _score(made, "unfinished", days[-1:])
+    _unfinished(made, days[-1])
     _late(made, days[-5:-4])
+    _score(made, "partial", days[-1:])
+    _add(made, "partial", days[-1])
     _score(made, "stale", days[-1:])
-    _add(made, "stale", days[-1])
+    _register(made, "aged", "v2", training, seed=3)
     _undelivered(made, days[-1])
     _quarantined(made, days[-2:])
     monday = today - timedelta(days=today.weekday())
@@ -138,10 +141,10 @@ def _failed(made: Workspace, days: list[str]) -> None:
     assert _ends_badly(made, "failed", days[2]).state is State.failed
 
 
-def _interrupted(made: Workspace, ds: str) -> None:
+def _unfinished(made: Workspace, ds: str) -> None:
     """The record of a process that was killed while it scored."""
-    lake = made.context("interrupted").lake
-    (record,) = lake.records.of_day("interrupted", ds)
+    lake = made.context("unfinished").lake
+    (record,) = lake.records.of_day("unfinished", ds)
     left = record.with_(state=State.planned, pid=2**22 + 1, finished_at=None, ledger=None, committed=(), parts=())
     left = left.with_(stages=record.stages[:2])
     lakes.put_record(lake, left)

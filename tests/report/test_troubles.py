@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 CUT_OFF = """
-() => [...document.querySelectorAll('.scroll')].filter(e => !e.closest('details') && e.scrollWidth > e.clientWidth + 1)
-  .map(e => e.getAttribute('aria-label'))
+() => [...document.querySelectorAll('.scroll, figure')]
+  .filter(e => !e.closest('details') && e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.getAttribute('aria-label') || e.textContent)
 """
-"""Returns the tables that are wider than the page."""
+"""Returns the tables and figures that are wider than their place."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,7 @@ def test_browser_page_of_a_stopped_run_says_where_it_ended_and_shows_what_broke_
         assert "Previous run" in visit.locator("nav").inner_text()
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
         assert visit.page.evaluate(CONTRAST) == []
+        assert visit.page.evaluate(CUT_OFF) == []
 
 
 @pytest.mark.slow
@@ -83,6 +85,7 @@ def test_browser_cell_of_drift_leads_to_the_distribution_of_its_column(troubled:
         cells.nth(cells.count() - 4).click()  # the first of four columns, on the last day
         figure = visit.locator("figure:target")
         assert figure.locator("figcaption").inner_text().split()[0] == "a"
+        assert visit.page.evaluate(CUT_OFF) == []
         figure.locator("summary").click()
         last = figure.locator("details tbody tr").last.locator("td").all_inner_texts()
     edge = float(last[0].removesuffix(" and above"))

@@ -6,11 +6,11 @@ reports/job=<job>/ds=<ds>/<run_id>.html
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.drift.stage import ALARM
 from pipeline.lake.layout import Lake
 from pipeline.periods import Grain
 from pipeline.profiles import store
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 TERMS = tuple(Ledger.model_fields)
 NEXT_RUN = b"<!-- the next run -->"
 """Place of a link in a page: the next run, which comes later, puts itself there."""
-OF_DRIFT = re.compile(r" has drifted from | has changed with the model: ")
-"""Matches the warnings that say in one line what the comparisons of the run say in full."""
 LEVELS = ("critical", "warning", "ok", "none")
 
 
@@ -150,7 +148,7 @@ def _wrong(
         found = [check for check in checks if check.outcome == outcome]
         yield from (Wrong(outcome, described(check), command, "quality") for check in found)
     for warning in record.warnings:
-        if not OF_DRIFT.search(warning) and not (warning.startswith("not published: ") and deliveries):
+        if not ALARM.search(warning) and not (warning.startswith("not published: ") and deliveries):
             yield Wrong("warning", warning)
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 COUNTED = ("prediction", "prediction_proba", "value", "top_items", "top_scores", "run_id", "reason", "revision")
 """Columns that the statistics and counts need; which of them exist depends on the model's task."""
+MOST_TOUCHED = 0.25
+"""Share of the rows that have changed or were rejected above which a join of all rows is cheaper than finding them."""
 REPORT_IT = "run again; if it happens again, keep the staged files and report this bug of Lakescore"
 
 
@@ -49,7 +51,7 @@ class Accounts:
         self._republishes = record.job_config.get("policy", {}).get("carried_change") == "publish"
         self._published: Sequence[str] = ()
         self._others: Sequence[str] = ()
-        selected.stored_view("staged", staged, ["fingerprint"])
+        selected.stored_view("staged", staged, ["fingerprint", "revision"])
         selected.stored_view("rejected", rejected)
         selected.stored_view("withdrawing", withdrawing)
         selected.stored_view("scored", staged)
@@ -64,7 +66,7 @@ class Accounts:
         ledger = Ledger(
             candidates=candidates,
             scored=term("committing/scored"),
-            unchanged=term("committing/unchanged") if plan.base else Term(),
+            unchanged=self._unchanged() if plan.base else Term(),
             quarantined=term("committing/quarantined"),
             duplicates=term("committing/duplicates") if plan.repeated else Term(),
         )
@@ -94,11 +96,30 @@ class Accounts:
             selected.predictions_view("meanwhile", own, foreign, carry)
             terms = self._terms("committing/meanwhile")
             if self._record.plan.base:
-                unchanged = selected.term("committing/unchanged")
+                unchanged = self._unchanged()
         update = {"unchanged": unchanged + terms.get(False, Term()), "overtaken": terms.get(True, Term())}
         after = ledger.model_copy(update={"scored": scored, **update})
         check(after, self._record, "rows are committed, but the partition is not marked complete")
         return after
+
+    def _unchanged(self) -> Term:
+        """Returns the term of `committing/unchanged`, without its join of all rows where it follows from sums.
+
+        If the selected keys are those stored before and the new ones that were staged or rejected, in number and in two
+        sums of hashes, then every stored key is selected; it is unchanged unless it was scored again, by any run, or
+        rejected. The sums differ if keys are withdrawn, or if rows are lost or doubled: then the join tells what is.
+        """
+        selected, candidates = self._selected, self._record.plan.candidates.rows
+        new = _sums(selected, "committing/sums_of_new")
+        counts = self._record.dispositions
+        if counts.get("scored", 0) + counts.get("quarantined", 0) - new["rows"] > MOST_TOUCHED * candidates:
+            return selected.term("committing/unchanged")
+        stored = _sums(selected, "committing/sums_of_latest")
+        known = {name: stored[name] + new[name] for name in stored}
+        if known["rows"] > candidates or known != _sums(selected, "committing/sums_of_selected"):
+            return selected.term("committing/unchanged")
+        touched = selected.term("committing/known_touched")
+        return Term(rows=stored["rows"] - touched.rows, hash_sum=stored["hash_sum"] - touched.hash_sum)
 
     def _check_owner(self, published: Sequence[str]) -> None:
         """Raises StorageError if another run has overwritten a part file of this one: its rows may well add up."""
@@ -177,6 +198,12 @@ class Accounts:
         known = self._selected.term("committing/latest").rows
         revised = self._selected.term("committing/revised").rows if self._published else 0
         return known - ledger.unchanged.rows - revised
+
+
+def _sums(selected: Selection, query: str) -> dict[str, int]:
+    """Returns the number of keys and their two sums of hashes."""
+    (sums,) = selected.count(query)
+    return sums
 
 
 def _of_values(rows: list[dict[str, Any]]) -> Statistics:

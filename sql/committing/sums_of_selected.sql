@@ -1,0 +1,9 @@
+-- The selected rows, with two independent sums of hashes.
+-- Grain: one row.
+-- Views: selected
+-- The second sum is of hashes of other values, so that two keys with the same hash do not agree there, too.
+SELECT
+    count(*) AS rows,
+    coalesce(sum(hash(__key)), 0) AS hash_sum,
+    coalesce(sum(hash(concat(__key, '#'))), 0) AS second_sum
+FROM selected

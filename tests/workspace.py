@@ -151,11 +151,11 @@ class Workspace:
         return Workspace(root)
 
     def files(self) -> dict[str, bytes]:
-        """Returns all files of the lake with their content."""
+        """Returns all files of the lake with their content, but the notes of runs that could not be planned."""
         return {
             path.relative_to(self.lake).as_posix(): path.read_bytes()
             for path in sorted(self.lake.rglob("*"))
-            if path.is_file()
+            if path.is_file() and path.relative_to(self.lake).parts[0] != "unplanned"
         }
 
 

@@ -363,10 +363,10 @@ def test_status_shows_the_calendar(frozen: Path) -> None:
     assert [day["state"] for day in shown["days"]] == [
         "stale",
         "partial",  # the times of the copied files differ from those in the run record
-        "missing",
+        "stopped",
         "stale",
-        "partial",
-        "missing",
+        "rolled_back",
+        "unfinished",
         "missing",
     ]
 

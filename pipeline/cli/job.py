@@ -105,7 +105,8 @@ def _model(name: str, model: str | None) -> tuple[ModelSaid, Path | None]:
     path = Path(model) if model else None
     if path is not None and path.is_file():
         found = inspect(read_file(path), path)
-        return ModelSaid(name, features=found.features, inputs=found.inputs, kinds={}), path
+        kinds = {feature: str(how["kind"]) for feature, how in found.stated.entries.get("inputs", {}).items()}
+        return ModelSaid(name, features=found.features, inputs=found.inputs, kinds=kinds), path
     if model is not None and not NAME.fullmatch(model):
         raise UsageError(
             "no such file, and it cannot be the name of a model",

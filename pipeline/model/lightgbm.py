@@ -28,6 +28,9 @@ REGRESSIONS = (
 )
 """Objectives whose prediction is a value; of a ranking, the score of a row."""
 
+OWN = ("none", "custom")
+"""What stands for an objective of the user's own: the outputs are the raw scores."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -48,7 +51,8 @@ class LightGBM(LibraryModel):
         super().__init__((Port(int64=False, columns=features),), classes, where)
         objective, *settings = header.get("objective", "none").split()
         per_round = int(header["num_tree_per_iteration"])
-        of_classes = f"num_class:{classes}" in settings or (classes == 1 and objective != "multiclass")
+        single = classes == 1 and objective != "multiclass"
+        of_classes = single or objective in OWN or f"num_class:{classes}" in settings
         trees.check(classes >= 1 and per_round == classes and of_classes, "the number of classes", where)
         trees.check(len(text.trees) > 0 and len(text.trees) % per_round == 0, "the number of trees", where)
         for tree in text.trees:
@@ -159,7 +163,7 @@ def _task(objective: str, where: object) -> dict[str, Any]:
         return {"task": "classification", "outputs": "probabilities"}
     if objective in REGRESSIONS:
         return {"task": "regression"}
-    if objective in ("none", "custom"):
+    if objective in OWN:
         return {}
     raise ModelRefused(
         "the LightGBM model has an objective whose outputs are not known",

@@ -49,7 +49,7 @@ def test_what_a_pattern_matches_and_is_no_file_stops_its_day_alone(
     ctx = workspace.context()
     assert ctx.lake.input_days(ctx.job.patterns.values()) == [DAY, OTHER]
     found, other = status(ctx.lake, ctx.job, ctx.manifest().ref)
-    assert (found.state, other.state) == ("partial", "complete")
+    assert (found.state, other.state) == ("failed", "complete")
     assert str(extra) in str(found.note)
     with pytest.raises(UnreadableFile), run_query(ctx.lake, "FROM unscored", job=ctx.job):
         pass

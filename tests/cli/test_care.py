@@ -35,7 +35,7 @@ def test_command_rollback_is_shown_by_status(workspace: Workspace, cli: Cli) -> 
     workspace.day(changed(rows, "a", {0: 5.0, 1: 5.0, 2: None}))
     assert "rolled back" in cli("rollback", workspace.complete().run_id).stdout
     (day,) = json.loads(cli("status", "--job", "toy", "--json").stdout)["days"]
-    assert (day["state"], day["last_state"]) == ("partial", "rolled_back")
+    assert (day["state"], day["last_state"]) == ("rolled_back", "rolled_back")
     assert "rolled back" in day["note"]
     cli("rollback", "nonsense", expect=UsageError)
     assert "and 1 old day would be removed" in cli("clean", "--job", "toy", "--dry-run", "--keep-days", 30).stdout

@@ -250,7 +250,8 @@ def _mix(
         yield Finding(
             "mix",
             lake.storage.where(partition.folder),
-            f"{foreign:,} of {sum(current.values()):,} current rows not by the model of the last complete run, "
+            f"{foreign:,} of {counted(sum(current.values()), 'current row')} "
+            f"{'is' if foreign == 1 else 'are'} not by the model of the last complete run, "
             f"{last.model.name} {last.model.version} with digest {last.model.digest[:16]}"
             + ("" if compared else ": run the day again"),
         )

@@ -133,7 +133,11 @@ def after_commit(
     others = [name for name in HIVE if name in staged.columns]
     staged.select(keyed, StarExpression(exclude=others)).create_view("predicted", replace=True)
     stored.select(keyed, StarExpression()).create_view("stored", replace=True)
-    gone = read_parquet(con, withdrawing) if withdrawing else stored.filter(ConstantExpression(value=False))
+    none = stored.filter(ConstantExpression(value=False))  # DuckDB then leaves the join out
+    (revised,) = stored.aggregate("coalesce(max(revision), 0) > 0").fetchall()
+    newer = stored.filter("revision > 0") if revised[0] else none
+    newer.select(keyed, ColumnExpression("revision")).create_view("newer", replace=True)
+    gone = read_parquet(con, withdrawing) if withdrawing else none
     gone.select(keyed).create_view("withdrawing", replace=True)
     return con.sql(sql_files.load("quality/partition"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import UsageError
@@ -33,3 +34,11 @@ def test_release_unknown_key_or_other_reason_is_refused(workspace: Workspace) ->
         quarantine.release(workspace.context(), DAY, ["u9"])
     with pytest.raises(UsageError, match="null:b"):
         quarantine.release(workspace.context(), DAY, ["u1"])
+
+
+def test_nan_is_out_of_range_though_the_statistics_of_its_file_leave_it_out(workspace: Workspace) -> None:
+    """In a column that is no feature, nothing but the suite looks at it."""
+    suite(workspace, rule(BETWEEN, column="weight", min_value=0, max_value=1, meta={"name": "weight_range"}))
+    workspace.day(table(10).append_column("weight", pa.array([float("nan")] + [0.5] * 9)))
+    workspace.run()
+    assert quarantine.days(workspace.context()) == [InQuarantine(DAY, "weight_range", 1, ("u0",), stopped=False)]

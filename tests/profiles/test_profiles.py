@@ -155,6 +155,9 @@ def test_revised_day_is_profiled_as_it_is_then(workspace: Workspace) -> None:
     assert record.ledger is not None
     assert record.ledger.scored.rows == 150
     assert_profile_is_that_of_plain_sql(workspace, rows=1_050)
+    workspace.day(pa.concat_tables([changed(rows, "a", dict.fromkeys(range(50, 200), 7.0)), more]))
+    workspace.complete()  # now stored rows have later revisions, too
+    assert_profile_is_that_of_plain_sql(workspace, rows=1_050)
 
 
 @pytest.mark.slow

@@ -31,6 +31,22 @@ class Port:
     """Whether its shape is (rows,), otherwise (rows, columns)."""
 
 
+class Ported(nn.Module):
+    """A model that takes one tensor for each of `ports`, and returns (rows, outputs)."""
+
+    ports: tuple[Port, ...]
+
+    @property
+    def inputs(self) -> int:
+        """Number of float32 columns that it takes."""
+        return sum(port.columns for port in self.ports if not port.int64)
+
+    @property
+    def int64(self) -> int:
+        """Number of int64 values that it takes per row."""
+        return sum(port.columns for port in self.ports if port.int64)
+
+
 class Fed(nn.Module):
     """A model of several inputs, or of int64 inputs: takes the matrix, and passes each input its columns."""
 

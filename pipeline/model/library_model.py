@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from pipeline.errors import ModelError, ModelRefused, UsageError
 from pipeline.machine import out_of_memory
 from pipeline.model.ending import NOTHING, Ending
-from pipeline.model.feeding import Port
+from pipeline.model.feeding import Port, Ported
 from pipeline.model.stated import Stated
 
 
-class LibraryModel(nn.Module):
-    """Takes a tensor for each of `ports`, on the CPU; returns (rows, outputs)."""
+class LibraryModel(Ported):
+    """A model that is run on the CPU."""
 
     only_on_cpu = True
     casts_to_half = False
@@ -30,19 +29,6 @@ class LibraryModel(nn.Module):
     def __init__(self, ports: tuple[Port, ...], outputs: int, where: object) -> None:
         super().__init__()
         self.ports, self.outputs, self.where = ports, outputs, where
-
-    @property
-    def inputs(self) -> int:
-        """Number of float32 columns that it takes."""
-        return sum(port.columns for port in self.ports if not port.int64)
-
-    @property
-    def int64(self) -> int:
-        """Number of int64 values that it takes per row."""
-        return sum(port.columns for port in self.ports if port.int64)
-
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
 
 
 def only_on_cpu(module: nn.Module) -> bool:

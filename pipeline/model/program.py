@@ -18,7 +18,7 @@ from torch import nn
 from pipeline.errors import ModelRefused
 from pipeline.model import ending, operations
 from pipeline.model.archive import DTYPES, HOW_TO_EXPORT, HOW_TO_EXPORT_ROWS, Archive, integer
-from pipeline.model.feeding import Port
+from pipeline.model.feeding import Port, Ported
 
 FLOAT32, INT64 = 7, 5
 SYMBOL = re.compile(r"(?:Symbol\(')?(\w+)(?:'[^()]*\))?")
@@ -81,7 +81,7 @@ class Step:
     """Names of the values that are not needed after this step."""
 
 
-class Program(nn.Module):
+class Program(Ported):
     def __init__(self, archive: Archive) -> None:
         """Raises ModelRefused for a program that could do more than compute, or has other inputs or outputs."""
         super().__init__()
@@ -97,16 +97,6 @@ class Program(nn.Module):
         self.casts_to_half = any(each in (torch.float16, torch.bfloat16) for each in given)
         self.written_by = f"torch {archive.program.get('torch_version', 'of unknown version')}"[:100]
         del self._archive
-
-    @property
-    def inputs(self) -> int:
-        """Number of float32 columns that it takes."""
-        return sum(port.columns for port in self.ports if not port.int64)
-
-    @property
-    def int64(self) -> int:
-        """Number of int64 values that it takes per row."""
-        return sum(port.columns for port in self.ports if port.int64)
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Takes a tensor for each of `ports`."""

@@ -5,19 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-
+from pipeline.lake import notes
 from pipeline.lake.layout import Lake
-from pipeline.records import FileInfo, Stored, now, same_files
+from pipeline.lake.notes import Files, Note
+from pipeline.records import now
 
-Files = Mapping[str, tuple[FileInfo, ...]]
 
-
-class Skip(Stored):
+class Skip(Note):
     reason: str
-    input: dict[str, tuple[FileInfo, ...]]
-    at: datetime
 
 
 def mark(lake: Lake, job: str, ds: str, reason: str, files: Files) -> bool:
@@ -31,14 +26,7 @@ def mark(lake: Lake, job: str, ds: str, reason: str, files: Files) -> bool:
 
 def find(lake: Lake, job: str, ds: str, files: Files) -> Skip | None:
     """Returns why a day was skipped, or None if it was not, or has other files since."""
-    content = lake.storage.read(_key(job, ds))
-    if content is None:
-        return None
-    try:
-        skip = Skip.model_validate_json(content)
-    except ValueError:  # a foreign or damaged note: the next run writes it again
-        return None
-    return skip if same_files(skip.input, files) else None
+    return notes.find(lake, _key(job, ds), Skip, files)
 
 
 def days(lake: Lake, job: str) -> list[str]:

@@ -9,22 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 
 from pipeline.errors import InputChanged, InputError, InputMissing, LakescoreError
+from pipeline.lake import notes
 from pipeline.lake.layout import Lake
+from pipeline.lake.notes import Files, Note
 from pipeline.lake.patterns import Pattern
-from pipeline.records import FileInfo, RunRecord, Stored, now, same_files
+from pipeline.records import RunRecord, now
 
 log = logging.getLogger(__name__)
 
-Files = Mapping[str, tuple[FileInfo, ...]]
 
-
-class Unplanned(Stored):
+class Unplanned(Note):
     error: str
-    input: dict[str, tuple[FileInfo, ...]]
-    at: datetime
 
 
 @contextmanager
@@ -48,15 +45,9 @@ def noted(lake: Lake, job: str, patterns: Mapping[str, Pattern], ds: str) -> Ite
 
 def find(lake: Lake, job: str, ds: str, files: Files, newest: RunRecord | None) -> Unplanned | None:
     """Returns why no run of a period could be planned; None if a run has begun since, or the files are others."""
-    content = lake.storage.read(_key(job, ds))
-    if content is None:
-        return None
-    try:
-        found = Unplanned.model_validate_json(content)
-    except ValueError:  # a foreign or damaged note: the next failure writes it again
-        return None
-    since = newest is not None and newest.started_at >= found.at
-    return None if since or not same_files(found.input, files) else found
+    found = notes.find(lake, _key(job, ds), Unplanned, files)
+    since = found is not None and newest is not None and newest.started_at >= found.at
+    return None if since else found
 
 
 def _files(lake: Lake, patterns: Mapping[str, Pattern], ds: str) -> Files:

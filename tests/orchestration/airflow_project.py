@@ -27,6 +27,12 @@ FINISHED = ("success", "failed")
 SUPERVISED = 'while :; do "$0" "$1"; sleep 1; done'
 """Starts a component again when it ends, as a service manager does: a locked SQLite database ends the scheduler."""
 
+ANSWER = """
+import json, os, pathlib
+def answer(value):
+    pathlib.Path(os.environ["ANSWER"]).write_text(json.dumps(value))
+"""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -99,10 +105,12 @@ class AirflowProject:
         return done.stdout
 
     def python(self, script: str, *arguments: str, timeout_s: float = 240) -> Any:
-        """Runs a script and returns the JSON that it prints as its last line."""
+        """Runs a script and returns what it gives to `answer`: by a file, as other processes write to stdout too."""
+        answer = self.workspace.root / "answer.json"
+        answer.unlink(missing_ok=True)
         done = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            env=self.environment(),
+            [sys.executable, "-c", ANSWER + script, *arguments],
+            env=self.environment() | {"ANSWER": str(answer)},
             cwd=self.workspace.root,
             capture_output=True,
             text=True,
@@ -111,8 +119,7 @@ class AirflowProject:
         )
         assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         self.log = done.stdout
-        results = [line for line in done.stdout.splitlines() if line.startswith(("{", "["))]  # others are Airflow's log
-        return json.loads(results[-1])
+        return json.loads(answer.read_text())
 
     # A complete Airflow
 

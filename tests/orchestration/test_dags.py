@@ -45,7 +45,7 @@ dags = {
     for dag in bag.dags.values()
 }
 heavy = sorted({"torch", "numpy", "pyarrow", "duckdb", "pandas"} & set(__import__("sys").modules))
-print(json.dumps({"errors": bag.import_errors, "dags": dags, "heavy": heavy}))
+answer({"errors": bag.import_errors, "dags": dags, "heavy": heavy})
 """
 
 RUN = """
@@ -56,7 +56,7 @@ ended = []
 for conf in json.loads(sys.argv[1]):
     run = dag.test(run_conf=conf)
     ended.append({"state": str(run.state), "tasks": {ti.task_id: str(ti.state) for ti in run.get_task_instances()}})
-print(json.dumps(ended))
+answer(ended)
 """
 
 

@@ -36,7 +36,7 @@ for name, count in json.loads(sys.argv[2]).items():
         info = dag.next_dagrun_info(last_automated_run_info=info)
         run = {"run_type": "scheduled", "run_after": info.run_after, "logical_date": info.logical_date, "conf": None}
         found[name].append([period.ds for period in due.periods_due(jobs[name], due.DagRun.of(run))])
-print(json.dumps([found, bag.import_errors]))
+answer([found, bag.import_errors])
 """
 """Lets Airflow make the first runs of each DAG, and prints the periods of each."""
 
@@ -219,7 +219,7 @@ def test_start_of_a_dag_whose_cron_is_invalid_is_left_to_airflow(workspace: Work
 import json
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag()
-print(json.dumps([sorted(bag.dags), list(map(str, bag.import_errors.values()))]))
+answer([sorted(bag.dags), list(map(str, bag.import_errors.values()))])
 """)
     assert found[0] == ["fine", "toy"]
     assert "61" in found[1][0]
@@ -237,7 +237,7 @@ job = dict(tasks.load_jobs(Path(sys.argv[1])))[name]
 dag = DagSerialization.from_dict(DagSerialization.to_dict(DagBag().dags[name]))
 runs = dag.iter_dagrun_infos_between(datetime.fromisoformat(begin), datetime.fromisoformat(end))
 made = [{"run_type": "backfill", "run_after": i.run_after, "logical_date": i.logical_date, "conf": None} for i in runs]
-print(json.dumps([[each.ds for each in due.periods_due(job, due.DagRun.of(run))] for run in made]))
+answer([[each.ds for each in due.periods_due(job, due.DagRun.of(run))] for run in made])
 """
 """Prints the periods of the runs that `airflow backfill create` makes between two dates."""
 

@@ -61,6 +61,12 @@ def outputs_of(manifest: Manifest) -> str:
     return f"{signature.outputs.replace('_', '-')} ({because})"
 
 
+def versions_of(manifest: Manifest) -> str:
+    """Returns the software that registered the model, and what wrote its file: `torch 2.13.0, file by sklearn`."""
+    versions = manifest.provenance.versions if manifest.provenance else {}
+    return ", ".join(f"file by {text}" if name == "file" else f"{name} {text}" for name, text in versions.items())
+
+
 def structure_of(manifest: Manifest) -> str | None:
     """Returns how the structure of a file of weights is known; None for a file that has its own, and for older ones."""
     return manifest.provenance.details.get("structure") if manifest.provenance else None

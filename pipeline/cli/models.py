@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.cli import compare
-from pipeline.cli.manifests import described, outputs_of, registry_of_settings, scales, structure_of
+from pipeline.cli.manifests import described, outputs_of, registry_of_settings, scales, structure_of, versions_of
 from pipeline.cli.next_steps import completed
 from pipeline.cli.options import JOB, JobOption, JsonOption, LakeOption
 from pipeline.cli.output import console, emit_json, table
@@ -79,6 +79,7 @@ def show(
         "registered": f"{manifest.registered_at:%Y-%m-%d %H:%M:%S %Z}",
         "by": manifest.provenance.by if manifest.provenance else None,
         "from": manifest.provenance.source if manifest.provenance else None,
+        "versions": versions_of(manifest) or None,
         "metrics": ", ".join(f"{metric} {value:g}" for metric, value in manifest.metrics.items()) or None,
         "digest": manifest.digest,
         "as registered": True,

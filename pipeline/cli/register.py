@@ -29,7 +29,8 @@ def register(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            metavar="FILE", help="A model file, or an MLflow URI: models:/NAME@ALIAS or models:/NAME/VERSION."
+            metavar="FILE",
+            help="A model file, or an MLflow URI: models:/NAME@ALIAS, models:/NAME/3 or runs:/RUN_ID/PATH.",
         ),
     ],
     name: Annotated[str, typer.Option("--name", help="The model's name.")],
@@ -142,6 +143,8 @@ def register(
         console().print(f"{name} {version} is registered{aliased}, digest {manifest.digest[:12]}", markup=False)
         if scaling is not None and (scaled := scales(manifest.signature)):
             console().print(f"scaled: {scaled}", markup=False)
+        if (names_by := (manifest.provenance.details if manifest.provenance else {}).get("features")) is not None:
+            console().print(f"features: {', '.join(manifest.signature.features)} ({names_by})", markup=False)
         said_by = (manifest.provenance.details if manifest.provenance else {}).get("task")
         default = f" (by {said_by})" if said_by else "" if "task" in further else " (by default; see --task)"
         console().print(f"task: {task_of(manifest.signature)}{default}", markup=False)

@@ -7,9 +7,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.model.input_schema import InputSchema
 from pipeline.model.manifest import Provenance
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Card:
     """Where the file came from; by default, its path."""
     details: Mapping[str, str] = field(default_factory=dict)
     """Metadata of the model from another registry."""
+    schema: InputSchema | None = None
+    """The columns that the model takes, by another registry."""
     scaling: str | Mapping[str, Any] | None = None
     """How features are scaled, beside what `signature` says: see `scalers.declared`."""
     trusted: str | None = None
@@ -29,9 +35,13 @@ class Card:
     assume_mlp: bool = False
     """Whether to assume that a file of weights is a stack of linear layers, if nothing says it."""
 
-    def provenance(self, path: object, written_by: str | None, findings: Mapping[str, str]) -> Provenance:
-        """`findings` is what registration found out by itself, and why, by subject."""
-        versions = {name: metadata.version(name) for name in ("lakescore", "torch")}
+    def provenance(
+        self, path: object, written_by: str | None, findings: Mapping[str, str], module: nn.Module
+    ) -> Provenance:
+        """`findings` is what registration found out by itself, and why, by subject; `module` the model."""
+        from pipeline.model.library_model import versions as of_libraries
+
+        versions = {**{name: metadata.version(name) for name in ("lakescore", "torch")}, **of_libraries(module)}
         written = {"file": written_by} if written_by else {}
         return Provenance(
             by=_user(),

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 from pipeline.errors import ModelMismatch, ModelRefused
 from pipeline.model.manifest import Manifest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger(__name__)
 
 
 def other_content(existing: Manifest, manifest: Manifest, where: object) -> ModelRefused:
@@ -39,3 +47,20 @@ def check_pinned(manifest: Manifest, pinned: str | None) -> None:
             got=manifest.digest,
             next_step="correct `digest` under [model] in job.toml, or promote the model with that digest",
         )
+
+
+def warn_of_other_versions(manifest: Manifest, module: nn.Module) -> None:
+    """Logs a warning if another major version of a library runs the model than registered it.
+
+    Models registered by earlier versions of Lakescore do not have the versions of all libraries.
+    """
+    from pipeline.model.library_model import versions
+
+    before = manifest.provenance.versions if manifest.provenance else {}
+    for name, now in versions(module).items():
+        if name in before and before[name].partition(".")[0] != now.partition(".")[0]:
+            log.warning(
+                "model %s %s was registered with %s %s, and %s runs it: its golden batch says whether its scores are "
+                "the same",
+                *(manifest.name, manifest.version, name, before[name], now),
+            )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import ClassVar
 
 from torch import nn
 
@@ -22,6 +24,8 @@ class LibraryModel(Ported):
     """A model that is run on the CPU."""
 
     only_on_cpu = True
+    library: ClassVar[str]
+    """Package that runs it."""
     casts_to_half = False
     ending: Ending = NOTHING
     stated: Stated = Stated()
@@ -34,6 +38,12 @@ class LibraryModel(Ported):
 def only_on_cpu(module: nn.Module) -> bool:
     """Returns whether a model is run by another library than torch."""
     return any(getattr(part, "only_on_cpu", False) for part in module.modules())
+
+
+def versions(module: nn.Module) -> dict[str, str]:
+    """Returns the version of each library that runs a model, by its package: that of torch, if no other does."""
+    names = {part.library for part in module.modules() if isinstance(part, LibraryModel)} or {"torch"}
+    return {name: str(import_module(name).__version__) for name in sorted(names)}
 
 
 @contextmanager

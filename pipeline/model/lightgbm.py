@@ -45,6 +45,8 @@ class Text:
 class LightGBM(LibraryModel):
     """A booster, which several threads may call at once."""
 
+    library = "lightgbm"
+
     def __init__(self, text: Text, where: object) -> None:
         header = text.header
         features, classes = int(header["max_feature_idx"]) + 1, int(header["num_class"])

@@ -1,39 +1,41 @@
-"""Models of an MLflow registry, `models:/name@alias` or `models:/name/version`: fetched once, then registered here.
+"""Models of MLflow: `models:/NAME/VERSION`, `models:/m-ID`, `runs:/RUN/PATH`: fetched once, then registered here.
 
 MLflow only downloads the files and loads none of them; they are then read like any other model file. MLflow's own
-settings select the registry: MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI.
+settings select the server: MLFLOW_TRACKING_URI and MLFLOW_REGISTRY_URI.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pipeline.errors import ModelNotFound, ModelRefused, UsageError
+from pipeline.errors import UsageError
+from pipeline.model import mlflow_files, mlflow_signature
 from pipeline.model.card import Card
-from pipeline.model.other_files import FLAVORS
+from pipeline.model.mlflow_errors import redacted, translated
 
-URL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-CREDENTIALS = re.compile(r"//[^/@]*@")
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from pipeline.model.input_schema import InputSchema
+
+URL = re.compile(
+    r"models:/(?P<model_id>m-[0-9a-f]{8,})"
+    r"|models:/(?P<name>[^/@]+)"
+    r"(?:@(?P<alias>[^/@]+)|/(?P<version>\d+)|/(?P<latest>(?i:latest))|/(?P<stage>(?i:none|staging|production|archived)))"
+    r"|runs:/(?P<run_id>[^/]+)/(?P<path>.*[^/])/*"
+)
 OTHER_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):/")
 """Any address with a scheme, as opposed to a path."""
-LOGGED = re.compile(r"models:/m-[0-9a-f]{8,}")
-REGISTER = 'register it in MLflow, mlflow.register_model({url!r}, "NAME"), and pass models:/NAME/VERSION'
-ELSEWHERE = "copy the file to this machine and pass its path; only models of an MLflow registry are fetched"
-HOW_TO_LOG = (
-    'log it with mlflow.pytorch.log_model(..., serialization_format="pt2", input_example=...), with an example of two '
-    "rows or more; a pickled module needs --trust-code SHA256"
-)
-SAFE = ("*.pt2", "*.safetensors")
-LIBRARIES = ("onnx", "xgboost", "lightgbm")
-"""The flavors whose own files are read, by extras."""
-PICKLE = ("*.pth", "*.pt", "*.pkl")
-"""Files of torch.save: a checkpoint, which is read safely, or a whole module."""
+EXPECTED = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/NAME/latest, models:/m-ID or runs:/RUN_ID/PATH"
+ELSEWHERE = "copy the file to this machine and pass its path; only models of MLflow are fetched"
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,24 @@ class Fetched:
     source: str
     details: Mapping[str, str]
     metrics: Mapping[str, float]
+    schema: InputSchema | None = None
+    """The columns that the model's signature names."""
 
     def joined(self, card: Card) -> Card:
-        """Returns the card with source, details and metrics added; metrics already on the card take precedence."""
-        return replace(card, source=self.source, details=self.details, metrics={**self.metrics, **card.metrics})
+        """Returns the card with what MLflow knows added; metrics already on the card take precedence."""
+        metrics = {**self.metrics, **card.metrics}
+        return replace(card, source=self.source, details=self.details, metrics=metrics, schema=self.schema)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an address names at this moment."""
+
+    address: str
+    """The same model, named so that it cannot become another one."""
+    run_id: str | None
+    details: Mapping[str, str | None]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def is_url(text: str) -> bool:
@@ -56,146 +72,92 @@ def is_url(text: str) -> bool:
 
 @contextmanager
 def fetched(url: str, *, allow_pickled: bool = False) -> Iterator[Fetched]:
-    """Yields the file of a registered model. A whole pickled module is accepted only if `allow_pickled`.
+    """Yields the file of a model. A whole pickled module is accepted only if `allow_pickled`.
 
-    Raises UsageError for an invalid URL or if MLflow is not installed, ModelNotFound if MLflow does not provide the
-    model, and ModelRefused if the model's folder does not have exactly one suitable file.
+    Raises UsageError for an invalid URL or if MLflow is not installed, ModelNotFound if MLflow does not have the model
+    or refuses it, StorageUnavailable if the server cannot be reached, and ModelRefused if the model's folder does not
+    have exactly one suitable file.
     """
-    version = _look_up(url)
-    import mlflow
-
-    with tempfile.TemporaryDirectory(prefix="lakescore-mlflow-") as folder:
-        exact = f"models:/{version.name}/{version.version}"
-        with _translated(url):
-            root = Path(mlflow.artifacts.download_artifacts(artifact_uri=exact, dst_path=folder))
-        path = _file_of(root, url, allow_pickled=allow_pickled)
-        details = {"model": exact, "run_id": version.run_id, "artifacts": version.source, "model_id": version.model_id}
-        yield Fetched(
-            path,
-            f"{CREDENTIALS.sub('//', mlflow.get_registry_uri())}#{url}",
-            {key: str(value) for key, value in details.items() if value},
-            _metrics(version.run_id),
-        )
-
-
-def _look_up(url: str) -> Any:
-    """Returns MLflow's entry for the version."""
     parts = URL.fullmatch(url)
     if parts is None:
         raise _unknown(url)
     try:
-        from mlflow import MlflowClient
+        import mlflow
     except ImportError:
         raise UsageError(
             "MLflow is not installed", where=url, next_step="pip install 'lakescore[mlflow]' and try again"
         ) from None
-    with _translated(url):
-        client = MlflowClient()
-        if parts["alias"]:
-            return client.get_model_version_by_alias(parts["name"], parts["alias"])
-        return client.get_model_version(parts["name"], parts["version"])
+    with tempfile.TemporaryDirectory(prefix="lakescore-mlflow-") as folder:
+        with translated(url):
+            client = mlflow.MlflowClient()
+            origin = _look_up(client, url, parts)
+            metrics = {**_metrics(client, origin.run_id), **origin.metrics}
+            root = Path(mlflow.artifacts.download_artifacts(artifact_uri=origin.address, dst_path=folder))
+            server = mlflow.get_registry_uri() if parts["name"] else mlflow.get_tracking_uri()
+        logged = mlflow_files.read(root, url)
+        path = mlflow_files.model_file(logged, url, allow_pickled=allow_pickled)
+        known = {key: value for key, value in {"run_id": origin.run_id, **origin.details}.items() if value}
+        details = {"model": origin.address, **logged.ids, **known}
+        yield Fetched(
+            path,
+            f"{redacted(server)}#{url}",
+            {key: redacted(value) for key, value in details.items()},
+            {str(name): float(value) for name, value in metrics.items() if isfinite(value)},
+            mlflow_signature.parse(logged.signature, url),
+        )
 
 
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """Turns MLflow's errors into ModelNotFound."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:  # OSError: the network, or a file that is gone
-        raise ModelNotFound(
-            "MLflow does not provide the model",
-            where=url,
-            got=next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300],
-            next_step="set MLFLOW_REGISTRY_URI or MLFLOW_TRACKING_URI to its registry, and check its versions",
-        ) from error
+def _look_up(client: MlflowClient, url: str, parts: re.Match[str]) -> Origin:
+    """Asks MLflow what an address names."""
+    if parts["run_id"]:
+        run = client.get_run(parts["run_id"])
+        return Origin(url, run.info.run_id, {"artifacts": run.info.artifact_uri})
+    if parts["model_id"]:
+        model = client.get_logged_model(parts["model_id"])
+        metrics = {each.key: each.value for each in model.metrics or ()}
+        return Origin(
+            f"models:/{model.model_id}",
+            model.source_run_id,
+            {"artifacts": model.artifact_location, "model_id": model.model_id},
+            metrics,
+        )
+    name, stage = parts["name"], parts["stage"]
+    if parts["version"]:
+        version = client.get_model_version(name, parts["version"])
+    elif parts["alias"]:
+        version = client.get_model_version_by_alias(name, parts["alias"])
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow advises aliases in place of stages
+            found = client.get_latest_versions(name, None if stage is None else [stage])
+        if not found:
+            raise LookupError(f"no version of {name} has the stage {stage}" if stage else f"{name} has no version")
+        version = max(found, key=lambda each: int(each.version))
+    exact = f"models:/{version.name}/{version.version}"
+    return Origin(exact, version.run_id, {"artifacts": version.source, "model_id": version.model_id})
 
 
 def _unknown(url: str) -> UsageError:
-    """Returns the error for an address that is not that of a registered model, with the one to use."""
+    """Returns the error for an address that is not that of a model in MLflow, with the one to use."""
     scheme = url.partition(":")[0].lower()
-    if LOGGED.fullmatch(url) or scheme in ("runs", "mlflow-artifacts"):
-        next_step = REGISTER.format(url=url)
+    if scheme in ("runs", "mlflow-artifacts"):
+        next_step = "pass runs:/RUN_ID/PATH, such as runs:/0123456789abcdef/model, or models:/m-ID of the logged model"
     elif scheme == "models":
-        next_step = (
-            "name a version, or an alias in place of a stage or `latest`: MlflowClient().set_registered_model_alias"
-        )
+        next_step = "name a version, `latest`, or an alias: MlflowClient().set_registered_model_alias makes one"
     else:
         next_step = ELSEWHERE
-    return UsageError(
-        "not an MLflow model URL",
-        expected="models:/NAME@ALIAS or models:/NAME/VERSION",
-        got=repr(CREDENTIALS.sub("//", url)),
-        next_step=next_step,
-    )
+    return UsageError("not an MLflow model URL", expected=EXPECTED, got=repr(redacted(url)), next_step=next_step)
 
 
-def _file_of(root: Path, url: str, *, allow_pickled: bool) -> Path:
-    """Returns the only file that can be read; prefers the kinds that cannot contain code."""
-    folder, flavors = _described(root)
-    if (path := _of_library(folder, flavors)) is not None:
-        return path
-    for patterns in (SAFE, PICKLE):
-        found = sorted(path for pattern in patterns for path in root.rglob(pattern) if path.is_file())
-        if len(found) == 1 and (patterns is SAFE or allow_pickled or not _is_pickled_module(root)):
-            return found[0]
-        if found:
-            break
-    other = next((FLAVORS[flavor] for flavor in flavors if flavor in FLAVORS), None)
-    files = ", ".join(str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file())[:300]
-    raise ModelRefused(
-        "the MLflow model is not one file that can be read without running code",
-        where=url,
-        expected="one .pt2, .safetensors, checkpoint of a state dict, or file of ONNX, XGBoost or LightGBM",
-        got=f"{other.name if other else 'files'}: {files}",
-        next_step=other.next_step if other else HOW_TO_LOG,
-    )
-
-
-def _of_library(folder: Path, flavors: Mapping[str, Any]) -> Path | None:
-    """Returns the file of a library that Lakescore reads by an extra; None if there is none, or it is a pickle."""
-    for name in LIBRARIES:
-        entries = flavors.get(name)
-        file = entries.get("data") if isinstance(entries, dict) else None
-        path = folder / str(file)
-        inside = path.resolve().is_relative_to(folder.resolve())  # the description may name any path
-        if file is not None and inside and path.is_file() and path.suffix != ".pkl":
-            return path
-    return None
-
-
-def _described(root: Path) -> tuple[Path, dict[str, Any]]:
-    """Returns the model's folder, and its entry for each library that can load it, such as `pytorch` or `sklearn`."""
-    from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
-
-    for path in root.rglob("MLmodel"):
-        try:
-            document = safe_load(path.read_bytes())
-        except (YAMLError, OSError, UnicodeDecodeError):
-            continue  # the list of files says what is there
-        found = document.get("flavors") if isinstance(document, dict) else None
-        if isinstance(found, dict):
-            return path.parent, {str(name): entries for name, entries in found.items()}
-    return root, {}
-
-
-def _is_pickled_module(root: Path) -> bool:
-    """Returns whether MLflow's PyTorch flavour pickled a module: it then writes a file with the pickler's name."""
-    return any(root.rglob("pickle_module_info.txt"))
-
-
-def _metrics(run_id: str | None) -> dict[str, float]:
-    """Returns the latest finite metrics of the run that trained the model."""
-    if not run_id:
-        return {}
-    from math import isfinite
-
-    from mlflow import MlflowClient
+def _metrics(client: MlflowClient, run_id: str | None) -> dict[str, float]:
+    """Returns the latest metrics of the run that trained the model; none if the run was deleted."""
     from mlflow.exceptions import MlflowException
 
-    try:
-        metrics = MlflowClient().get_run(run_id).data.metrics
-    except MlflowException:  # the run may have been deleted; the model is still usable
+    if not run_id:
         return {}
-    return {str(name): float(value) for name, value in metrics.items() if isfinite(value)}
+    try:
+        return dict(client.get_run(run_id).data.metrics)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}  # the model is still usable

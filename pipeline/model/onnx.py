@@ -11,6 +11,8 @@ from pipeline.model.onnx_graph import Graph, parse
 class Onnx(LibraryModel):
     """A graph in a session of onnxruntime, which several threads may call at once."""
 
+    library = "onnxruntime"
+
     def __init__(self, graph: Graph, where: object) -> None:
         super().__init__(graph.ports, 0, where)
         with extra("onnx"):

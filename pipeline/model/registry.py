@@ -23,7 +23,7 @@ from pipeline.errors import ModelError, ModelMismatch, ModelNotFound, ModelRefus
 from pipeline.job.config import Precision
 from pipeline.model import baseline, formats, golden, scalers, unstated, user_rows
 from pipeline.model.card import Card
-from pipeline.model.identity import check_trusted, other_content
+from pipeline.model.identity import check_trusted, other_content, warn_of_other_versions
 from pipeline.model.manifest import Manifest, digest, parse
 from pipeline.model.trial import try_out
 from pipeline.parsing import first_problem
@@ -130,6 +130,7 @@ class Registry:
         content = self.content(manifest)
         where = self.root / manifest.name / manifest.version / manifest.file
         module = formats.module(manifest.kind, content, where, manifest.signature)
+        warn_of_other_versions(manifest, module)
         return Predictor(module, manifest.signature, device, precision=precision, compiled=compiled)
 
     def golden(self, manifest: Manifest) -> bytes | None:
@@ -187,7 +188,10 @@ class Registry:
         self._check_names(name, version, alias)
         content = formats.read_file(checkpoint)
         found = formats.inspect(content, checkpoint, card.signature.get("architecture"), trusted=card.trusted)
-        names = features or card.signature.get("features") or found.features
+        named = features or card.signature.get("features")
+        if card.schema is not None:
+            found = card.schema.joined(found, named, card.signature, checkpoint)
+        names = named or found.features
         given = found.stated.completed(card.signature, checkpoint)
         entries = scalers.declared(given, card.scaling, found.scaler, names, checkpoint)
         signature = baseline.fitted(found.signature(features, classes, checkpoint, entries), training, checkpoint)
@@ -212,7 +216,7 @@ class Registry:
             before=None if before is None else before.signature,
         )
         signature, profile = tried.signature, tried.baseline
-        findings = dict(tried.findings)
+        findings = {**tried.findings, **found.stated.findings}
         registered_before = before is not None and before.digest == digest({before.file: content}, signature)
         if "task" in found.stated.entries:
             findings["task"] = found.stated.said_by
@@ -231,7 +235,7 @@ class Registry:
             golden=hashlib.sha256(tried.golden).hexdigest(),
             baseline=None if profile is None else hashlib.sha256(profile).hexdigest(),
             metrics=dict(card.metrics),
-            provenance=card.provenance(checkpoint, found.written_by, findings),
+            provenance=card.provenance(checkpoint, found.written_by, findings, module),
             registered_at=now(),
         )
         with self._writing(name):

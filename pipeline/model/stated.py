@@ -19,6 +19,8 @@ class Stated:
     said_by: str = "the file"
     """What says the entries, such as `its objective binary:logistic`."""
     written_by: str | None = None
+    findings: Mapping[str, str] = field(default_factory=dict)
+    """What else was found out, and from what, by subject."""
 
     def completed(self, given: Mapping[str, Any], where: object) -> dict[str, Any]:
         """Returns the signature entries of the caller with those that the file states and the caller does not.

@@ -30,6 +30,8 @@ LOGITS = ("binary:logitraw", "multi:softmax")
 class XGBoost(LibraryModel):
     """A booster, which several threads may call at once."""
 
+    library = "xgboost"
+
     def __init__(self, document: Mapping[str, Any], content: bytes, where: object) -> None:
         learner = document["learner"]
         parameters = learner["learner_model_param"]

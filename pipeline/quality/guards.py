@@ -53,5 +53,8 @@ def _in(precision: str) -> str:
 def _stopped(precision: str) -> tuple[str, str]:
     """Returns what is wrong with the model, and what to do about it."""
     if precision == "float32":
-        return "does not reproduce its golden batch", "compare the torch and driver versions with those at registration"
+        return (
+            "does not reproduce its golden batch",
+            "compare the versions of torch and other libraries with those in lakescore models show",
+        )
     return f"is too far off in {precision}", 'set precision = "float32" under [engine] in job.toml'

@@ -145,8 +145,8 @@ def test_model_that_mlflow_does_not_have_is_not_found(url: str) -> None:
         pass
 
 
-VERSION_OR_ALIAS = "name a version, or an alias in place of a stage"
-REGISTER = "mlflow.register_model("
+VERSION_OR_ALIAS = "name a version, `latest`, or an alias"
+RUN = "pass runs:/RUN_ID/PATH"
 COPY = "copy the file to this machine and pass its path"
 
 
@@ -154,13 +154,11 @@ COPY = "copy the file to this machine and pass its path"
     ("url", "way"),
     [
         ("models:/churn", VERSION_OR_ALIAS),
-        ("models:/churn/latest", VERSION_OR_ALIAS),
-        ("models:/churn/Production", VERSION_OR_ALIAS),
+        ("models:/churn/newest", VERSION_OR_ALIAS),
         ("models:/a/b@c", VERSION_OR_ALIAS),
         ("models:/churn@", VERSION_OR_ALIAS),
-        ("models:/m-ebf57e9ba8584116b8b076a985549c17", REGISTER),
-        ("runs:/0123abcd/model", REGISTER),
-        ("mlflow-artifacts:/0/0123abcd/model", REGISTER),
+        ("runs:/0123abcd", RUN),
+        ("mlflow-artifacts:/0/0123abcd/model", RUN),
         ("s3://bucket/model.pt2", COPY),
         ("https://example.com/model.pt2", COPY),
     ],

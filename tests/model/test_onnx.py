@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,34 @@ def test_classifiers_of_scikit_learn_keep_their_labels_and_probabilities(
     expected = model.predict_proba(X)
     for index in range(len(labels)):
         np.testing.assert_allclose(found[f"prob_class_{index}"], expected[:, index], rtol=0, atol=1e-6)
+
+
+def test_scores_of_a_model_that_torch_exported_with_dynamo_are_those_of_torch(registry: Registry) -> None:
+    written = json.loads((FILES / "dynamo.json").read_text())
+    manifest = register(registry, (FILES / "dynamo.onnx").read_bytes(), outputs="probabilities")
+    assert manifest.provenance is not None
+    assert manifest.provenance.versions["file"].startswith("pytorch 2.13")
+    scored = registry.load(manifest).predict(np.array(written["x"], np.float32), 4)
+    found = np.column_stack([scored[f"prob_class_{index}"] for index in range(3)])
+    np.testing.assert_allclose(found, written["probabilities"], rtol=0, atol=1e-6)
+
+
+def test_version_of_the_library_is_stored_and_another_major_version_is_warned_of(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = register(registry, (FILES / "sklearn.onnx").read_bytes())
+    assert manifest.provenance is not None
+    assert manifest.provenance.versions["onnxruntime"] == onnxruntime.__version__
+    registry.load(manifest)
+    assert caplog.messages == []
+    path = registry.root / "m" / "v1" / "model.json"
+    document = json.loads(path.read_text())
+    document["provenance"]["versions"]["onnxruntime"] = "0.9.1"
+    path.write_text(json.dumps(document))
+    registry.load(registry.resolve("m", "v1"))
+    assert "m v1 was registered with onnxruntime 0.9.1" in caplog.text
+    del document["provenance"]["versions"]["onnxruntime"]  # as registered before it was stored
+    path.write_text(json.dumps(document))
+    caplog.clear()
+    registry.load(registry.resolve("m", "v1"))
+    assert caplog.messages == []

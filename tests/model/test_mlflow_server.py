@@ -58,9 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = folder / "server.log"
     with (
         log.open("wb") as output,
-        subprocess.Popen(
-            command, env={**os.environ, **where}, cwd=folder, stdout=output, stderr=output
-        ) as process,
+        subprocess.Popen(command, env={**os.environ, **where}, cwd=folder, stdout=output, stderr=output) as process,
     ):
         try:
             while (found := re.search(r"Running on http://(127\.0\.0\.1:\d+)", log.read_text())) is None:

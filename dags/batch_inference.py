@@ -10,7 +10,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Asset, Context, CronDataIntervalTimetable, Param, dag, get_current_context, task
+from airflow.sdk import (
+    DAG,
+    Asset,
+    BaseOperator,
+    BaseOperatorLink,
+    Context,
+    CronDataIntervalTimetable,
+    Param,
+    dag,
+    get_current_context,
+    task,
+)
 
 from pipeline.flow import stage_list
 from pipeline.job.config import Job
@@ -24,7 +35,7 @@ Scores the rows of one day that have no current prediction, and publishes them e
 
 ### It failed at night. What now?
 1. Open the log of the red task: its last line at ERROR says what failed, where, what was expected, and what to do next.
-   The line before names the page of the run, which shows more.
+   The line before names the page of the run, which shows more; the task links to it if a web server shows the pages.
 2. **{retries} retries** have already been made, except for errors that no retry can fix (bad data, or a model or job
    that does not fit): these fail at once.
 3. Fix the cause, then **clear the red task** (with downstream). It resumes and repeats no completed work.
@@ -50,6 +61,15 @@ run of the {every}, once the target answers.
 Trigger with a **date** to run a specific {every}; the default is the last one that is over.
 Model `{model}`, owner {owner}.
 """
+
+
+class RunPage(BaseOperatorLink):
+    """Leads from `report`, and from a task that failed, to the page of the run, if a web server shows it."""
+
+    name = "Page of the run"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's interface
+        return tasks.page_of(ti_key) or ""
 
 
 def schedule_of(job: Job) -> Any:
@@ -123,7 +143,9 @@ def make_dag(job: Job) -> DAG:  # noqa: C901 - a graph: one small function per t
                 known = before if isinstance(before, dict) else {"ds": before[-1]}
                 return run_stage(name, known, get_current_context())
 
-            return stage(before)
+            output = stage(before)
+            output.operator.operator_extra_links = (RunPage(),)
+            return output
 
         @task(multiple_outputs=False, task_id="notify", retries=1)
         def tell() -> dict[str, Any]:

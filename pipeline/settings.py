@@ -30,6 +30,9 @@ class Settings:
     spark: str | None = None
     """Address of a Spark master or Connect server, for jobs with `name = "spark"` under [engine]; may hold a token."""
 
+    pages: str | None = None
+    """Address at which a web server shows the lake's pages; overrides `address` in the job's `[report]` table."""
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Raises UsageError if LAKESCORE_THREADS is not a positive integer."""
@@ -45,4 +48,5 @@ class Settings:
             memory_limit=environ.get("LAKESCORE_MEMORY_LIMIT"),
             threads=int(threads) if threads else None,
             spark=environ.get("LAKESCORE_SPARK"),
+            pages=environ.get("LAKESCORE_PAGES") or None,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from pipeline.cli.options import LakeOption, settings
 from pipeline.cli.output import console
+from pipeline.lake.layout import Lake
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,7 +23,7 @@ def airflow(
     lake: LakeOption = None,
 ) -> None:
     """Run Airflow with one DAG per job until Ctrl-C. Fills an empty lake with made-up data for yesterday."""
-    from pipeline.orchestration import local_airflow
+    from pipeline.orchestration import local_airflow, page_server
 
     root, out = Path.cwd(), console()
     machine = settings(lake)
@@ -33,9 +36,13 @@ def airflow(
     paused = local_airflow.jobs_to_pause(root, machine, say)
     out.print(f"starting Airflow, home {root / local_airflow.HOME}; this takes about half a minute", markup=False)
     try:
-        with local_airflow.standalone(root, machine, port, paused) as (process, log):
+        with (
+            nullcontext(machine.pages) if machine.pages else page_server.serve(Lake.open(machine.lake)) as pages,
+            local_airflow.standalone(root, replace(machine, pages=pages), port, paused) as (process, log),
+        ):
             local_airflow.wait_until_healthy(process, log, port)
             say(f"Airflow is at http://127.0.0.1:{port}, without a password; press Ctrl-C to stop it")
+            say(f"the pages of the lake are at {pages}: a red task, and `report`, link to the page of the run")
             say("there is one DAG per job: the run for the last period that is due starts by itself; its tasks are the")
             say("  stages of the run, and Dag Docs, a button of the DAG, says what to do about a red one")
             code = process.wait()

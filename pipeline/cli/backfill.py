@@ -139,7 +139,7 @@ def _sum_up(ctx: Context, outcomes: Sequence[Outcome], absent: int) -> None:
     days, rows = counted(len(outcomes), str(ctx.job.grain)), counted(sum(map(scored_rows, outcomes)), "row")
     console().print(f"[bold]{days}[/]: {counts}{without}; {rows} scored")
     if ctx.lake.storage.head(facts.INDEX) is not None:
-        console().print(f"report: {ctx.lake.storage.where(facts.INDEX)}", markup=False)
+        console().print(f"report: {facts.place_of(ctx.lake, ctx.job, facts.INDEX)}", markup=False)
 
 
 def _raise_for(ctx: Context, outcomes: Sequence[Outcome], *, json: bool) -> None:

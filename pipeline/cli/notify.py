@@ -64,7 +64,7 @@ def notify(
         error = error or (None if record else "no run was started")
         sent_on = DeliveryStore(stored).of_run(record) if record else []
         told = message.compose(
-            stored, found, day, record, error, report=message.report_of(stored, record), deliveries=sent_on
+            stored, found, day, record, error, report=message.report_of(stored, found, record), deliveries=sent_on
         )
     ways = channels.apprise_channels(found.notify.apprise) if told.level in found.notify.on else {}
     sent = channels.send(stored, found, day, record.run_id if record else None, told, ways)

@@ -115,9 +115,9 @@ def not_drift(record: RunRecord) -> list[str]:
 
 
 def page_of(ctx: Context, record: RunRecord) -> str | None:
-    """Returns where the page of a run lies; None if there is none."""
+    """Returns where the page of a run is; None if there is none."""
     key = facts.page_of(record)
-    return ctx.lake.storage.where(key) if ctx.lake.storage.head(key) is not None else None
+    return facts.place_of(ctx.lake, ctx.job, key) if ctx.lake.storage.head(key) is not None else None
 
 
 def show_reasons(reasons: Sequence[Reason]) -> None:

@@ -105,7 +105,7 @@ class Publication:
     def _in_bucket(self) -> dict[str, str]:
         """The keys, by name, of the files that tasks have left in the object store; their names are unique.
 
-        None if the store does not copy as it must: then they are uploaded from here.
+        Empty if the store does not copy as it must: then they are uploaded from here.
         """
         if self.ctx.lake.is_local:
             return {}

@@ -45,41 +45,46 @@ def _metrics(jobs: Sequence[JobOverview], now: datetime) -> Iterator[Metric]:
     yield Metric(
         "lakescore_job_valid",
         "Whether the job's file can be read and its model is registered.",
-        [({"job": each.job}, each.error is None) for each in jobs],
+        [({"job_name": each.job}, each.error is None) for each in jobs],
     )
     known = [each for each in jobs if each.states is not None]
     yield Metric(
         "lakescore_due_period_complete",
         "Whether the last period that is due is complete, or was skipped as the job says.",
-        [({"job": each.job}, each.due_is_done) for each in known],
+        [({"job_name": each.job}, each.due_is_done) for each in known],
     )
     yield Metric(
         "lakescore_periods",
         f"Number of the last {PERIODS} due periods by state.",
         [
-            ({"job": each.job, "state": state.value}, (each.states or {}).get(state.value, 0))
+            ({"job_name": each.job, "state": state.value}, (each.states or {}).get(state.value, 0))
             for each in known
             for state in PeriodState
         ],
     )
     done = [(each.job, each.last_complete) for each in known if each.last_complete is not None]
+    ended = [(job, run, run.finished_at) for job, run in done if run.finished_at]
     yield Metric(
         "lakescore_last_complete_timestamp_seconds",
         "When the run of the newest complete period ended.",
-        [({"job": job}, run.finished_at.timestamp()) for job, run in done if run.finished_at],
+        [({"job_name": job}, end.timestamp()) for job, _, end in ended],
         "seconds",
     )
     yield Metric(
         "lakescore_last_complete_duration_seconds",
         "How long that run took.",
-        [({"job": job}, (run.finished_at - run.started_at).total_seconds()) for job, run in done if run.finished_at],
+        [
+            ({"job_name": job}, (run.finished_at - run.started_at).total_seconds())
+            for job, run in done
+            if run.finished_at
+        ],
         "seconds",
     )
     yield Metric(
         "lakescore_last_complete_rows",
         "Rows of that run's ledger, by term.",
         [
-            ({"job": job, "term": term}, rows)
+            ({"job_name": job, "term": term}, rows)
             for job, run in done
             if run.ledger
             for term, rows in run.ledger.counts().items()
@@ -88,7 +93,7 @@ def _metrics(jobs: Sequence[JobOverview], now: datetime) -> Iterator[Metric]:
     yield Metric(
         "lakescore_last_complete_drifted_columns",
         "Columns of that run with an alarm, by level.",
-        [({"job": job, "level": level}, count) for job, run in done for level, count in alarm_levels(run).items()],
+        [({"job_name": job, "level": level}, count) for job, run in done for level, count in alarm_levels(run).items()],
     )
 
 

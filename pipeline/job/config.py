@@ -21,6 +21,7 @@ DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 PERIOD_PARAMETER = re.compile(r"\$(ds|start|end)\b")
 WITHIN_FILES = "; for a period within larger files, name the column with the time of each row as `partition_by`"
 SIZE = r"^\d+(\.\d+)? ?[KMGT]i?B$"
+ADDRESS = r"^https?://[^\s/]+(/\S*)?$"
 SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -146,6 +147,8 @@ class Drift(Frozen):
 class Report(Frozen):
     enabled: bool = True
     """Whether each run writes its page and updates the index; `lakescore report` writes them at any time."""
+    address: str | None = Field(default=None, pattern=ADDRESS)
+    """Where a web server shows the lake's `reports/` and `quality/docs/`, for links. LAKESCORE_PAGES overrides it."""
 
 
 class Engine(Frozen):

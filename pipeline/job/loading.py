@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import JobError, nearest
-from pipeline.job.config import DEVICE, SHA256, SIZE, Engine, Job
+from pipeline.job.config import ADDRESS, DEVICE, SHA256, SIZE, Engine, Job, Report
 from pipeline.job.project import job_names, meant_job, no_jobs
 from pipeline.job.schedule import DURATION
 from pipeline.job.targets import PREFIX, VARIABLE
@@ -22,6 +22,7 @@ from pipeline.settings import Settings
 NOT_IN_THE_FILE = ("name", "folder", "digest")
 """Fields of a job that do not come from job.toml."""
 WORDS = {
+    ADDRESS: "an address such as https://lake.example.org/shop",
     SHA256: "64 hexadecimal digits",
     DEVICE: "auto, cpu, cuda, or one card such as cuda:0",
     SIZE: "a size such as 400MB or 2GiB",
@@ -86,7 +87,9 @@ def read_job(folder: Path, settings: Settings) -> Job:
         raise JobError("the SELECT file does not exist", where=folder / job.input.select)
     if (problem := job.path_problem) is not None:
         raise JobError(problem, where=path)
-    return job.model_copy(update={"engine": on_this_machine(job.engine, settings)})
+    return job.model_copy(
+        update={"engine": on_this_machine(job.engine, settings), "report": _shown_at(job.report, settings)}
+    )
 
 
 def on_this_machine(engine: Engine, settings: Settings) -> Engine:
@@ -99,6 +102,16 @@ def on_this_machine(engine: Engine, settings: Settings) -> Engine:
     except ValidationError as error:
         variable = f"LAKESCORE_{error.errors()[0]['loc'][0]}".upper()
         raise _job_error(error, f"the environment variable {variable}") from None
+
+
+def _shown_at(report: Report, settings: Settings) -> Report:
+    """Returns where pages are, with the address from the environment. Raises JobError if it is none."""
+    if settings.pages is None:
+        return report
+    try:
+        return Report.model_validate({**report.model_dump(), "address": settings.pages})
+    except ValidationError as error:
+        raise _job_error(error, "the environment variable LAKESCORE_PAGES") from None
 
 
 def digest(folder: Path) -> str:

@@ -148,7 +148,7 @@ def _places(target: Announced, delivery: Delivery) -> Iterator[str]:
 
 
 def _page(lake: Lake, job: Job, record: RunRecord, wanted: Announce) -> str:
-    return wanted.link or lake.storage.where(facts.page_of(record) if job.report.enabled else facts.INDEX)
+    return wanted.link or facts.place_of(lake, job, facts.page_of(record) if job.report.enabled else facts.INDEX)
 
 
 @contextmanager

@@ -106,10 +106,10 @@ def skipped(job: Job, ds: str, reason: str) -> Message:
     return Message("success", f"{job.name} {ds}: skipped", (f"{job.grain.capitalize()}: {ds}", f"Skipped: {reason}"))
 
 
-def report_of(lake: Lake, record: RunRecord | None) -> str | None:
-    """Returns the location of the page of a run, else of the index of the lake, else None."""
+def report_of(lake: Lake, job: Job, record: RunRecord | None) -> str | None:
+    """Returns the address of the page of a run, else of the index of the lake, else None."""
     keys = (*((facts.page_of(record),) if record else ()), facts.INDEX)
-    return next((lake.storage.where(key) for key in keys if lake.storage.head(key) is not None), None)
+    return next((facts.place_of(lake, job, key) for key in keys if lake.storage.head(key) is not None), None)
 
 
 def unusual(job: Job, record: RunRecord, predictions: Predictions) -> list[str]:

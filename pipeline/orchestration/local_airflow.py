@@ -80,6 +80,7 @@ def environment(root: Path, settings: Settings, port: int = 8080, paused: Iterab
     places = {
         "LAKESCORE_LAKE": settings.lake if "://" in settings.lake else str(root / settings.lake),
         PAUSED: ",".join(paused),
+        **({"LAKESCORE_PAGES": settings.pages} if settings.pages else {}),
         "LAKESCORE_JOBS": str(root / settings.jobs),
         "LAKESCORE_MODELS": settings.models if "://" in settings.models else str(root / settings.models),
         "PATH": os.pathsep.join([str(Path(program()).parent), os.environ.get("PATH", "")]),

@@ -38,6 +38,8 @@ PAUSED = "LAKESCORE_PAUSED"
 """Variable with the names of the jobs whose DAGs are created paused, separated by commas."""
 ERROR = "error"
 """Key of the XCom in which a failed task stores its error text and whether bad data was the cause."""
+PAGE = "page"
+"""Key of the XCom with the address of the run's page, to which the task's link leads."""
 
 
 class StageFailed(SystemExit):
@@ -161,13 +163,23 @@ def _in_one_line(text: str) -> str:
     return "; ".join(line.strip() for line in text.splitlines())
 
 
-def _log_page(settings: Settings, job: Job, ds: str, run_id: str | None) -> None:
-    """Logs where the page of a run is, if it has one."""
+def _show_page(settings: Settings, job: Job, ds: str, run_id: str | None, context: Mapping[str, Any]) -> None:
+    """Logs where the page of a run is, and hands its address to the task's link, if it has one."""
     from pipeline.report import facts
 
     lake = Lake.open(settings.lake)
     if run_id and lake.storage.head(key := facts.page_key(job.name, ds, run_id)) is not None:
-        log.info("the page of this run: %s", lake.storage.where(key))
+        log.info("the page of this run: %s", place := facts.place_of(lake, job, key))
+        if job.report.address:
+            context["ti"].xcom_push(key=PAGE, value=place)
+
+
+def page_of(ti_key: Any) -> str | None:
+    """Returns the address of the page of the run that a task instance belongs to, if it has told one."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    found: str | None = XCom.get_value(ti_key=ti_key, key=PAGE)
+    return found
 
 
 def run_stage(
@@ -187,11 +199,11 @@ def run_stage(
     if code != 0:
         error, again = _error_of(code, text, name)
         context["ti"].xcom_push(key=ERROR, value={"text": error, "stopped": code == QualityStop.exit_code})
-        _log_page(settings, job, ds, run_id)
+        _show_page(settings, job, ds, run_id, context)
         raise (StageFailed if again else StageRefused)(_in_one_line(error))
     found: dict[str, Any] = json.loads(text)
     if name == "report":
-        _log_page(settings, job, ds, run_id)
+        _show_page(settings, job, ds, run_id, context)
     if found.get("state") == "skipped":
         raise AirflowSkipException(f"{found['reason']}; the job skips such days")
     if unsent is not None:
@@ -280,7 +292,7 @@ def tell(job: Job, settings: Settings, context: Mapping[str, Any]) -> dict[str, 
         record,
         error["text"],
         stopped=error["stopped"],
-        report=message.report_of(lake, record),
+        report=message.report_of(lake, job, record),
         deliveries=DeliveryStore(lake).of_run(record) if record else (),
     )
     ways = {**channels.apprise_channels(job.notify.apprise), **_mail(job.notify.mail, context)}

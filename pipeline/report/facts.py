@@ -28,6 +28,8 @@ from pipeline.records import CheckResult, RunRecord, State
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
+    from pipeline.job.config import Job
+
 ROOT = "reports"
 INDEX = f"{ROOT}/index.html"
 WINDOW_DAYS = 92
@@ -160,6 +162,12 @@ def page_of(record: RunRecord) -> str:
 
 def page_key(job: str, ds: str, run_id: str) -> str:
     return f"{ROOT}/job={job}/ds={ds}/{run_id}.html"
+
+
+def place_of(lake: Lake, job: Job, key: str) -> str:
+    """Returns the address of a page: that of the web server which the job names, else its place in the lake."""
+    address = job.report.address
+    return f"{address.rstrip('/')}/{quote(key, safe='/=')}" if address else lake.storage.where(key)
 
 
 def jobs(lake: Lake) -> list[str]:

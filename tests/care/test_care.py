@@ -280,8 +280,13 @@ def test_rollback_removes_a_mark_that_is_set_while_it_empties_files(
     assert lake.storage.head(PARTITION.success) is None
 
 
-def test_copy_of_a_file_that_has_changed_or_is_gone_is_none(workspace: Workspace) -> None:
-    lake = lake_of(workspace)
+@pytest.mark.parametrize("place", ["disk", pytest.param("bucket", marks=pytest.mark.slow)])
+def test_copy_of_a_file_that_has_changed_or_is_gone_is_none(
+    workspace: Workspace, place: str, request: pytest.FixtureRequest
+) -> None:
+    if place == "bucket":
+        request.getfixturevalue("s3")
+    lake = Lake.open(str(workspace.lake) if place == "disk" else f"s3://{BUCKET}/{uuid.uuid4().hex}/lake")
     lake.storage.write("kept/x", b"1")
     seen = lake.storage.head("kept/x")
     assert seen is not None
@@ -329,7 +334,7 @@ def test_clean_removes_what_a_cluster_has_left_in_the_bucket(s3: S3Server, monke
     run = ".staging/job=toy/ds=2026-01-01/model_version=v1/a-b/run1"
     storage.write(f"{run}/attempts/bucket-00000-a/result.json", b"{}")
     storage.write(f"{run}/split-a/input.parquet", b"1234")
-    assert clean(lake, older_than_days=1) == []
+    assert clean(lake, older_than_days=0.5) == []
     now = time.time()
     monkeypatch.setattr("pipeline.care.clean.time.time", lambda: now + 2 * 86_400)
     (found,) = clean(lake, older_than_days=1, dry_run=True)

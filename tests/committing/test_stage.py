@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def rewrite(ctx: Context, record: RunRecord, change: object) -> None:
     (path, *_) = staged_files(ctx, record, "scored")
     rows = pq.read_table(path)
     pq.write_table(change(rows), path)  # type: ignore[operator]
+
+
+def test_commit_of_a_run_that_has_nothing_to_stage_is_complete(workspace: Workspace) -> None:
+    with (workspace.job() / "job.toml").open("a") as toml:
+        toml.write("[drift]\nenabled = false\n")  # else the counts of the profile are staged
+    workspace.day(50)
+    workspace.complete()
+    workspace.day(50)  # written again, with the same rows
+    ctx = workspace.context(threads=1)
+    again = staged(ctx)
+    assert +Counter(again.dispositions) == {"unchanged": 50}
+    assert commit(ctx, again).state is State.complete
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,5 +97,44 @@ def test_metrics_are_openmetrics_and_read_by_node_exporters_format_too(settings:
 
 def test_metrics_escape_what_a_label_may_not_have() -> None:
     text = as_text([JobOverview('a"b\\c\nd', error="x")], NOW)
-    assert r'lakescore_job_valid{job="a\"b\\c\nd"} 0' in text.splitlines()
+    assert r'lakescore_job_valid{job_name="a\"b\\c\nd"} 0' in text.splitlines()
     assert text.endswith("\n# EOF\n")
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs promtool of Prometheus")
+def test_alert_rules_of_the_documents_fire_on_the_metrics(settings: Settings, lake: Lake, tmp_path: Path) -> None:
+    """Prometheus adds its own labels, as it does when it scrapes node_exporter."""
+    document = (Path(__file__).parents[2] / "docs" / "on-call.md").read_text("utf-8")
+    (rules,) = re.findall(r"```yaml\n(groups:.*?)```", document, re.DOTALL)
+    (tmp_path / "rules.yml").write_text(rules)
+    sample = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
+    scraped = 'job="node",instance="a"'
+    series = [
+        {"series": f"{found['name']}{{{','.join(filter(None, (found['labels'], scraped)))}}}", "values": f"{value}x300"}
+        for line in as_text(overview(settings, lake, NOW), NOW).splitlines()
+        if (found := sample.fullmatch(line)) and (value := found["value"])
+    ]
+    churn, own = {"job_name": "churn"}, {"job": "node", "instance": "a"}
+    expected = {
+        "LakescoreLate": (churn | own, "churn has not scored the period that is due", "status"),
+        "LakescoreNotScored": (churn, "churn: 1 of its last 31 periods stopped or failed", "backfill --failed"),
+        "LakescoreDrift": (churn | own | {"level": "critical"}, "churn: critical drift in 1 of its columns", "drift"),
+    }
+    alerts = [
+        {
+            "alertname": name,
+            "eval_time": "4h",
+            "exp_alerts": [
+                {
+                    "exp_labels": labels,
+                    "exp_annotations": {"summary": summary, "command": f"lakescore {command} --job churn"},
+                }
+            ],
+        }
+        for name, (labels, summary, command) in expected.items()
+    ]
+    test = {"interval": "1m", "input_series": series, "alert_rule_test": alerts}
+    (tmp_path / "test.json").write_text(json.dumps({"rule_files": ["rules.yml"], "tests": [test]}))  # YAML, too
+    command = ["promtool", "test", "rules", "test.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

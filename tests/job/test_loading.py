@@ -348,6 +348,14 @@ def test_settings_from_the_environment_override_the_job(read: Read) -> None:
     )
 
 
+def test_settings_address_of_the_pages_overrides_that_of_the_job(read: Read) -> None:
+    text = table("report", "address = 'https://lake.example.org/shop'")
+    assert read(text).report.address == "https://lake.example.org/shop"
+    pages = Settings.from_environment({"LAKESCORE_PAGES": "http://127.0.0.1:8000"})
+    assert read(text, pages).report.address == read(settings=pages).report.address == "http://127.0.0.1:8000"
+    assert read(text, Settings.from_environment({"LAKESCORE_PAGES": ""})).report.address == read(text).report.address
+
+
 def test_settings_do_not_change_the_digest_of_the_job(read: Read) -> None:
     assert read(settings=Settings(threads=1)).digest == read(settings=Settings(threads=2)).digest
 
@@ -364,6 +372,7 @@ def test_settings_bad_number_of_threads_is_refused(threads: str) -> None:
         (Settings(device="gpu"), "LAKESCORE_DEVICE"),
         (Settings(memory_limit="lots"), "LAKESCORE_MEMORY_LIMIT"),
         (Settings(threads=100_000), "LAKESCORE_THREADS"),
+        (Settings(pages="lake.example.org"), "LAKESCORE_PAGES"),
     ],
 )
 def test_settings_bad_engine_names_the_variable(read: Read, settings: Settings, variable: str) -> None:

@@ -59,6 +59,18 @@ for conf in json.loads(sys.argv[1]):
 answer(ended)
 """
 
+LINKS = """
+from airflow.dag_processing.dagbag import DagBag
+from airflow.models import DagRun
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.utils.session import create_session
+dag = DagSerialization.from_dict(DagSerialization.to_dict(DagBag().dags["toy"]))  # as Airflow's web server knows it
+with create_session() as session:
+    (run,) = session.query(DagRun)
+    answer({ti.task_id: dag.get_task(ti.task_id).get_extra_links(ti, "Page of the run")
+        for ti in run.get_task_instances() if "Page of the run" in dag.get_task(ti.task_id).extra_links})
+"""
+
 
 @pytest.fixture
 def project(workspace: Workspace) -> AirflowProject:
@@ -207,13 +219,17 @@ def test_dag_run_reaches_every_target_once_and_tells_people_and_openlineage(proj
 def test_dag_run_with_a_dead_redis_turns_only_the_task_publish_red(project: AirflowProject) -> None:
     workspace = project.workspace
     with (workspace.job(schedule="retries = 0") / "job.toml").open("a") as toml:
-        toml.write(OFF)
+        toml.write(OFF.replace("[report]\nenabled = false\n", ""))
         toml.write('[notify]\nconfidence_below = 0.0\nshare_above = 1.0\napprise = ["HOOK"]\n')
         toml.write('[[publish]]\nname = "serving"\nkind = "redis"\n')
     workspace.day(50)
     project.airflow("db", "migrate")
     with web_hook() as hook:
-        project.extra |= {"HOOK": hook.url, "LAKESCORE_REDIS_URL": f"redis://127.0.0.1:{free_port()}"}
+        project.extra |= {
+            "HOOK": hook.url,
+            "LAKESCORE_REDIS_URL": f"redis://127.0.0.1:{free_port()}",
+            "LAKESCORE_PAGES": "https://lake.example.org/shop/",
+        }
         (red,) = project.python(RUN, json.dumps([{"date": DAY}]))
     assert red["state"] == "failed"
     assert [name for name, state in red["tasks"].items() if state != "success"] == ["publish"]
@@ -225,6 +241,12 @@ def test_dag_run_with_a_dead_redis_turns_only_the_task_publish_red(project: Airf
     (message,) = hook.received
     assert message["title"] == f"toy {DAY}: 50 rows scored, but not delivered"
     assert "Target serving (redis): failed: Redis cannot be reached" in message["message"]
+    (page,) = (workspace.lake / "reports/job=toy").rglob("*.html")
+    address = f"https://lake.example.org/shop/reports/job=toy/ds={DAY}/{page.name}"
+    assert address in message["message"]
+    found = project.python(LINKS)
+    assert {task: link for task, link in found.items() if link} == dict.fromkeys(["publish", "report"], address)
+    assert set(found) == {"check", *red["tasks"]} - {"day", "notify"}
 
 
 @pytest.mark.slow

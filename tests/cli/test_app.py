@@ -77,6 +77,6 @@ def test_command_into_a_closed_pipe_ends_with_what_was_done(workspace: Workspace
 
 
 def test_hints_in_the_log_name_the_lake_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(next_steps._given, "lake", "elsewhere")
+    monkeypatch.setattr(next_steps, "_given", {"lake": "elsewhere"})
     said = logging.LogRecord("x", logging.WARNING, "", 0, "then: lakescore run --date %s", ("2026-01-01",), None)
     assert app.Hints("%(message)s").format(said) == "then: lakescore run --lake elsewhere --date 2026-01-01"

@@ -31,5 +31,5 @@ def test_metrics_go_to_standard_output_or_replace_a_file(cli: Cli, lake: Lake, t
     target = tmp_path / "lakescore.prom"
     target.write_text("old")
     assert cli("metrics", "--output", target).stdout == ""
-    assert 'lakescore_due_period_complete{job="churn"} 0' in target.read_text()
+    assert 'lakescore_due_period_complete{job_name="churn"} 0' in target.read_text()
     assert sorted(path.name for path in tmp_path.iterdir() if "prom" in path.name) == ["lakescore.prom"]

@@ -171,7 +171,8 @@ def stop(checks: Sequence[CheckResult], what: str, where: object, next_step: str
 def described(check: CheckResult) -> str:
     """Returns a result in a few words: what was found and, if the check failed, what was expected."""
     text = ": ".join(filter(None, [check.name, found(check)]))
-    return f"{text} (expected: {check.expected})" if check.expected and not check.success else text
+    of = f" of {check.column}" if check.column and check.unexpected else ""  # not a limit of the rows
+    return f"{text} (expected{of}: {check.expected})" if check.expected and not check.success else text
 
 
 def found(check: CheckResult) -> str:

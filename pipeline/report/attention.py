@@ -35,7 +35,7 @@ ON_SCHEDULE = 2
 """A job whose newest run began within so many periods after it was due runs by its schedule, and can be late."""
 UNSENT = (DeliveryState.failed, DeliveryState.delivering)
 WORDS = (
-    "stopped", "failed", "unfinished", "late", "missing", "partial", "stale", "undelivered", "drifted", "quarantined",
+    "stopped", "failed", "unfinished", "late", "missing", "undelivered", "partial", "stale", "drifted", "quarantined",
 )  # fmt: skip
 """What can be wrong, worst first."""
 MEANINGS = {
@@ -50,6 +50,21 @@ MEANINGS = {
     "drifted": "the newest values differ from their reference",
     "quarantined": "rows without a prediction, as they break a rule",
 }
+
+
+ADVICE = {
+    "stopped": "correct the input or the suite, then",
+    "failed": "remove the cause, then",
+    "unfinished": "to resume it:",
+    "late": "see whether the scheduler runs, then",
+    "missing": "to score it:",
+    "undelivered": "see to the target, then",
+    "partial": "to score what has changed:",
+    "stale": "to score it by the new model:",
+    "drifted": "to look at it:",
+    "quarantined": "to look at them:",
+}
+"""What to do before the command is typed, or what the command is for."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,7 @@ class Trouble:
     periods: int
     reason: str
     advice: str
-    """What to do before the command is typed; empty if nothing."""
+    """One of ADVICE."""
     command: str
     page: str | None
     """Path of the page of the newest run concerned, relative to the index."""
@@ -121,9 +136,9 @@ class _Saying:
         named = (self.record.job_config.get("schedule") or {}).get("owner")
         return None if named == Schedule.model_fields["owner"].default else named
 
-    def of(self, word: str, days: Sequence[Day], reason: str, command: str, advice: str = "") -> Trouble:
+    def of(self, word: str, days: Sequence[Day], reason: str, command: str) -> Trouble:
         """Returns a trouble over some days, oldest first."""
-        last = days[-1]
+        last, advice = days[-1], ADVICE[word]
         return Trouble(
             *(word, self.job.name, self.owner, self.job.grain, days[0].ds, last.ds, len(days), reason, advice, command),
             page=last.newest_page if word in ("stopped", "failed", "unfinished") else last.page,
@@ -149,12 +164,12 @@ def command_line(lake: Lake, command: str, job: str, *options: str) -> str:
 
 def _ended(say: _Saying) -> Iterator[Trouble]:
     """Yields the days whose newest run was stopped or has failed, or for which none could be planned."""
-    for state, advice in ((State.stopped, "mend the input or the suite, then"), (State.failed, "mend the cause, then")):
+    for state in (State.stopped, State.failed):
         days = [day for day in say.job.days if (day.newest.state if day.newest else day.state) == state]
         if days:
             last = days[-1]
             why = reason(last.newest) if last.newest else f"no run could be planned: {in_one_line(last.reason or '')}"
-            yield say.of(state.value, days, why, say.again(days), advice)
+            yield say.of(state.value, days, why, say.again(days))
 
 
 def reason(record: RunRecord) -> str:
@@ -200,7 +215,7 @@ def _late(say: _Saying, at: datetime) -> Iterator[Trouble]:
     if due > newest:
         since, days = schedule.due_from(newest + 1), [Day(each.ds, "none") for each in (newest + 1).through(due)]
         reason = f"no run since {newest.ds}; the next was due at {since:%Y-%m-%d %H:%M %Z}"
-        yield say.of("late", days, reason, say.again(days), "see whether the scheduler runs, then")
+        yield say.of("late", days, reason, say.again(days))
 
 
 def _stale(say: _Saying, registry: Registry | None) -> Iterator[Trouble]:
@@ -261,11 +276,12 @@ def _drifted(say: _Saying) -> Iterator[Trouble]:
         return
     days = _streak(compared, lambda day: bool(_alarms(day, level)))
     found = sorted(_alarms(days[-1], level), key=lambda each: -each[2])
-    parts = [
-        f"{column} from {against(reference, say.job.grain)} (PSI {psi:.2g})" for reference, column, psi in found[:3]
-    ]
-    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
-    text = f"{level}: {', '.join(parts)}{more}"
+    first: dict[str, list[str]] = {}
+    for reference, column, psi in found[:3]:
+        first.setdefault(against(reference, say.job.grain), []).append(f"{column} (PSI {psi:.2g})")
+    parts = [f"against {reference}, {', '.join(columns)}" for reference, columns in first.items()]
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    text = f"{level}: {'; '.join(parts)}{more}"
     yield say.of("drifted", days, text, say.type("drift", "--date", days[-1].ds))
 
 

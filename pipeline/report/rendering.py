@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pipeline.errors import counted
 from pipeline.periods import Period
 from pipeline.quality.verdict import described, found
 from pipeline.records import now
@@ -77,6 +78,7 @@ def _environment() -> Environment:
         "size": size,
         "percent": percent,
         "shown": shown,
+        "counted": counted,
         "tone": tone,
         "urlpath": lambda path: quote(path, safe="/="),
         "utc": lambda time: f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",

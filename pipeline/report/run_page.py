@@ -42,6 +42,12 @@ class Wrong:
     place: str | None = None
     """Id of the part of the page that tells more."""
 
+    @property
+    def advice(self) -> str:
+        """What to do before the command is typed, or what the command is for."""
+        word = "drifted" if self.word in ("critical", "warning") else self.word
+        return attention.ADVICE.get(word, "to run it again:")
+
 
 def write(lake: Lake, record: RunRecord, registry: Registry | None = None) -> str:
     """Writes the page of a run, and the link to it into the page of the run before; returns the key."""

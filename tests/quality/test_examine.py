@@ -57,7 +57,7 @@ def test_job_without_quality_validates_only_when_asked(workspace: Workspace, cli
     assert {check.suite for check in record.checks} == {"model"}
     assert not (workspace.lake / "quality").exists()
     asked = cli("validate", "--job", "toy", "--date", DAY)
-    assert "quarantined critical a_range: 20 rows (100.00%) (expected: between 1,000 and 2,000)" in asked.stdout
+    assert "quarantined critical a_range: 20 rows (100.00%) (expected of a: between 1,000 and 2,000)" in asked.stdout
 
 
 def test_run_rows_that_break_a_rule_go_to_quarantine_with_all_reasons_and_the_rest_is_scored(

@@ -49,13 +49,14 @@ def test_browser_one_look_at_the_index_answers_the_questions_of_the_one_on_call(
         assert visit.errors == []
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
         assert visit.page.evaluate(CONTRAST) == []
+        assert "10 findings in 9 jobs, the worst first" in visit.page.inner_text("section.wrong")
         rows = [row.inner_text() for row in visit.locator("table.attention tbody tr").all()]
         assert {row.split()[0] for row in rows} == set(WORDS)
         for row in rows:
             assert "-team" in row
             assert "lakescore " in row
         (stopped,) = [row for row in rows if row.startswith("stopped")]
-        assert "a_within_50: 3 rows (0.75%) (expected: at most 50), in validate_input" in stopped
+        assert "a_within_50: 3 rows (0.75%) (expected of a: at most 50), in validate_input" in stopped
         assert "fine" not in visit.locator("table.attention").inner_text()
         assert visit.page.evaluate(CUT_OFF) == []
 

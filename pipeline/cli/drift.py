@@ -43,6 +43,13 @@ class Level(StrEnum):
     critical = "critical"
 
 
+TRENDS = {
+    "classification": "performance_trend",
+    "multilabel": "performance_trend",
+    "regression": "error_trend",
+    "ranking": "rank_trend",
+}
+"""Named query that shows the performance of a task."""
 labels = typer.Typer(help="Import observed labels to measure how good the predictions were.", no_args_is_help=True)
 
 
@@ -94,7 +101,13 @@ def _fail(found: dict[str, list[Comparison]], level: Level, *, json: bool) -> No
 @labels.command("import")
 def import_(
     files: Annotated[list[Path], typer.Argument(help="CSV, JSON Lines or Parquet files.", show_default=False)],
-    label: Annotated[str, typer.Option(help="Column with the observed class; rows without a value are skipped.")],
+    label: Annotated[
+        list[str],
+        typer.Option(
+            help="Column with the observed class, value, or list of labels or items; rows without a value are skipped. "
+            "Of a multi-label model also one column per label: --label A --label B."
+        ),
+    ],
     ds: Annotated[str | None, typer.Option("--date", help="Day of all rows, YYYY-MM-DD.")] = None,
     partition_by: Annotated[
         str | None, typer.Option(help="Column with the date or time of each row, instead of --date.")
@@ -131,7 +144,8 @@ def import_(
     if json:
         emit_json([day.as_dict() for day in days])
     else:
-        rows, see = sum(day.rows for day in days), completed("lakescore query performance_trend")
+        trend = TRENDS[ctx.manifest().signature.task]
+        rows, see = sum(day.rows for day in days), completed(f"lakescore query {trend}")
         what = f"{counted(rows, 'label')} of {counted(len(days), str(ctx.job.grain))}"
         console().print(f"imported {what}; see {see}", markup=False)
 

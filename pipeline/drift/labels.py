@@ -8,7 +8,7 @@ from operator import or_
 from typing import TYPE_CHECKING
 
 from pipeline.context import Context, Progress, silent
-from pipeline.errors import SchemaMismatch, nearest
+from pipeline.errors import SchemaMismatch
 from pipeline.profiles import store
 from pipeline.records import RunRecord
 
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from pipeline.ingest.publishing import Existing, PublishedDay
     from pipeline.tabular.sources import Files
 
-LABEL = "label"
-
 
 def import_labels(
     ctx: Context,
     files: Files,
-    column: str,
+    columns: Sequence[str],
     *,
     ds: str | None,
     partition_by: str | None,
@@ -33,20 +31,21 @@ def import_labels(
 ) -> tuple[PublishedDay, ...]:
     """Imports key and label of each row that has a label, then measures the days.
 
-    Raises the errors of an import, and SchemaMismatch for a label that is not a class of the job's model, or a key that
-    is missing or not of the type of the job's keys. Then nothing is stored.
+    `columns` is the column of the labels; for a multi-label model it may be one column per label. Raises the errors of
+    an import and of `true_labels.labelled`, and SchemaMismatch for a key that is missing or not of the type of the
+    job's keys. Then nothing is stored.
     """
+    from pipeline.drift.true_labels import labelled
     from pipeline.ingest.importing import Into, import_files
     from pipeline.ingest.publishing import Target
 
-    classes = ctx.manifest().signature.classes
-    known = tuple(str(label) for label in classes)
+    signature = ctx.manifest().signature
 
     def change(rows: Relation) -> Relation:
         key = [*ctx.job.input.key, *([partition_by] if partition_by else [])]
-        labelled = _labelled(rows, key, column, known, files)
-        _check_key(ctx, labelled, ds, files)
-        return labelled
+        found = labelled(rows, key, columns, signature, files)
+        _check_key(ctx, found, ds, files)
+        return found
 
     days = import_files(
         ctx.lake,
@@ -108,34 +107,3 @@ def _with_keys(ctx: Context, ds: str | None) -> list[str]:
     elif not files and job.input.path and (days := lake.input_days(job.patterns.values())):
         files = list(lake.input_files(job.patterns, days[-1])["unscored"])
     return [lake.storage.where(file.path) for file in files[-1:]]
-
-
-def _labelled(rows: Relation, key: Sequence[str], column: str, known: Sequence[str], where: object) -> Relation:
-    from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
-
-    for name in (*key, column):
-        if name not in rows.columns:
-            raise SchemaMismatch(
-                f"the labels lack a column {name!r}{nearest(name, rows.columns)}",
-                where=where,
-                expected=f"{', '.join(key)} and the label",
-                got=", ".join(rows.columns),
-            )
-    value, kind = ColumnExpression(column), str(rows.types[rows.columns.index(column)])
-    if kind == "BOOLEAN":
-        value = value.cast("INTEGER")
-    whole = value.cast("VARCHAR")
-    if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):  # 1.0 is the class 1; a text `v2.0` is no `v2`
-        whole = FunctionExpression("regexp_replace", whole, ConstantExpression(r"\.0+$"), ConstantExpression(""))
-    chosen = rows.filter(value.isnotnull()).select(*map(ColumnExpression, key), whole.alias(LABEL))
-    label = ColumnExpression(LABEL)
-    unknown = chosen.filter(~label.isin(*map(ConstantExpression, known))).select(label).distinct().limit(3).fetchall()
-    if unknown:
-        raise SchemaMismatch(
-            "a label is not a class of the job's model",
-            where=where,
-            expected=", ".join(known),
-            got=", ".join(repr(text) for (text,) in unknown),
-            next_step=f"check that {column!r} is the column of the labels",
-        )
-    return chosen

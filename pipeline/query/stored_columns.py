@@ -74,7 +74,20 @@ OF_DAYS = {
         "calibration": "STRUCT(low DOUBLE, high DOUBLE, rows BIGINT, mean_score DOUBLE, share DOUBLE)[]",
         "predictions": "BIGINT",
         "computed_at": "TIMESTAMPTZ",
+    }
+    | dict.fromkeys(("accuracy", "precision", "recall", "f1"), "DOUBLE")
+    | dict.fromkeys(("bias", "mae", "rmse", "r2", "mean_label"), "DOUBLE")
+    | {
+        "quantiles": "STRUCT(level DOUBLE, covered DOUBLE, pinball DOUBLE)[]",
+        "at_k": 'STRUCT(k BIGINT, "precision" DOUBLE, recall DOUBLE, hit_rate DOUBLE, ndcg DOUBLE)[]',
+        "note": "VARCHAR",
     },
 }
 """Columns of what is computed per day, by folder: one file per run in `<folder>/job=/ds=/model_version=/`."""
-LABELS = {"label": "VARCHAR", "key_text": "VARCHAR", FILE: "VARCHAR"} | HIVE
+LABELS = {
+    "label": "VARCHAR",
+    "label_value": "DOUBLE",
+    "label_items": "VARCHAR[]",
+    "key_text": "VARCHAR",
+    FILE: "VARCHAR",
+} | HIVE

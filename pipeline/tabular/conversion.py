@@ -19,7 +19,8 @@ WHOLE = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "U
 FLOATING = {"FLOAT", "DOUBLE"}
 """Who asks for these asks for the nearest one."""
 LISTS = {f"{kind}[]" for kind in FLOATING}
-TYPES = WHOLE | FLOATING | LISTS | {TEXT, "BOOLEAN", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"}
+TEXTS = f"{TEXT}[]"
+TYPES = WHOLE | FLOATING | LISTS | {TEXT, TEXTS, "BOOLEAN", "DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"}
 DECIMAL = re.compile(r"DECIMAL\(\d+,(\d+)\)")
 NOT_STORED = re.compile(r"INTERVAL|BIT|JSON|UUID|ENUM\(.*|TIME WITH TIME ZONE|\"?NULL\"?")
 """Types without a direct equivalent in Parquet; such columns are stored as text."""
@@ -89,7 +90,7 @@ def _keeps(
 ) -> Expression:
     """Returns whether a value that can be cast is kept by the cast."""
     yes = Constant(value=True)
-    if wanted == TEXT or wanted in LISTS:
+    if wanted in LISTS | {TEXT, TEXTS}:
         return yes
     if found != TEXT:
         if wanted in FLOATING:

@@ -1,4 +1,4 @@
--- How well the scores of one class agree with the labels: discrimination and calibration.
+-- How well the scores and decisions of one class agree with the labels: discrimination, calibration, errors.
 -- Grain: one row.
 -- Views: judged
 -- $class VARCHAR: the label that counts as positive
@@ -45,7 +45,10 @@ totals AS (
         -avg(ln(greatest(of_label, 1e-15))) AS log_loss,
         avg((score - positive::INTEGER) ** 2) AS brier,
         avg(score) AS mean_score,
-        avg(positive::INTEGER) AS base_rate
+        avg(positive::INTEGER) AS base_rate,
+        avg(correct::INTEGER) AS accuracy,
+        count(*) FILTER (predicted) AS predicted,
+        count(*) FILTER (predicted AND positive) AS hits
     FROM judged
 )
 
@@ -59,5 +62,19 @@ SELECT
     totals.mean_score AS mean_score,
     totals.base_rate AS base_rate,
     calibrated.calibration_error AS calibration_error,
-    calibrated.calibration AS calibration
+    calibrated.calibration AS calibration,
+    totals.accuracy AS accuracy,
+    totals.hits / nullif(totals.predicted, 0) AS precision,
+    totals.hits / nullif(totals.positives, 0) AS recall,
+    2 * totals.hits / nullif(totals.predicted + totals.positives, 0) AS f1,
+    nullif(
+        concat_ws(
+            '; ',
+            CASE WHEN totals.rows = 0 THEN 'no prediction has a label' END,
+            CASE WHEN totals.rows > 0 AND totals.positives = 0 THEN 'no AUC and no recall: no label is ' || $class END,
+            CASE WHEN totals.rows > 0 AND totals.positives = totals.rows THEN 'no AUC: every label is ' || $class END,
+            CASE WHEN totals.rows > 0 AND totals.predicted = 0 THEN 'no precision: no prediction is ' || $class END
+        ),
+        ''
+    ) AS note
 FROM totals CROSS JOIN calibrated

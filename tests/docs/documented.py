@@ -84,7 +84,24 @@ def example_lake_of_tasks(root: Path) -> Lake:
         part = lakes.add_part(lake, partition, rows)
         lakes.add_run(lake, partition, scored=len(keys), committed=[part], confidence=None)
         lakes.mark(lake, partition)
+    _add_performance(lake)
     return lake
+
+
+def _add_performance(lake: Lake) -> None:
+    """What labels say of `spend` and `shelf`."""
+    at_k = [
+        {"k": 1, "precision": 0.25, "recall": 0.125, "hit_rate": 0.25, "ndcg": 0.25},
+        {"k": 3, "precision": 0.1667, "recall": 0.25, "hit_rate": 0.5, "ndcg": 0.2345},
+    ]
+    levels = [{"level": 0.1, "covered": 0.05, "pinball": 2.1}, {"level": 0.9, "covered": 0.9, "pinball": 2.4}]
+    errors = {"mean_label": 99.2, "bias": 2.0, "mae": 11.25, "rmse": 15.5, "r2": 0.705, "quantiles": levels}
+    for job, found in {"spend": errors, "shelf": {"at_k": at_k}}.items():
+        run = lakes.run_id(DAYS[0])
+        path = lake.workspace.path(f"performance/job={job}/ds={DAYS[0]}/model_version=v1/{run}.parquet")
+        path.parent.mkdir(parents=True)
+        row = {"run_id": run, "rows": 20, "predictions": 40, "computed_at": lakes.clock(DAYS[0]), **found}
+        pq.write_table(pa.Table.from_pylist([row]), path)
 
 
 def _add_day(lake: Lake, ds: str, keys: list[str], number: int) -> None:

@@ -32,7 +32,7 @@ def of_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OTHER_TASKS = ("value_distribution", "label_distribution", "item_distribution", "rankings")
+OTHER_TASKS = ("value_distribution", "label_distribution", "item_distribution", "rankings", "error_trend", "rank_trend")
 """Their examples are of a lake of its own."""
 
 

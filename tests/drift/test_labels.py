@@ -29,7 +29,7 @@ def bring(workspace: Workspace, rows: dict[str, Any], existing: Existing = Exist
     path = workspace.root / "labels.parquet"
     pq.write_table(pa.table(rows), path)
     how: dict[str, Any] = {"ds": DAY, "partition_by": None, **options}
-    days = import_labels(workspace.context(), sources.find([path]), "truth", existing=existing, **how)
+    days = import_labels(workspace.context(), sources.find([path]), ["truth"], existing=existing, **how)
     return sum(day.rows for day in days)
 
 

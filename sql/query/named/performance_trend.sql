@@ -1,4 +1,4 @@
--- How good the predictions were, day by day, as far as labels have arrived.
+-- How good the scores of classes were, day by day, as far as labels have arrived. Other tasks: error_trend, rank_trend.
 -- Grain: one row per job, ds, model_version and class.
 -- Views: performance
 -- $job VARCHAR: one job, default NULL for all
@@ -21,7 +21,8 @@ SELECT
     calibration_error
 FROM performance
 WHERE
-    ($job IS NULL OR job = $job)
+    class IS NOT NULL
+    AND ($job IS NULL OR job = $job)
     AND ($from IS NULL OR ds >= $from::VARCHAR)
     AND ($to IS NULL OR left(ds, length($to::VARCHAR)) <= $to::VARCHAR)
 ORDER BY job, model_version, class, ds

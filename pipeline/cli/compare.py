@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +22,7 @@ SampleOption = Annotated[
     ),
 ]
 ClassOption = Annotated[
-    str | None, typer.Option("--class", help="Class whose probability is the score.", show_default="the last")
+    str | None, typer.Option("--class", help="Class or label whose probability is the score.", show_default="the last")
 ]
 DayOption = Annotated[
     str | None,
@@ -62,31 +61,40 @@ def compare(
         console().print(page, markup=False)
 
 
+FLIPS = {
+    "classification": "decisions that flip",
+    "multilabel": "rows whose labels differ",
+    "ranking": "rows whose first item differs",
+}
+
+
 def show(found: Comparison) -> None:
+    from rich.markup import escape
+
+    from pipeline.compare import tables
+
     out = console()
     days = found.days[0] if len(found.days) == 1 else f"{found.days[0]} to {found.days[-1]}"
     sampled = ", a sample" if found.sample else ""
     compared = f"{counted(found.rows, 'row')} of {days}{sampled}{left_out(found)}"
     out.print(f"{found.model} {found.first} -> {found.second}: {compared}", markup=False)
-    limit = f", at most {found.flip_limit:.2%} (95%)" if found.sample else ""
-    out.print(f"decisions that flip: {found.summary['flips']:,}, {found.flip_share:.2%}{limit}")
-    columns = (found.first, found.second, "rows", "share", f"mean score {found.first}", f"mean score {found.second}")
-    table(columns, _picked(found.flips, ("before", "after", "rows", "share", "mean_a", "mean_b")), title="decisions")
-    table(("top", "in both", "overlap"), ([row["k"], row["in_both"], row["overlap"]] for row in found.overlap))
-    from rich.markup import escape
-
-    of_scores = (name for name in found.summary if name not in ("rows", "flips"))
-    table(("", escape(f"score, class {found.target}")), ((name, found.summary[name]) for name in of_scores))
-    if found.calibration:
-        names = ("rows", "base_rate", "mean_score", "accuracy", "brier", "log_loss", "calibration_error")
-        rows = zip((found.first, found.second), _picked(found.calibration, names), strict=True)
-        table(("version", *names), ([version, *row] for version, row in rows), title="against the labels")
-    segments = _picked(found.segments, ("column_name", "segment", "rows", "share", "mean_shift"))
+    if found.flip_share is not None:
+        limit = f", at most {found.flip_limit:.2%} (95%)" if found.sample else ""
+        out.print(f"{FLIPS[found.task]}: {found.summary['flips']:,}, {found.flip_share:.2%}{limit}")
+    for each in (tables.decisions(found), tables.overlap(found)):
+        if each is not None:
+            table(each.columns, each.rows, title=each.title)
+    if found.task != "ranking":
+        of_scores = [name for name in found.summary if name not in ("rows", "flips")]
+        score = f"score, class {found.target}" if found.target is not None else "value"
+        table(("", escape(score)), ((name, found.summary[name]) for name in of_scores))
+    for each in tables.against_labels(found):
+        table(each.columns, each.rows, title=escape(each.title))
+    for note in tables.notes(found):
+        out.print(note, markup=False)
+    names = ("column_name", "segment", "rows", "share", "mean_shift")
+    segments = [[row[name] for name in names] for row in found.segments]
     table(("column", "segment", "rows", "flips", "mean shift"), segments)
-
-
-def _picked(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[Any]]:
-    return [[row[name] for name in names] for row in rows]
 
 
 def left_out(found: Comparison) -> str:

@@ -15,7 +15,8 @@ from pipeline.context import Context
 from pipeline.database import sql_files
 from pipeline.database.aligning import union
 from pipeline.database.connection import column_types, empty_relation, translated_errors
-from pipeline.errors import InputMissing, QualityStop
+from pipeline.drift.performance import of_labelled
+from pipeline.errors import InputMissing, ModelMismatch, QualityStop
 from pipeline.model.schema_check import NUMBER
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
     from duckdb import Expression
 
+    from pipeline.model.manifest import Signature, Task
+
 KS = (10, 100, 1000)
+RANKS = (1, 5, 10, 20, 50, 100)
 SHARES = (0.01, 0.1)
 SAMPLE_DAYS = 30
 LEAST = 30
@@ -42,32 +46,49 @@ class Comparison:
     second: str
     days: tuple[str, ...]
     sample: int | None
-    target: str
-    """Class whose probability is the score."""
+    task: Task
+    target: str | None
+    """Class or label whose probability is the score; None for a regression, whose score is its value, and a ranking."""
     skipped: int
     summary: Row
     flips: list[Row]
+    """One row per pair of decisions; of a multi-label model, per label; empty for other tasks."""
     overlap: list[Row]
+    """One row per k: what the k highest scores have in common; of a ranking, the first k items of each list."""
     histogram: list[Row]
-    calibration: list[Row]
-    """One row per version; empty if there are no labels."""
+    """Of the scores; empty for a ranking."""
+    performance: list[Row]
+    """One row per version, with the columns of the view `performance`; empty if there are no labels."""
     segments: list[Row]
+    notes: tuple[str, ...]
 
     @property
     def rows(self) -> int:
         return int(self.summary["rows"])
 
     @property
-    def flip_share(self) -> float:
-        return float(self.summary["flips"] / self.summary["rows"])
+    def flip_share(self) -> float | None:
+        """Share of rows whose class, set of labels or first item changes; None for a regression."""
+        flips = self.summary["flips"]
+        return None if flips is None else float(flips / self.summary["rows"])
 
     @property
-    def flip_limit(self) -> float:
+    def flip_limit(self) -> float | None:
         """Upper limit of the flip share: for whole days the share itself, for a sample its one-sided 95% limit."""
-        return self.flip_share if self.sample is None else upper(self.flip_share, self.rows)
+        share = self.flip_share
+        return share if share is None or self.sample is None else upper(share, self.rows)
+
+    @property
+    def score(self) -> str:
+        """The meaning of the score, as a part of a sentence."""
+        texts = {"regression": "the predicted value", "ranking": "not compared: two rankings have no common scale"}
+        noun = "class" if self.task == "classification" else "label"
+        return texts.get(self.task, f"the probability of {noun} {self.target}")
 
     def as_dict(self) -> Row:
-        return {**asdict(self), "flip_share": self.flip_share, "flip_limit": self.flip_limit}
+        """Returns the fields; `calibration` is an earlier name of `performance`."""
+        shares = {"flip_share": self.flip_share, "flip_limit": self.flip_limit}
+        return {**asdict(self), **shares, "calibration": self.performance}
 
 
 def compare(
@@ -86,30 +107,79 @@ def compare(
     a, b = (ctx.registry.resolve(ctx.job.model.name, version) for version in (first, second))
     wanted = rows.target_of(a, b, target)
     days = _days(ctx, ds, sample)
-    with rows.compared(ctx, a, b, wanted, days, sample) as found:
-        ks = [k for k in (*KS, *(int(share * found.rows) for share in SHARES)) if 0 < k <= found.rows]
-        with translated_errors(", ".join(days)):
-            segmented(found.con, found.columns).create_view("segmented")
-            return Comparison(
-                job=ctx.job.name,
-                model=ctx.job.model.name,
-                first=a.version,
-                second=b.version,
-                days=tuple(days),
-                sample=sample,
-                target=wanted,
-                skipped=found.skipped,
-                summary=_ask(found.con, "compare/summary")[0],
-                flips=_ask(found.con, "compare/flips"),
-                overlap=_ask(found.con, "compare/overlap", {"ks": sorted(set(ks))}),
-                histogram=_ask(found.con, "compare/histogram"),
-                calibration=_ask(found.con, "compare/calibration", {"target": wanted}) if found.labelled else [],
-                segments=_ask(found.con, "compare/segments", {"least": LEAST}),
-            )
+    with rows.compared(ctx, a, b, wanted, days, sample) as found, translated_errors(", ".join(days)):
+        segmented(found.con, found.columns).create_view("segmented")
+        summary = _ask(found.con, "compare/summary")[0]
+        return Comparison(
+            job=ctx.job.name,
+            model=ctx.job.model.name,
+            first=a.version,
+            second=b.version,
+            days=tuple(days),
+            sample=sample,
+            task=a.signature.task,
+            target=wanted,
+            skipped=found.skipped,
+            summary=summary,
+            flips=_flips(found.con, a.signature.task),
+            overlap=_overlap(found, a.signature, b.signature),
+            histogram=_histogram(found.con, a.signature.task),
+            performance=_performance(found, a.signature, b.signature, wanted) if found.labelled else [],
+            segments=_ask(found.con, "compare/segments", {"least": LEAST}),
+            notes=found.notes,
+        )
+
+
+def _flips(con: Connection, task: Task) -> list[Row]:
+    queries = {"classification": "compare/flips", "multilabel": "compare/flips_of_labels"}
+    return _ask(con, queries[task]) if task in queries else []
+
+
+def _overlap(found: rows.Compared, a: Signature, b: Signature) -> list[Row]:
+    if a.task == "ranking":
+        most = min(a.top or 0, b.top or 0)
+        return _ask(found.con, "compare/common_items", {"ks": sorted({*(k for k in RANKS if k < most), most})})
+    ks = {k for k in (*KS, *(int(share * found.rows) for share in SHARES)) if 0 < k <= found.rows}
+    return _ask(found.con, "compare/overlap", {"ks": sorted(ks)})
+
+
+def _histogram(con: Connection, task: Task) -> list[Row]:
+    low, high = 0.0, 1.0
+    if task == "ranking":
+        return []
+    if task == "regression":
+        found = con.view("compared").aggregate(
+            "least(min(score_a), min(score_b)), greatest(max(score_a), max(score_b))"
+        )
+        low, high = found.fetchall()[0]
+        high = high if high > low else low + 1.0
+    return _ask(con, "compare/histogram", {"low": low, "high": high})
+
+
+def _performance(found: rows.Compared, a: Signature, b: Signature, target: str | None) -> list[Row]:
+    """Returns one row per version: how its predictions agree with the labels, of a class that of the target."""
+    result = []
+    for version, signature in (("a", a), ("b", b)):
+        outputs = FunctionExpression("unnest", ColumnExpression(f"outputs_{version}"))
+        labelled = found.con.view("compared").filter(ColumnExpression("label").isnotnull()).select("label", outputs)
+        classes = None if target is None else [[str(label) for label in signature.classes].index(target)]
+        (row,) = of_labelled(found.con, labelled, signature, classes).to_pylist()
+        excess = {"shift": row["mean_score"] - row["base_rate"]} if target is not None else {}
+        result.append({"version": version, **row, **excess})
+    return result
 
 
 def gate(found: Comparison, max_flips: float) -> None:
-    """Raises QualityStop if more decisions change than `max_flips` allows; a sample is judged by its upper limit."""
+    """Raises QualityStop if more decisions change than `max_flips` allows; a sample is judged by its upper limit.
+
+    Raises ModelMismatch for a regression.
+    """
+    if found.flip_limit is None or found.flip_share is None:
+        raise ModelMismatch(
+            "a regression makes no decisions that could flip",
+            got="--max-flips",
+            next_step=f"look at lakescore compare {found.first} {found.second}, then promote without --max-flips",
+        )
     if found.flip_limit > max_flips:
         worst = next(iter(found.segments), None)
         hint = f"; most in {worst['column_name']} {worst['segment']}: {worst['share']:.1%}" if worst else ""

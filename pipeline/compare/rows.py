@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from duckdb import ColumnExpression, FunctionExpression
+from duckdb import ColumnExpression, FunctionExpression, StarExpression
 
 from pipeline.columns import RESERVED
 from pipeline.context import Context
@@ -21,9 +22,11 @@ from pipeline.database import sql_files
 from pipeline.database.aligning import with_key_text
 from pipeline.database.connection import column_types, connect, empty_relation, read_parquet, translated_errors
 from pipeline.database.keys import feature_type
+from pipeline.drift.true_labels import STORED
 from pipeline.errors import InputMissing, ModelMismatch
 from pipeline.model.matrix import to_matrix
 from pipeline.model.schema_check import check_fit, check_nulls
+from pipeline.profiles import store
 from pipeline.selecting.input import input_rows, readable_input
 
 if TYPE_CHECKING:
@@ -48,14 +51,27 @@ class Compared:
     skipped: int
     """Number of rows that one of the models cannot score, because a feature is NULL or infinite."""
     labelled: int
+    """Number of rows that have a label."""
     columns: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """How rows are scored: by both models."""
+
+    ctx: Context
+    models: Sequence[tuple[Manifest, Predictor]]
+    target: str | None
+    whole: bool
+    """Whether all outputs are kept, to be compared with labels."""
 
 
 @contextmanager
 def compared(
-    ctx: Context, first: Manifest, second: Manifest, target: str, days: Sequence[str], sample: int | None
+    ctx: Context, first: Manifest, second: Manifest, target: str | None, days: Sequence[str], sample: int | None
 ) -> Iterator[Compared]:
-    """Scores the rows of the days, or a sample with equal parts of each; the score is the probability of `target`.
+    """Scores the rows of the days, or a sample with equal parts of each; `target` is that of `target_of`.
 
     The sample is the same every time. Raises InputMissing if both versions can score no row.
     """
@@ -70,41 +86,35 @@ def compared(
         connect(limits.memory_limit, limits.threads) as con,
     ):
         ctx.lake.storage.attach(con)
+        labels, notes = _label_files(ctx, con, days, STORED[first.signature.task])
         files = []
         counts = [0, 0]
         each = None if sample is None else -(-sample // len(days))
         for ds in days:
             path = Path(folder) / f"{ds}.parquet"
             with translated_errors(ds):
-                scored, skipped = _score_day(ctx, con, models, target, ds, each, path, counts[0])
+                how = _Scoring(ctx, models, target, whole=bool(labels))
+                scored, skipped = _score_day(con, how, ds, each, path, counts[0])
             counts = [counts[0] + scored, counts[1] + skipped]
             files += [str(path)] if scored else []
         if not files:
             raise InputMissing("no row can be scored by both versions", where=", ".join(days))
-        read_parquet(con, files).create_view("scored_by_both")
-        labelled = _add_labels(ctx, con, days)
-        yield Compared(con, counts[0], counts[1], labelled, tuple(con.view("compared").columns))
+        _in_one_order(read_parquet(con, files), first.signature).create_view("scored_by_both")
+        labelled = _add_labels(ctx, con, labels, STORED[first.signature.task])
+        yield Compared(con, counts[0], counts[1], labelled, tuple(con.view("compared").columns), tuple(notes))
 
 
-def _score_day(  # noqa: PLR0917 - what scoring a day needs
-    ctx: Context,
-    con: Connection,
-    models: Sequence[tuple[Manifest, Predictor]],
-    target: str,
-    ds: str,
-    sample: int | None,
-    path: Path,
-    number: int,
-) -> tuple[int, int]:
+def _score_day(con: Connection, how: _Scoring, ds: str, sample: int | None, path: Path, number: int) -> tuple[int, int]:
     """Writes the scored rows of a day; returns their number, and the number of rows that could not be scored."""
+    ctx = how.ctx
     scored = skipped = 0
     writer: pq.ParquetWriter | None = None
     with ExitStack() as opened:
         source = input_rows(con, ctx, opened.enter_context(readable_input(ctx, ds)), ds)
-        rows = _chosen(ctx, source, [manifest for manifest, _ in models], sample)
+        rows = _chosen(ctx, source, [manifest for manifest, _ in how.models], sample)
         reader = opened.enter_context(rows.to_arrow_reader(ctx.batch_rows(len(rows.columns))))
         for batch in reader:
-            table, dropped = _scored(ctx, batch, models, target, ds, number + scored)
+            table, dropped = _scored(how, batch, ds, number + scored)
             scored, skipped = scored + table.num_rows, skipped + dropped
             writer = writer or opened.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
             writer.write_table(table)
@@ -129,26 +139,55 @@ def _chosen(ctx: Context, source: Relation, manifests: Sequence[Manifest], sampl
     return rows.sort(FunctionExpression("hash", ColumnExpression("key_text"))).limit(sample)
 
 
-def _scored(
-    ctx: Context, batch: pa.RecordBatch, models: Sequence[tuple[Manifest, Predictor]], target: str, ds: str, number: int
-) -> tuple[pa.Table, int]:
+def _scored(how: _Scoring, batch: pa.RecordBatch, ds: str, number: int) -> tuple[pa.Table, int]:
     """Adds the decisions and scores of both models; returns the table, and the number of rows that were dropped.
 
     `number` is the number of the first row.
     """
     from pipeline.model.predictor import SLICE_ROWS
 
-    matrices = [_matrix(batch, manifest.signature) for manifest, _ in models]
-    valid = np.logical_and(*(_scorable(ctx, matrix) for matrix in matrices))
+    matrices = [_matrix(batch, manifest.signature) for manifest, _ in how.models]
+    valid = np.logical_and(*(_scorable(how.ctx, matrix) for matrix in matrices))
     kept = batch.filter(pa.array(valid))
     rows = kept.num_rows
     columns: dict[str, Any] = {"ds": pa.repeat(pa.scalar(ds), rows), "row": np.arange(number, number + rows)}
-    for name, (manifest, predictor), matrix in zip("ab", models, matrices, strict=True):
-        found = predictor.predict_arrow(matrix[valid], ctx.job.engine.batch_rows or SLICE_ROWS)
-        classes = [str(label) for label in manifest.signature.classes]
-        columns[f"prediction_{name}"] = found.column("prediction").cast(pa.string())
-        columns[f"score_{name}"] = found.column(f"prob_class_{classes.index(target)}")
+    for name, (manifest, predictor), matrix in zip("ab", how.models, matrices, strict=True):
+        found = predictor.predict_arrow(matrix[valid], how.ctx.job.engine.batch_rows or SLICE_ROWS)
+        columns |= {
+            f"{kind}_{name}": values for kind, values in _outputs(found, manifest.signature, how.target).items()
+        }
+        if how.whole:
+            columns[f"outputs_{name}"] = pa.StructArray.from_arrays(found.columns, fields=list(found.schema))
     return pa.table({**columns, **{name: kept.column(name) for name in kept.schema.names}}), batch.num_rows - rows
+
+
+def _outputs(found: pa.RecordBatch, signature: Signature, target: str | None) -> dict[str, pa.Array]:
+    """Returns decision and score, and the items of a ranking; a regression decides nothing, a ranking has no score."""
+    none = pa.nulls(found.num_rows, pa.float32())
+    classes = [str(label) for label in signature.classes]
+    match signature.task:
+        case "classification":
+            score = found.column(f"prob_class_{classes.index(target or '')}")
+            return {"prediction": found.column("prediction").cast(pa.string()), "score": score}
+        case "multilabel":
+            score = found.column(f"prob_class_{classes.index(target or '')}")
+            return {"prediction": found.column("prediction").cast(pa.list_(pa.string())), "score": score}
+        case "regression":
+            return {"prediction": pa.nulls(found.num_rows, pa.string()), "score": found.column("value")}
+        case "ranking":
+            items = found.column("top_items").cast(pa.list_(pa.string()))
+            return {"prediction": pc.list_element(items, 0), "score": none, "items": items}
+        case _:
+            assert_never(signature.task)
+
+
+def _in_one_order(rows: Relation, signature: Signature) -> Relation:
+    """Returns the rows with sorted labels: two multi-label models may have them in another order."""
+    if signature.task != "multilabel":
+        return rows
+    names = ["prediction_a", "prediction_b"]
+    ordered = (FunctionExpression("list_sort", ColumnExpression(name)).alias(name) for name in names)
+    return rows.select(StarExpression(exclude=names), *ordered)
 
 
 def _matrix(batch: pa.RecordBatch, signature: Signature) -> NDArray[np.float32]:
@@ -161,32 +200,50 @@ def _scorable(ctx: Context, matrix: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(~bad.any(axis=1))
 
 
-def _add_labels(ctx: Context, con: Connection, days: Sequence[str]) -> int:
+def _label_files(ctx: Context, con: Connection, days: Sequence[str], column: str) -> tuple[list[str], list[str]]:
+    """Returns the files of the days' labels, and what is to be said of days whose labels are of another task."""
+    found, notes = [], []
+    for ds in days:
+        files = [file.path for file in ctx.lake.storage.files(store.labels_folder(ctx.job.name, ds))]
+        paths = [ctx.lake.storage.where(path) for path in files if path.endswith(".parquet")]
+        with translated_errors(ds, paths):
+            usable = [path for path in paths if column in read_parquet(con, [path]).columns]
+        found += usable
+        if len(usable) < len(paths):
+            notes.append(f"the labels of {ds} were imported for a model of another task, and are left out")
+    return found, notes
+
+
+def _add_labels(ctx: Context, con: Connection, paths: Sequence[str], column: str) -> int:
     """Creates the view `compared` with imported labels (docs/drift.md); returns the number of rows that have one."""
-    files = [file.path for ds in days for file in ctx.lake.storage.files(f"labels/job={ctx.job.name}/ds={ds}")]
-    paths = [ctx.lake.storage.where(path) for path in files if path.endswith(".parquet")]
     if paths:
-        labels = with_key_text(
-            read_parquet(con, paths, folders=("job", "ds")), ctx.job.input.key, ("label", "job", "ds")
-        )
-        labels.select("ds", "key_text", "label").create_view("labels")
+        ours = (*STORED.values(), "job", "ds", "filename")
+        rows = read_parquet(con, paths, folders=("job", "ds"), filename="filename")
+        labels = with_key_text(rows, ctx.job.input.key, ours)
+        labels.select("ds", "key_text", ColumnExpression(column).alias("label"), "filename").create_view("labels")
     else:
-        empty_relation(con, {"ds": "VARCHAR", "key_text": "VARCHAR", "label": "VARCHAR"}).create_view("labels")
+        empty = {"ds": "VARCHAR", "key_text": "VARCHAR", "label": "VARCHAR", "filename": "VARCHAR"}
+        empty_relation(con, empty).create_view("labels")
     con.sql(sql_files.load("compare/compared")).create_view("compared")
     return int(con.view("compared").aggregate("count(label)").fetchall()[0][0]) if paths else 0
 
 
-def target_of(first: Manifest, second: Manifest, wanted: str | None) -> str:
-    """Returns the class whose probability is compared: `wanted`, or by default the first version's last class.
+def target_of(first: Manifest, second: Manifest, wanted: str | None) -> str | None:
+    """Returns the class or label whose probability is compared: `wanted`, or by default the first version's last one.
 
-    Raises ModelMismatch if a version lacks it, or is not a classification.
+    Returns None for a regression or a ranking. Raises ModelMismatch if the versions have different tasks, if one of
+    them lacks the class, or if their task has no classes.
     """
-    if others := [manifest for manifest in (first, second) if manifest.signature.task != "classification"]:
+    tasks = [manifest.signature.task for manifest in (first, second)]
+    if tasks[0] != tasks[1]:
         raise ModelMismatch(
-            "only classification models can be compared",
-            got=", ".join(f"{manifest.version}: {manifest.signature.task}" for manifest in others),
-            next_step="run both over a day, and join the view predictions_by_version with itself",
+            "versions of different tasks cannot be compared",
+            got=", ".join(f"{each.version}: {each.signature.task}" for each in (first, second)),
         )
+    if tasks[0] in ("regression", "ranking"):
+        if wanted is not None:
+            raise ModelMismatch(f"a {tasks[0]} has no classes", got=f"--class {wanted}", next_step="leave out --class")
+        return None
     classes = [[str(label) for label in manifest.signature.classes] for manifest in (first, second)]
     target = wanted or classes[0][-1]
     if any(target not in each for each in classes):

@@ -86,4 +86,6 @@ def _replay(ctx: Context, con: Connection, found: list[FoundPrediction]) -> list
                 each.attribution = replay.attribution(models, each)
         except ModelError as error:
             notes.append(f"{each.ds} {each.model_version} cannot be replayed: {error.what}")
+        except replay.NoAttribution as why:
+            notes.append(f"no attribution of {each.model_version}: {why}")
     return list(dict.fromkeys(notes))

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.context import Context
 from pipeline.database.connection import translated_errors
-from pipeline.explain import shapley
+from pipeline.explain import explained_score, shapley
 from pipeline.explain.found import Attribution, FoundPrediction, InputRow, Replay
 from pipeline.job.config import Precision
 from pipeline.model import golden
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from pipeline.explain.found import FoundPrediction
     from pipeline.model.predictor import Predictor
+
+
+class NoAttribution(Exception):
+    """Says why a prediction has no attribution."""
 
 
 class Models:
@@ -80,27 +84,20 @@ def _difference(found: dict[str, Any], stored: dict[str, Any]) -> float:
 
 
 def attribution(models: Models, each: FoundPrediction) -> Attribution | None:
-    """Returns what each feature adds to the probability of the predicted class, or to the value.
+    """Returns what each feature adds to the number of `explained_score.of_prediction`.
 
     The row is compared with an average row: the mean of the training data if the model was registered with its profile,
-    else the mean of the day's rows; both are scaled as the signature declares. Returns None for other tasks, and for
-    inputs that are not numbers, which have no average.
+    else the mean of the day's rows; both are scaled as the signature declares. Returns None if the input row is gone.
+    Raises NoAttribution for inputs that are not numbers, which have no average.
     """
     if each.record is None or each.input is None or each.input.features is None:
         return None
     manifest, predictor = models.of(each.record)
     names = manifest.signature.features
-    of_numbers = all(how.kind == "number" for how in manifest.signature.inputs.values())
-    if not of_numbers or manifest.signature.task not in ("classification", "regression"):
-        return None
+    if others := [name for name, how in manifest.signature.inputs.items() if how.kind != "number"]:
+        raise NoAttribution(f"{', '.join(others)} are no numbers, and have no mean to compare with")
     baseline, which = _baseline(models, manifest, each.record)
-    target = "value"
-    if manifest.signature.task == "classification":
-        target = f"prob_class_{manifest.signature.classes.index(each.outputs['prediction'])}"
-
-    def score(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray(predictor.predict(matrix, 8192)[target], np.float64)
-
+    target, score = explained_score.of_prediction(predictor, manifest.signature, each.outputs)
     row = _row(each.input, manifest)
     start = to_matrix(pa.record_batch({name: [baseline[name]] for name in names}), names, manifest.signature.inputs)[0]
     shares = shapley.shares(score, row, start)

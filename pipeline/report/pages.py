@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from pipeline.compare import tables
 from pipeline.errors import UsageError
 from pipeline.lake.layout import Lake
 from pipeline.records import RunRecord, now
@@ -81,6 +82,6 @@ def index_page(lake: Lake, jobs: Sequence[facts.JobFacts], registry: Registry | 
 def write_comparison(lake: Lake, found: Comparison) -> str:
     """Writes the page that compares two model versions and returns its key."""
     key = f"{ROOT}/job={found.job}/compare/{found.first}-{found.second}.html"
-    plot = plots.of_scores(found.first, found.second, found.histogram)
-    lake.storage.write(key, render("compare.html", found=found, plot=plot).encode())
+    plot = plots.of_scores(found.first, found.second, found.histogram) if found.histogram else None
+    lake.storage.write(key, render("compare.html", found=found, plot=plot, tables=tables).encode())
     return key

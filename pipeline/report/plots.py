@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -212,16 +213,18 @@ def _drift_text(day: Day, reference: str, column: str) -> str:
 
 def of_scores(first: str, second: str, histogram: Sequence[dict[str, Any]]) -> Plot:
     """Returns a plot of the score distributions of two model versions; `histogram` is one row per bin (sql/compare)."""
-    lows = [row["low"] for row in histogram]
+    lows, high = [row["low"] for row in histogram], histogram[-1]["high"]
+    decimals = max(2, 2 - math.floor(math.log10(high - lows[0])))
 
     def draw(axes: Axes) -> None:
         for name, column, colour, line in ((first, "rows_a", SERIES[0], "-"), (second, "rows_b", SERIES[1], "--")):
             values = [row[column] for row in histogram]
-            axes.stairs(values, [*lows, 1.0], color=colour, label=name[:24], linewidth=1.8, linestyle=line)
+            axes.stairs(values, [*lows, high], color=colour, label=name[:24], linewidth=1.8, linestyle=line)
         axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.02, 1.0), handlelength=1.6)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(lows[0], high)
         counted(axes)
 
     about = f"Steps: rows per score bin, for {first} and {second}."
-    rows = [(f"{row['low']:.2f} to {row['low'] + 0.05:.2f}", row["rows_a"], row["rows_b"]) for row in histogram]
+    bins = [f"{row['low']:.{decimals}f} to {row['high']:.{decimals}f}" for row in histogram]
+    rows = [(text, row["rows_a"], row["rows_b"]) for text, row in zip(bins, histogram, strict=True)]
     return Plot("Scores", about, svg("compare", about, [], draw), ("score", first, second), rows)

@@ -1,9 +1,9 @@
--- How far apart the scores and decisions of two versions are.
+-- How far apart the scores and decisions of two versions are; flips is NULL if they make no decisions.
 -- Grain: one row.
 -- Views: compared
 SELECT
     count(*) AS rows,
-    count(*) FILTER (prediction_a <> prediction_b) AS flips,
+    CASE WHEN count(prediction_a) > 0 THEN count(*) FILTER (prediction_a <> prediction_b) END AS flips,
     avg(score_a) AS mean_a,
     avg(score_b) AS mean_b,
     avg(score_b - score_a) AS mean_shift,

@@ -50,6 +50,8 @@ def test_rows_that_could_not_be_compared_are_said(versions: Workspace, cli: Cli)
 
 def test_gate_judges_a_sample_by_its_upper_limit(versions: Workspace, cli: Cli) -> None:
     sampled = both(versions, sample=100)
+    assert sampled.flip_share is not None
+    assert sampled.flip_limit is not None
     between = (sampled.flip_share + sampled.flip_limit) / 2
     stopped = cli(*PROMOTE, "--max-flips", f"{between:.6f}", "--sample", "100", expect=QualityStop)
     assert "up to" in stopped.stderr

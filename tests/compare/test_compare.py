@@ -110,6 +110,8 @@ def test_compare_sample_is_the_same_every_time_and_from_all_days(versions: Works
     assert dataclasses.replace(first, summary={}) == dataclasses.replace(second, summary={})
     assert first.rows == 100
     assert first.days == (DAY, "2026-01-02")
+    assert first.flip_share is not None
+    assert first.flip_limit is not None
     assert first.flip_limit > first.flip_share
     assert both(versions, sample=50, ds=DAY).days == (DAY,)
     assert both(versions).days == ("2026-01-02",)
@@ -122,7 +124,7 @@ def test_compare_with_labels_tells_the_calibration(versions: Workspace) -> None:
     path.parent.mkdir(parents=True)
     labelled = 300
     pq.write_table(pa.table({"id": rows["id"], "label": pa.array(map(str, truth))}).slice(0, labelled), path)
-    calibration = both(versions).calibration
+    calibration = both(versions).performance
     for version, row in zip("12", calibration, strict=True):
         score = scores(versions, version, rows)["prob_class_1"][:labelled].astype(float)
         expected = truth[:labelled]

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +97,8 @@ def _add_performance(lake: Lake) -> None:
     ]
     levels = [{"level": 0.1, "covered": 0.05, "pinball": 2.1}, {"level": 0.9, "covered": 0.9, "pinball": 2.4}]
     errors = {"mean_label": 99.2, "bias": 2.0, "mae": 11.25, "rmse": 15.5, "r2": 0.705, "quantiles": levels}
-    for job, found in {"spend": errors, "shelf": {"at_k": at_k}}.items():
+    figures: dict[str, dict[str, Any]] = {"spend": errors, "shelf": {"at_k": at_k}}
+    for job, found in figures.items():
         run = lakes.run_id(DAYS[0])
         path = lake.workspace.path(f"performance/job={job}/ds={DAYS[0]}/model_version=v1/{run}.parquet")
         path.parent.mkdir(parents=True)

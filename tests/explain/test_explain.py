@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.care.rollback import rollback
 from pipeline.database.connection import connect
@@ -26,6 +27,7 @@ from pipeline.model.card import Card
 from pipeline.model.registry import Registry
 from pipeline.records import State
 from pipeline.tabular import sources
+from tests import small_models
 from tests.explain.history import DAY2, add_history
 from tests.workspace import DAY, Workspace, changed, kept_as_it_is, table
 
@@ -329,6 +331,39 @@ def test_attribution_of_scaled_numbers_is_that_of_the_scaled_row_and_mean(worksp
     assert found is not None
     assert found.shares["a"] == pytest.approx(2 * ((5 - 10) / 4 - (means[0] - 10) / 4), abs=1e-5)
     assert found.shares["b"] == pytest.approx(3 * math.log(101), abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "ranking"])
+def test_attribution_of_lists_is_that_of_the_first_item_or_the_likeliest_label(workspace: Workspace, task: str) -> None:
+    """For a linear ranking each share is weight times distance from the mean row."""
+    small_models.register(workspace, task, "v2")
+    Registry(Path(workspace.settings.models)).promote("toy", "v2", "production")
+    workspace.day(table(50))
+    workspace.complete()
+    (first,) = ask(workspace, "u7", DAY, replay=True).predictions
+    found = first.attribution
+    assert found is not None
+    if task == "multilabel":
+        assert found.score == pytest.approx(max(first.outputs[f"prob_class_{index}"] for index in range(3)), abs=1e-6)
+        return
+    item = first.outputs["top_items"][0]
+    weight = load_file(workspace.root / "ranking-v2.safetensors")["0.weight"][small_models.ITEMS.index(item)].tolist()
+    rows = table(50).to_pydict()
+    expected = {name: each * (rows[name][7] - sum(rows[name]) / 50) for name, each in zip("ab", weight, strict=True)}
+    assert found.target == f"score of {item}"
+    assert found.score == pytest.approx(first.outputs["top_scores"][0], abs=1e-6)
+    assert found.shares == pytest.approx(expected, abs=1e-5)
+
+
+def test_missing_attribution_says_why(workspace: Workspace) -> None:
+    inputs = {"b": {"kind": "category", "vocabulary": ["x", "y"]}}
+    small_models.register(workspace, "regression", "v2", inputs=inputs)
+    Registry(Path(workspace.settings.models)).promote("toy", "v2", "production")
+    workspace.day(pa.table({"id": ["u1"], "a": [1.0], "b": ["y"]}))
+    workspace.complete()
+    answer = ask(workspace, "u1", DAY, replay=True)
+    assert answer.predictions[0].replay is not None
+    assert answer.notes == ["no attribution of v2: b are no numbers, and have no mean to compare with"]
 
 
 # Speed: what it rests on

@@ -12,12 +12,11 @@ import onnx
 import pytest
 import torch
 import xgboost
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from safetensors.torch import save_file
 
 from pipeline.errors import LakescoreError, ModelRefused
-from pipeline.explain import shapley
+from pipeline.explain import explained_score, shapley
 from pipeline.model.card import Card
 from pipeline.model.manifest import Manifest
 from pipeline.model.registry import Registry
@@ -33,7 +32,6 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "multilabel": {"classes": ["p", "q"]},
     "ranking": {"classes": ["p", "q"], "top": 1},
 }
-TARGETS = {"classification": "prob_class_1", "regression": "value"}
 
 
 def of_torch(task: str, path: Path) -> dict[str, Any]:
@@ -108,16 +106,15 @@ def test_cell_of_a_kind_and_a_task_is_true(registry: Registry, kind: str, task: 
     assert re.match("scored|with an objective of your own", said)
     predictor = registry.load(registered(registry, kind, task), "cpu")
 
-    def score(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray(predictor.predict(matrix, 64)[TARGETS[task]], np.float64)
-
     found = predictor.predict(X, 64)
     assert all(np.isfinite(values).all() for values in found.values() if values.dtype.kind == "f")
-    assert ("attributed" in said) == (task in TARGETS)
-    if task in TARGETS:
-        shares = shapley.shares(score, X[0], X[1])
-        first, last = score(X[:2])
-        assert shares.sum() == pytest.approx(first - last, abs=1e-6)
+    assert "attributed" in said
+    _, score = explained_score.of_prediction(
+        predictor, predictor.signature, {name: values[0] for name, values in found.items()}
+    )
+    shares = shapley.shares(score, X[0], X[1])
+    first, last = score(X[:2])
+    assert shares.sum() == pytest.approx(first - last, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", MAKE)

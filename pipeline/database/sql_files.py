@@ -31,6 +31,11 @@ class NamedQuery:
         return lines
 
     @property
+    def statement(self) -> str:
+        """The text without the comment at the top."""
+        return "\n".join(self.text.splitlines()[len(self.header) :])
+
+    @property
     def title(self) -> str:
         return self.header[0] if self.header else ""
 

@@ -21,6 +21,7 @@ from tests import lakes
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 DAYS = [(date(2026, 1, 1) + timedelta(days=number)).isoformat() for number in range(10)]
+Make = Callable[[Path], Lake]
 EXAMPLE = re.compile(r"^    \$ (?P<command>.+)\n(?P<output>(?:(?:    .*)?\n)*?)(?=\n*(?:\S|    \$ )|\Z)", re.MULTILINE)
 
 

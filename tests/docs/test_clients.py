@@ -50,4 +50,4 @@ def test_driver_prints_what_is_documented(folder: Path, code: str) -> None:
 
 
 def test_commands_are_found() -> None:
-    assert len(COMMANDS) == 2
+    assert len(COMMANDS) == 5

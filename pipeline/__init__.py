@@ -6,6 +6,12 @@ Scoring a table from Python:
 
     predictions = Scorer.load("churn").score(table)
 
+Reading a lake, as Arrow tables:
+
+    from pipeline import Lake
+
+    predictions = Lake.open("lake", job="churn").predictions("2026-01-31").to_pandas()
+
 Running the daily job, as the command line does:
 
     from pipeline import Context, Settings, find_job, run_day
@@ -20,25 +26,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.context import Context
-    from pipeline.errors import LakescoreError, TransientError
+    from pipeline.errors import LakescoreError, QueryRefused, TransientError, UsageError
+    from pipeline.explain.explaining import Answer
     from pipeline.flow.day import Outcome, backfill, run_day
     from pipeline.job.config import Job
     from pipeline.job.loading import find_job
-    from pipeline.lake.layout import Lake
+    from pipeline.lake_reader import Lake
     from pipeline.records import RunRecord
     from pipeline.scorer import Scorer
     from pipeline.settings import Settings
 
 __all__ = [
+    "Answer",
     "Context",
     "Job",
     "Lake",
     "LakescoreError",
     "Outcome",
+    "QueryRefused",
     "RunRecord",
     "Scorer",
     "Settings",
     "TransientError",
+    "UsageError",
     "backfill",
     "find_job",
     "run_day",
@@ -46,11 +56,12 @@ __all__ = [
 
 _HOMES = {
     "pipeline.context": ("Context",),
-    "pipeline.errors": ("LakescoreError", "TransientError"),
+    "pipeline.errors": ("LakescoreError", "QueryRefused", "TransientError", "UsageError"),
+    "pipeline.explain.explaining": ("Answer",),
     "pipeline.flow.day": ("Outcome", "backfill", "run_day"),
     "pipeline.job.config": ("Job",),
     "pipeline.job.loading": ("find_job",),
-    "pipeline.lake.layout": ("Lake",),
+    "pipeline.lake_reader": ("Lake",),
     "pipeline.records": ("RunRecord",),
     "pipeline.scorer": ("Scorer",),
     "pipeline.settings": ("Settings",),
@@ -65,3 +76,7 @@ def __getattr__(name: str) -> object:
         if name in names:
             return getattr(import_module(module), name)
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -43,6 +43,8 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True)
 class Context:
+    """The lake, job and registry of models that a stage works with, and the limits of this machine."""
+
     lake: Lake
     job: Job
     registry: Registry

@@ -89,6 +89,8 @@ def _rebuild(kind: type[LakescoreError], fields: dict[str, object]) -> Lakescore
 
 
 class UsageError(LakescoreError):
+    """What was asked cannot be meant: an unknown name, a contradiction, a value out of range."""
+
     exit_code = 2
 
 
@@ -97,7 +99,7 @@ class JobError(UsageError):
 
 
 class QueryRefused(UsageError):
-    pass
+    """A query that is not allowed, cannot be run, or exceeds a limit."""
 
 
 class InputError(LakescoreError):
@@ -167,6 +169,8 @@ class OutOfMemory(LakescoreError):
 
 
 class TransientError(LakescoreError):
+    """An error that the same call may not have later: a retry may succeed."""
+
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: lets cron, systemd and Airflow tell it from a permanent failure
     transient = True
 

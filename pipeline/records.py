@@ -307,6 +307,8 @@ class Statistics(Stored):
 
 
 class RunRecord(Stored):
+    """The record of one run: what it was to do, what it did, and how it ended."""
+
     format: int = RECORD_FORMAT
     run_id: Name
     job: Name

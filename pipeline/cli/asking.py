@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,7 @@ from pipeline.cli.output import console
 from pipeline.errors import UsageError, counted
 from pipeline.job.config import Job
 from pipeline.job.project import PROJECT_FILE
-from pipeline.lake.layout import MARKER, Lake
+from pipeline.lake.layout import Lake
 from pipeline.periods import Grain, Period
 from pipeline.settings import Settings
 
@@ -47,7 +46,7 @@ def open_lake(machine: Settings, missing: Missing = Missing.refuse) -> Lake:
     In a project, `./lake` is where the lake belongs: there is nothing to ask, but it is said that it is new.
     """
     lake = Lake.open(machine.lake)
-    if missing is Missing.make or is_there(lake):
+    if missing is Missing.make or lake.exists():
         return lake
     where = lake.storage.where("").rstrip("/")
     if missing is Missing.refuse:
@@ -63,13 +62,6 @@ def open_lake(machine: Settings, missing: Missing = Missing.refuse) -> Lake:
     else:
         raise UsageError("there is no lake here", where=where, next_step="add --create to make one, or correct --lake")
     return lake
-
-
-def is_there(lake: Lake) -> bool:
-    """Tells whether there is a lake, or a place for one: an existing folder, or objects below the prefix."""
-    if lake.is_local:
-        return Path(lake.workspace.root).exists()
-    return lake.storage.head(MARKER) is not None or bool(lake.storage.folders(""))
 
 
 def check_date(job: Job, ds: str | None, *, future: bool) -> None:

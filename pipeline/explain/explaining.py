@@ -13,11 +13,14 @@ from pipeline.explain import history, inputs
 from pipeline.explain.found import FoundPrediction, FoundRejection
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from duckdb import DuckDBPyConnection as Connection
 
 
 @dataclass(frozen=True)
 class Answer:
+    """What is stored about a key."""
+
     job: str
     key: str
     predictions: list[FoundPrediction]
@@ -34,6 +37,32 @@ class Answer:
             "quarantine": [asdict(each) for each in self.rejected],
             "notes": self.notes,
         }
+
+    def to_arrow(self) -> pa.Table:
+        """Returns one row per prediction: when and by what it was made, its outputs and carried columns, its input.
+
+        With a replay, `difference` is that of `Replay`, and `attribution` of one prediction lists what each feature
+        adds to the score.
+        """
+        import pyarrow as pa
+
+        rows = [_row(each) for each in self.predictions]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def _row(each: FoundPrediction) -> dict[str, Any]:
+    own = ("ds", "model", "model_version", "revision", "current", "reason", "scored_at", "run_id", "part")
+    row = {name: getattr(each, name) for name in own} | each.outputs | each.carried
+    row["input_same"] = each.input.same if each.input else None
+    row["difference"] = each.replay.difference if each.replay else None
+    row["attribution"] = None
+    if (found := each.attribution) is not None:
+        row["attribution"] = [
+            {"feature": name, "baseline": found.baseline_features[name], "adds": share}
+            for name, share in found.shares.items()
+        ]
+    return row
 
 
 def explain(ctx: Context, text: str, ds: str | None = None, *, replay: bool = False) -> Answer:

@@ -179,6 +179,8 @@ class Engine(Frozen):
 
 
 class Job(Frozen):
+    """What a job.toml says, with the name and the folder of the job."""
+
     name: Name
     folder: Path
     digest: str

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.errors import CommitConflict, CommitUnknown, LakeDamaged, StorageError, UnreadableFile, UsageError
 from pipeline.lake.patterns import Pattern
@@ -81,6 +82,12 @@ class Lake:
     @property
     def is_local(self) -> bool:
         return self.workspace is self.storage
+
+    def exists(self) -> bool:
+        """Tells whether there is a lake, or a place for one: an existing folder, or objects below the prefix."""
+        if self.is_local:
+            return Path(self.workspace.root).exists()
+        return self.storage.head(MARKER) is not None or bool(self.storage.folders(""))
 
     def prepare(self) -> None:
         """Prepares the lake for writing: marks a new one, and checks the storage when a machine first writes to it.

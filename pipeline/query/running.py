@@ -9,14 +9,14 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-from duckdb import SQLExpression, StarExpression
+from duckdb import ColumnExpression, SQLExpression, StarExpression
 
 from pipeline.database.connection import connect, translated_errors, unreadable_file
 from pipeline.database.gate import check_query
@@ -97,6 +97,10 @@ class Result:
     def as_json(self) -> Result:
         """Returns one column with each row as a JSON object, in which NaN and infinities stay as they are."""
         return self._changed(lambda: self._relation.set_alias("__row").select(SQLExpression("to_json(__row)")))
+
+    def selected(self, columns: Sequence[str]) -> Result:
+        """Returns some columns of the same rows."""
+        return self._changed(lambda: self._relation.select(*map(ColumnExpression, columns)))
 
     def count(self) -> int:
         """Returns the number of rows, without fetching them."""

@@ -63,12 +63,16 @@ def test_every_block_runs_and_all_ways_of_scoring_agree(cli: Cli, folder: Path) 
         names["scored"].set_index("id")["prob_class_1"].rename(index="{:05}".format),
         pd.read_csv(folder / "scored.csv", dtype={"id": str}).set_index("id")["prob_class_1"],
         names["predictions"].set_index("id")["prob_class_1"],
+        names["table"].to_pandas().set_index("id")["prob_class_1"],
     ]
     matrix = torch.tensor(customers(200, 1)[FEATURES].to_numpy(), dtype=torch.float32)
     with torch.inference_mode():
         expected = torch.softmax(classifier()(matrix), 1)[:, 1].numpy()
     for found in ways:
         np.testing.assert_allclose(found.sort_index(), expected, atol=1e-5)
+    (row,) = names["why"].to_dict("records")
+    assert row["difference"] < 1e-4
+    assert {each["feature"] for each in row["attribution"]} == set(FEATURES)
     assert names["outcome"].up_to_date  # the command before it has scored the day
 
     by_name = {command.split(" --")[0]: text for command, text in printed.items()}

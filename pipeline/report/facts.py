@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from pipeline.columns import HIVE
 from pipeline.database import sql_files
+from pipeline.database.aligning import aligned
 from pipeline.database.connection import connect, read_parquet, translated_errors
 from pipeline.errors import InputError
 from pipeline.lake import skips, unplanned
@@ -23,6 +24,7 @@ from pipeline.lake.patterns import Pattern
 from pipeline.periods import Grain, Period
 from pipeline.profiles import store
 from pipeline.quality.verdict import failed
+from pipeline.query.stored_columns import OF_DAYS
 from pipeline.records import CheckResult, RunRecord, State
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ WINDOW_DAYS = 92
 MOST_RUNS = 20
 """Number of runs per day that are read, newest first."""
 THREADS = 8
+PERFORMANCE = ("class", "rows", "auc", "mean_score", "base_rate", "bias", "mae", "k", "precision", "ndcg")
+"""Columns of sql/report/performance.sql; those of other tasks are None."""
 
 Drift = dict[str, tuple[str, float | None]]
 """Outcome and PSI of each column."""
@@ -261,9 +265,7 @@ def _add_profiles(lake: Lake, days: Iterable[Day]) -> None:
             else:
                 day.confidence = mean
         for run_id, *values in _ask(con, lake, by_run.values(), "performance", "report/performance"):
-            by_run[run_id].performance = dict(
-                zip(("class", "rows", "auc", "mean_score", "base_rate"), values, strict=True)
-            )
+            by_run[run_id].performance = dict(zip(PERFORMANCE, values, strict=True))
         for _, run_id, reference, column, outcome, psi in _ask(con, lake, by_run.values(), "drift", "report/drift"):
             by_run[run_id].drift.setdefault(reference, {})[column] = (outcome, psi)
 
@@ -275,7 +277,8 @@ def _ask(con: Connection, lake: Lake, days: Iterable[Day], kind: store.Kind, que
     if not paths:
         return []
     with translated_errors(lake.storage, paths):
-        read_parquet(con, paths, folders=HIVE).create_view(kind, replace=True)
+        (rows,) = aligned([read_parquet(con, paths, folders=HIVE)], OF_DAYS[kind])
+        rows.create_view(kind, replace=True)
         return con.sql(sql_files.load(query)).fetchall()
 
 

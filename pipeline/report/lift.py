@@ -48,7 +48,7 @@ class Campaigns:
 
 def of_job(lake: Lake, job: JobFacts) -> Campaigns | None:
     """Returns the lifts of the exports in the window that have a control group and labels; None if there are none."""
-    labelled = {day.ds: day.performance["class"] for day in job.with_runs if day.performance}
+    labelled = {day.ds: day.performance["class"] for day in job.with_runs if day.performance.get("class")}
     exported = {folder.removeprefix("ds=") for folder in lake.storage.folders(f"exports/job={job.name}")}
     days = sorted(labelled.keys() & exported)[-MOST_PERIODS:]
     if not days:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report.drawing import FAINT, HEIGHT, INK, OUTCOMES, SERIES, Plot, counted, percent, places, svg
@@ -27,8 +27,12 @@ def of_job(facts: JobFacts) -> list[Plot]:
         made.append(_classes(facts, [day for day in days if day.classes]))
     if confident := [day for day in days if day.confidence is not None]:
         made.append(_confidence(facts, confident))
-    if judged := [day for day in days if day.performance]:
+    if judged := [day for day in days if day.performance.get("class")]:
         made += [_auc(facts, judged), _calibration(facts, judged)]
+    if judged := [day for day in days if day.performance.get("mae") is not None]:
+        made.append(_errors(facts, judged))
+    if judged := [day for day in days if day.performance.get("ndcg") is not None]:
+        made.append(_ranks(facts, judged))
     made += [_drift(facts, reference) for reference in facts.references]
     return [*made, _speed(facts, days)]
 
@@ -156,6 +160,30 @@ def _calibration(facts: JobFacts, days: Sequence[Day]) -> Plot:
     about = f"Lines: mean predicted probability of class {judged}, and its observed share of the labelled rows."
     rows = [(day.ds, day.performance["mean_score"], day.performance["base_rate"]) for day in days]
     return _plot(facts, "Predicted and observed", about, days, draw, ("predicted", "observed"), rows)
+
+
+def _errors(facts: JobFacts, days: Sequence[Day]) -> Plot:
+    about = f"Lines: mean absolute error and mean error (value minus label) of each {facts.grain} with labels."
+    return _measured(facts, "Error", about, days, {"mae": "absolute", "bias": "mean"})
+
+
+def _ranks(facts: JobFacts, days: Sequence[Day]) -> Plot:
+    k = days[-1].performance["k"]
+    about = f"Lines: NDCG and precision of the first {k} items, means over the lists of each {facts.grain} with labels."
+    return _measured(facts, f"Ranking at {k}", about, days, {"ndcg": "NDCG", "precision": "precision"})
+
+
+def _measured(facts: JobFacts, title: str, about: str, days: Sequence[Day], names: Mapping[str, str]) -> Plot:
+    """Returns a plot with a line for each of these metrics, by what they are called."""
+
+    def draw(axes: Axes) -> None:
+        for number, (name, label) in enumerate(names.items()):
+            _line(axes, days, [day.performance[name] for day in days], number, label)
+        axes.axhline(0, color=FAINT, linestyle="--", linewidth=1)
+        _legend(axes, 2)
+
+    rows = [(day.ds, *(day.performance[name] for name in names), day.performance["rows"]) for day in days]
+    return _plot(facts, title, about, days, draw, (*names.values(), "labelled rows"), rows)
 
 
 def _drift(facts: JobFacts, reference: str) -> Plot:

@@ -5,4 +5,6 @@ SELECT
     p.* EXCLUDE (__key),
     l.label AS label
 FROM current AS p
-INNER JOIN (SELECT __key, arg_max(label, filename) AS label FROM labels GROUP BY __key) AS l ON l.__key = p.__key
+INNER JOIN (
+    SELECT __key, arg_max(label, filename) AS label FROM labels WHERE label IS NOT NULL GROUP BY __key
+) AS l ON l.__key = p.__key

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
 from pipeline.errors import SchemaMismatch
 from pipeline.ingest.publishing import Existing
+from pipeline.report import facts, plots
 from tests import small_models
 from tests.calling import Cli
 from tests.drift.test_labels import bring, view
@@ -218,3 +220,30 @@ def test_labels_of_another_task_are_not_measured(tmp_path: Path) -> None:
     job.write_text(job.read_text().replace('name = "toy"', 'name = "toy"\nversion = "v2"'))
     record = workspace.complete()
     assert [text for text in record.warnings if "imported for a model of another task" in text]
+
+
+def test_labels_of_the_task_count_beside_those_of_another(tmp_path: Path) -> None:
+    workspace = scored(tmp_path, "regression", 20)
+    path = workspace.lake / "labels/job=toy/ds=2026-01-01/0-earlier.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"id": [f"u{row}" for row in range(20)], "label": ["yes"] * 20}), path)
+    label(workspace, [1.5, 2.5], Existing.append)
+    found = one(workspace)
+    assert (found["rows"], found["mean_label"]) == (2, 2.0)
+
+
+@pytest.mark.parametrize(("task", "title"), [("regression", "Error"), ("ranking", "Ranking at 10")])
+def test_index_of_the_reports_plots_the_performance(tmp_path: Path, task: str, title: str) -> None:
+    workspace = scored(tmp_path, task, 30)
+    label(workspace, small_models.truths(task, 30))
+    days = facts.job_facts(workspace.context().lake, "toy")
+    (made,) = [plot for plot in plots.of_job(days) if plot.title == title]
+    (row,) = made.rows
+    found = one(workspace)
+    expected = (
+        (found["mae"], found["bias"])
+        if task == "regression"
+        else (found["at_k"][-1]["ndcg"], found["at_k"][-1]["precision"])
+    )
+    assert row[1:3] == pytest.approx(expected)
+    assert not [plot for plot in plots.of_job(days) if plot.title == "AUC"]

@@ -386,7 +386,12 @@ EXPLAINED = {
         "mean of the training data of churn v1",
     ),
     "two columns": ("spend", "1004,Mitte", {"value": 63.885033, "value_q10": 56.564716}, None),
-    "select": ("topics", "doc-003", {"prob_class_0": 0.486111, "prob_class_1": 0.538476}, None),
+    "select": (
+        "topics",
+        "doc-003",
+        {"prob_class_0": 0.486111, "prob_class_1": 0.538476},
+        "mean of the rows of 2026-03-31",
+    ),
     "ranking": ("shelf", "5", {"top_items": ["sku-07", "sku-13", "sku-14"]}, None),
     "regression": ("sensor", "7 --date 2026-03-30", {"value": 0.577563}, "mean of the rows of 2026-03-30"),
 }

@@ -3,44 +3,42 @@
 -- Views: judged
 -- $ks BIGINT[]: the numbers of ranks, each at most the length of the lists
 -- NDCG (Järvelin and Kekäläinen 2002) with a gain of 1 for a relevant item and the discount 1 / log2(rank + 1).
-WITH numbered AS (SELECT row_number() OVER () AS number, items, relevant FROM judged WHERE len(relevant) > 0),
-
-ranked AS (
-    SELECT
-        number,
-        generate_subscripts(items, 1) AS rank,
-        unnest(list_transform(items, lambda item: list_contains(relevant, item))) AS hit
-    FROM numbered
+WITH totals AS (
+    SELECT count(*) FILTER (len(relevant) > 0) AS rows, count(*) FILTER (len(relevant) = 0) AS empty FROM judged
 ),
 
-each AS (SELECT unnest($ks::BIGINT[]) AS k),
-
-gains AS (
+lists AS (
     SELECT
-        ranked.number AS number,
-        each.k AS k,
-        count(*) FILTER (ranked.hit) AS hits,
-        coalesce(sum(1 / log2(ranked.rank + 1)) FILTER (ranked.hit), 0) AS gain
-    FROM each INNER JOIN ranked ON ranked.rank <= each.k
-    GROUP BY ranked.number, each.k
+        row_number() OVER () AS number,
+        len(relevant) AS wanted,
+        list_transform(items, lambda item: list_contains(relevant, item)) AS hits
+    FROM judged
+    WHERE len(relevant) > 0
+),
+
+hits AS (
+    SELECT ranked.number, ranked.wanted, ranked.rank
+    FROM (SELECT number, wanted, generate_subscripts(hits, 1) AS rank, unnest(hits) AS hit FROM lists) AS ranked
+    WHERE ranked.hit
+),
+
+ideals AS (
+    SELECT n, sum(1 / log2(n + 1)) OVER (ORDER BY n) AS gain
+    FROM (SELECT unnest(range(1, list_max($ks::BIGINT[]) + 1)) AS n) AS numbers
 ),
 
 of_ranks AS (
     SELECT
-        gains.k AS k,
-        avg(gains.hits / gains.k) AS precision,
-        avg(gains.hits / len(numbered.relevant)) AS recall,
-        avg((gains.hits > 0)::INTEGER) AS hit_rate,
-        avg(
-            gains.gain
-            / list_sum(list_transform(range(least(gains.k, len(numbered.relevant))), lambda rank: 1 / log2(rank + 2)))
-        ) AS ndcg
-    FROM gains INNER JOIN numbered ON numbered.number = gains.number
-    GROUP BY gains.k
-),
-
-totals AS (
-    SELECT count(*) FILTER (len(relevant) > 0) AS rows, count(*) FILTER (len(relevant) = 0) AS empty FROM judged
+        each.k AS k,
+        count(hits.rank) / each.k / totals.rows AS precision,
+        coalesce(sum(1 / hits.wanted), 0) / totals.rows AS recall,
+        count(DISTINCT hits.number) / totals.rows AS hit_rate,
+        coalesce(sum(1 / log2(hits.rank + 1) / ideals.gain), 0) / totals.rows AS ndcg
+    FROM (SELECT unnest($ks::BIGINT[]) AS k) AS each
+    INNER JOIN totals ON totals.rows > 0
+    LEFT JOIN hits ON hits.rank <= each.k
+    LEFT JOIN ideals ON ideals.n = least(each.k, hits.wanted)
+    GROUP BY each.k, totals.rows
 )
 
 SELECT

@@ -8,14 +8,16 @@ from operator import or_
 from typing import TYPE_CHECKING
 
 from pipeline.context import Context, Progress, silent
-from pipeline.errors import SchemaMismatch
+from pipeline.errors import SchemaMismatch, counted
 from pipeline.profiles import store
 from pipeline.records import RunRecord
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
+    from duckdb import Expression
 
     from pipeline.ingest.publishing import Existing, PublishedDay
+    from pipeline.job.config import Job
     from pipeline.tabular.sources import Files
 
 
@@ -33,9 +35,9 @@ def import_labels(
 
     `columns` is the column of the labels; for a multi-label model it may be one column per label. Raises the errors of
     an import and of `true_labels.labelled`, and SchemaMismatch for a key that is missing or not of the type of the
-    job's keys. Then nothing is stored.
+    job's keys, or that has different labels in one period. Then nothing is stored.
     """
-    from pipeline.drift.true_labels import labelled
+    from pipeline.drift.true_labels import STORED, labelled
     from pipeline.ingest.importing import Into, import_files
     from pipeline.ingest.publishing import Target
 
@@ -45,6 +47,7 @@ def import_labels(
         key = [*ctx.job.input.key, *([partition_by] if partition_by else [])]
         found = labelled(rows, key, columns, signature, files)
         _check_key(ctx, found, ds, files)
+        _check_one_label(ctx.job, found, partition_by, STORED[signature.task], files)
         return found
 
     days = import_files(
@@ -92,6 +95,41 @@ def _check_key(ctx: Context, rows: Relation, ds: str | None, where: object) -> N
         raise SchemaMismatch(
             f"{count:,} labels have no key", where=where, expected=f"a value of {', '.join(key)} in each row"
         )
+
+
+def _check_one_label(job: Job, rows: Relation, partition_by: str | None, label: str, where: object) -> None:
+    """Raises SchemaMismatch if a key has different labels in one period: nobody could say which of them is meant."""
+    from duckdb import ColumnExpression, FunctionExpression
+
+    names = [*job.input.key, *([partition_by] if partition_by else [])]
+    group = [*map(ColumnExpression, job.input.key), *([_period_of(job, rows, partition_by)] if partition_by else [])]
+    keyed = rows.select(*(each.alias(f"k{number}") for number, each in enumerate(group)), label)
+    places = [f"k{number}" for number in range(len(group))]
+    ends = [FunctionExpression(end, ColumnExpression(label)).alias(end) for end in ("min", "max")]
+    twice = keyed.aggregate([*map(ColumnExpression, places), *ends], ", ".join(places))
+    twice = twice.filter(ColumnExpression("min") < ColumnExpression("max"))
+    if count := twice.aggregate("count(*)").fetchall()[0][0]:
+        *key, low, high = twice.sort(*places).limit(1).fetchall()[0]
+        raise SchemaMismatch(
+            f"{counted(count, 'key')} with different labels in one {job.grain}",
+            where=where,
+            expected="one label per key; a later import may replace it, with --append",
+            got=", ".join(f"{name} {value}" for name, value in zip(names, key, strict=True)) + f": {low} and {high}",
+        )
+
+
+def _period_of(job: Job, rows: Relation, column: str) -> Expression:
+    """Returns when the period of a row begins, in the job's time zone; NULL if the column does not say."""
+    from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
+
+    from pipeline.database.aligning import INSTANTS
+    from pipeline.database.connection import column_types
+
+    value = ColumnExpression(column)
+    if column_types(rows)[column] in INSTANTS and job.grain != "hour":
+        value = FunctionExpression("timezone", ConstantExpression(job.schedule.timezone), value)
+    time = FunctionExpression("try", value.cast("TIMESTAMP"))
+    return FunctionExpression("date_trunc", ConstantExpression(str(job.grain)), time)
 
 
 def _with_keys(ctx: Context, ds: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,16 @@ def test_labels_of_other_types_are_the_classes(workspace: Workspace, values: lis
         ({"id": ["u1"], "label": [1]}, "lack a column 'truth'"),
         ({"key": ["u1"], "truth": [1]}, "lack a column 'id'"),
         ({"id": ["u1", None], "truth": [1, 0]}, "1 labels have no key"),
+        ({"id": ["u1", "u2", "u1"], "truth": [1, 0, 0]}, "(?s)1 key with different labels in one day.*id u1: 0 and 1"),
     ],
-    ids=["unknown class", "text that only looks like a class", "no label", "no key", "a row without key"],
+    ids=[
+        "unknown class",
+        "text that only looks like a class",
+        "no label",
+        "no key",
+        "a row without key",
+        "contradiction",
+    ],
 )
 def test_labels_that_cannot_be_meant_are_refused(workspace: Workspace, rows: dict[str, Any], what: str) -> None:
     with pytest.raises(SchemaMismatch, match=what):
@@ -194,6 +203,18 @@ def test_labels_of_three_classes_are_measured_one_against_the_rest(tmp_path: Pat
     stored = {row["id"]: row for row in workspace.stored()}
     scores = np.array([stored[f"u{i}"]["prob_class_2"] for i in range(300)])
     assert found[2]["auc"] == pytest.approx(pairs_in_order(scores, (truth == 2).astype(int)), abs=1e-12)
+
+
+@pytest.mark.parametrize(("second", "refused"), [("2026-01-01 23:00", True), ("2026-01-02 01:00", False)])
+def test_labels_of_one_period_are_one_per_key(workspace: Workspace, second: str, *, refused: bool) -> None:
+    times = [datetime.fromisoformat(text) for text in ("2026-01-01 04:00", second)]
+    labels = {"id": ["u1", "u1"], "truth": [1, 0], "at": times}
+    how: dict[str, Any] = {"ds": None, "partition_by": "at"}
+    if refused:
+        with pytest.raises(SchemaMismatch, match="different labels in one day"):
+            bring(workspace, labels, **how)
+    assert refused or bring(workspace, labels, **how) == 2
+    assert bring(workspace, {**labels, "truth": [1, 1]}, Existing.replace, **how) == 2  # the same twice
 
 
 def test_erased_key_has_no_label_any_more(workspace: Workspace) -> None:

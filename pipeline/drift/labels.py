@@ -108,6 +108,8 @@ def _check_one_label(job: Job, rows: Relation, partition_by: str | None, label: 
     ends = [FunctionExpression(end, ColumnExpression(label)).alias(end) for end in ("min", "max")]
     twice = keyed.aggregate([*map(ColumnExpression, places), *ends], ", ".join(places))
     twice = twice.filter(ColumnExpression("min") < ColumnExpression("max"))
+    if partition_by:  # the import itself refuses a row without a period
+        twice = twice.filter(ColumnExpression(places[-1]).isnotnull())
     if count := twice.aggregate("count(*)").fetchall()[0][0]:
         *key, low, high = twice.sort(*places).limit(1).fetchall()[0]
         raise SchemaMismatch(

@@ -6,10 +6,10 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from pipeline import machine
 from pipeline.database.resources import VECTOR_ROWS, Resources, batch_rows, resources
@@ -22,6 +22,8 @@ from pipeline.settings import Settings
 if TYPE_CHECKING:
     from pipeline.model.manifest import Manifest
     from pipeline.model.registry import Registry
+
+T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, the number of rows done and the total number of rows."""
@@ -41,6 +43,45 @@ def silent(_stage: str, _done: int, _total: int) -> None:
     """A progress callback that does nothing."""
 
 
+class Shared:
+    """What the stages of a run open once while one process runs them all: one value at a time, closed at the end."""
+
+    def __init__(self) -> None:
+        self._opened = ExitStack()
+        self._key: object = None
+        self._value: Any = None
+        self._users = 0
+
+    @contextmanager
+    def use(self, key: object, opening: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+        """Yields the value of a key, which stays open, and replaces that of another key unless it is in use.
+
+        After an error it is closed, since an error may leave it in any state.
+        """
+        if self._users and self._key != key:
+            with opening() as value:
+                yield value
+            return
+        if self._key != key:
+            self.close()
+            self._value = self._opened.enter_context(opening())
+            self._key = key
+        self._users += 1
+        try:
+            yield self._value
+        except BaseException:
+            self._key = None
+            raise
+        finally:
+            self._users -= 1
+            if self._key is None and not self._users:
+                self.close()
+
+    def close(self) -> None:
+        self._key = self._value = None
+        self._opened.close()
+
+
 @dataclass(frozen=True)
 class Context:
     """The lake, job and registry of models that a stage works with, and the limits of this machine."""
@@ -56,6 +97,17 @@ class Context:
 
     processes: int = 1
     """Number of processes that share the cores and the memory of this machine at the same time, this one included."""
+    shared: Shared | None = None
+    """What the stages of one run share; None outside a run, or if each of them has its own process."""
+
+    @contextmanager
+    def sharing(self) -> Iterator[Context]:
+        """Yields this context for the stages of one run, which share what they open."""
+        shared = Shared()
+        try:
+            yield replace(self, shared=shared)
+        finally:
+            shared.close()
 
     def resources(self, columns: int = 0) -> Resources:
         """Returns what DuckDB takes to read and join rows with a number of columns."""

@@ -30,6 +30,11 @@ _owned = False
 """Whether this process runs nothing but one command."""
 
 
+def is_owned() -> bool:
+    """Tells whether this process runs nothing but one command."""
+    return _owned
+
+
 def configure() -> None:
     """Prepares this process, which runs nothing but one command."""
     global _owned  # noqa: PLW0603 - there is one process
@@ -39,29 +44,30 @@ def configure() -> None:
 
 
 def import_ahead(ctx: Context, *, scores: bool) -> None:
-    """Imports in the background what the next stages need and what takes seconds: torch 2, Great Expectations 4.
+    """Imports in the background what the next stages need and what takes seconds: torch 2, Great Expectations 3.
 
-    `scores` tells whether rows will be scored. Saves 8% of the short run and 5% of the long one. If an import fails,
-    the stage that needs it raises the error itself.
+    The latter in a process of its own, if this one is owned (`quality/evaluating.py`). `scores` tells whether rows will
+    be scored. If an import fails, the stage that needs it raises the error itself.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     folder = ctx.job.folder
     suites = ctx.job.quality.enabled and any((folder / f"{side}.json").is_file() for side in ("input", "output"))
-    if _owned and not suites:
+    if _owned:
         _hide_pandas()
-    wanted = [*(["pipeline.quality.gx_engine"] if suites else []), *(["torch"] if scores else [])]
     pool = ThreadPoolExecutor(1, thread_name_prefix="import")
-    for module in wanted:
-        if module not in sys.modules:
-            pool.submit(importlib.import_module, module)
+    if suites:
+        quality = importlib.import_module("pipeline.quality.evaluating")
+        quality.start() if _owned else pool.submit(quality.start)
+    if scores and "torch" not in sys.modules:
+        pool.submit(importlib.import_module, "torch")
     pool.shutdown(wait=False)
 
 
 def _hide_pandas() -> None:
     """Keeps pyarrow from importing pandas with the first value that it converts; saves 7% of the short run.
 
-    pyarrow looks for pandas only once. Without a suite, nothing in a run needs it: it comes with Great Expectations.
+    pyarrow looks for pandas only once. Nothing in this process needs it: it comes with Great Expectations.
     """
     if "pandas" in sys.modules:
         return

@@ -47,7 +47,7 @@ class Accounts:
         withdrawing: Sequence[str] = (),
     ) -> None:
         """Creates the views. `staged`, `rejected` and `withdrawing` are paths of Parquet files."""
-        self._selected, self._record = selected, record
+        self._selected, self._record, self._withdrawing = selected, record, withdrawing
         self._republishes = record.job_config.get("policy", {}).get("carried_change") == "publish"
         self._published: Sequence[str] = ()
         self._others: Sequence[str] = ()
@@ -55,7 +55,7 @@ class Accounts:
         selected.stored_view("rejected", rejected)
         selected.stored_view("withdrawing", withdrawing)
         selected.stored_view("scored", staged)
-        selected.predictions_view("meanwhile", [])
+        selected.stored_view("meanwhile", [], ("fingerprint", "revision"))
 
     def before_commit(self) -> Ledger:
         """Returns the ledger over the staged rows. Raises LedgerImbalance if it does not add up."""
@@ -72,7 +72,8 @@ class Accounts:
         )
         check(ledger, self._record, "nothing was committed")
         _check_stream(ledger, self._record)
-        self._check_marked(term("committing/withdrawing"), "nothing was committed")
+        withdrawing = term("committing/withdrawing") if self._withdrawing else Term()
+        self._check_marked(withdrawing, "nothing was committed")
         return ledger
 
     def after_commit(
@@ -144,7 +145,7 @@ class Accounts:
         Raises LedgerImbalance if a key that had to be marked is missing.
         """
         self._selected.stored_view("marking", published)
-        found = self._selected.term("committing/marking")
+        found = self._selected.term("committing/marking") if published else Term()
         others = self._terms("committing/withdrawing_meanwhile") if self._others else {}
         total = sum(others.values(), found)
         self._check_marked(total, "rows are committed, but the partition is not marked complete")

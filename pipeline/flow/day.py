@@ -116,7 +116,8 @@ def run_day(ctx: Context, ds: str) -> Outcome:
     def attempt() -> Outcome:
         if (known := without_plan(ctx, ds)) is not None:
             return known
-        return Outcome(ds, advance(ctx, begin(ctx, ds, goes_on=True)))
+        with ctx.sharing() as sharing:
+            return Outcome(ds, advance(sharing, begin(sharing, ds, goes_on=True)))
 
     try:
         return until_it_holds(attempt)

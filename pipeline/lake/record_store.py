@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 from pydantic import ValidationError
 
@@ -20,6 +21,9 @@ from pipeline.storage import Storage
 
 TRIES = 20
 """Maximum number of attempts to change a record that other processes keep changing."""
+
+KEPT, KEPT_BYTES = 64, 100_000
+"""Number of records that are kept parsed, and the size of their text up to which they are."""
 
 OPEN = (State.planned, State.scored)
 """States of a run that is active or waits for its next stage."""
@@ -179,7 +183,7 @@ class RecordStore:
         content = self._storage.read(key)
         if content is None:
             return None
-        record = parse(content, self._storage.where(key))
+        record = (_kept if len(content) <= KEPT_BYTES else parse)(content, self._storage.where(key))
         if (place := self.key(record.job, record.ds, record.run_id)) != key:
             raise LakeDamaged(
                 "a run record does not lie in its place",
@@ -214,6 +218,10 @@ def parse(content: bytes, where: str) -> RunRecord:
         problem = error.errors(include_url=False)[0]  # in pydantic's words, as the record is not hand-written
         place = ".".join(map(str, problem["loc"])) or "the whole file"
         raise _damaged(problem["msg"], f"{where}, {place}") from None
+
+
+_kept = lru_cache(KEPT)(parse)
+"""`parse`, which returns the same value for the same text: each day of a backfill reads the records of days before."""
 
 
 def _damaged(problem: str, where: str) -> LakeDamaged:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from pipeline.errors import LakescoreError
-from pipeline.quality import builtin, collisions, measures, queries
+from pipeline.quality import builtin, collisions, evaluating, measures, queries
 from pipeline.quality.verdict import built_in, check_off, of_count, of_finding, quarantines
 from pipeline.records import CheckResult, Rule, Severity
 from pipeline.suite import row_rules, suite
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.context import Context
     from pipeline.model.inputs import Input
-    from pipeline.quality.gx_engine import Finding
+    from pipeline.quality.finding import Finding
     from pipeline.selecting.views import DayInput
 
 
@@ -100,10 +100,8 @@ def judge(
     """
     if not rules:
         return []
-    from pipeline.quality import gx_engine
-
     queries.check(con, view, rules)
-    findings = gx_engine.evaluate(con, view, rules, samples=samples)
+    findings = evaluating.evaluate(con, view, rules, samples=samples)
     for finding in findings:
         expected = counts.get(finding.rule.name)
         if expected is not None and finding.error is None and expected.unexpected != (finding.unexpected or 0):

@@ -9,7 +9,7 @@ which DuckDB understands. All names are quoted. Only what docs/quality.md lists 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import sqlalchemy as sa
@@ -17,6 +17,18 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import StaticPool
 from sqlalchemy.sql.compiler import IdentifierPreparer
+
+
+class Connection(Protocol):
+    """What is needed of DuckDB's connection, in this process or another one."""
+
+    @property
+    def description(self) -> Any: ...
+
+    def execute(self, query: str, parameters: list[Any], /) -> object: ...
+
+    def fetchall(self) -> list[Any]: ...
+
 
 COLUMNS = """
     SELECT column_name, data_type FROM information_schema.columns
@@ -30,7 +42,7 @@ class _Cursor:
 
     arraysize = 1
 
-    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, con: Connection) -> None:
         self._con = con
         self._rows: list[tuple[Any, ...]] = []
         self.description: list[tuple[Any, ...]] | None = None
@@ -61,7 +73,7 @@ class _Cursor:
 class _Connection:
     """A DB-API connection over an open one, which stays open. Nothing is written, so there is nothing to commit."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, con: Connection) -> None:
         self._con = con
 
     def cursor(self) -> _Cursor:
@@ -110,7 +122,7 @@ class DuckDBDialect(DefaultDialect):
     def do_close(self, dbapi_connection: Any) -> None: ...
 
 
-def engine(con: duckdb.DuckDBPyConnection) -> Engine:
+def engine(con: Connection) -> Engine:
     """Returns an engine over an open connection."""
     return Engine(StaticPool(lambda: _Connection(con)), DuckDBDialect(), sa.engine.URL.create("duckdb"))
 

@@ -21,7 +21,7 @@ from duckdb import (
 )
 
 from pipeline.columns import HIVE
-from pipeline.database import sql_files, wide
+from pipeline.database import holding, sql_files, wide
 from pipeline.database.connection import column_types, connect_shared, read_parquet, translated_errors
 from pipeline.database.keys import key_expression
 from pipeline.errors import counted
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from pipeline.context import Context
     from pipeline.model.manifest import Signature
-    from pipeline.quality.gx_engine import Finding
+    from pipeline.quality.finding import Finding
 
 STAGED, PARTITION = "__staged", "__partition"
 NEARLY_CONSTANT = 1e-5
@@ -113,7 +113,9 @@ class StagedViews:
 
 def _staged_views(con: Connection, ctx: Context, record: RunRecord, staged: Sequence[Path]) -> StagedViews:
     rows = read_parquet(con, staged, folders=HIVE)
-    rows.create_view(STAGED)
+    size = sum(path.stat().st_size for path in staged)
+    held = holding.few(record.dispositions.get("scored", 0), len(rows.columns), size)
+    rows = holding.name_rows(con, STAGED, rows, held=held)
     if not record.plan.base:
         return StagedViews(con, STAGED, STAGED)
     base = [ctx.lake.storage.where(file.path) for file in record.plan.base]
@@ -243,6 +245,8 @@ def _suite(ctx: Context, views: StagedViews) -> list[Finding]:
     on_partition = [rule for rule in rules if rule not in on_rows]
     found: list[Finding] = []
     for view, judged in ((views.staged, on_rows), (views.partition, on_partition)):
+        if not judged:
+            continue
         found += inputs.judge(views.con, view, judged, inputs.count(views.con, view, judged), samples=samples)
     return found
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from pipeline import startup
 from pipeline.context import Context, timed
 from pipeline.database.connection import translated_errors
 from pipeline.errors import counted
 from pipeline.lake.layout import Partition
-from pipeline.quality import examine, history, outputs, verdict
-from pipeline.records import Addition, CheckResult, Plan, Rule, RunRecord
+from pipeline.quality import evaluating, examine, history, outputs, verdict
+from pipeline.records import Addition, CheckResult, Plan, Rule, RunRecord, StageReport
 from pipeline.selecting.views import select
-from pipeline.suite import row_rules, suite
+from pipeline.suite import row_rules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +27,6 @@ def validate_input(ctx: Context, record: RunRecord) -> Addition:
     Raises QualityStop if a critical check fails, or if more rows break a rule than the job allows.
     """
     partition = Partition.of(record)
-    has_suite = bool(suite.load(ctx.job, "input") or suite.load(ctx.job, "output"))
-    with timed("import_quality") as importing:
-        if has_suite:
-            importlib.import_module("pipeline.quality.gx_engine")
     with timed("validate_input") as clock, select(ctx, record.plan, partition) as selected:
         day = selected.day_input(ctx)
         with translated_errors(partition.folder, selected.reads):
@@ -42,8 +38,16 @@ def validate_input(ctx: Context, record: RunRecord) -> Addition:
         if found.broken and not plan.released:
             _stop_if_too_many(ctx, record, day, found)
         clock.rows = day.rows
-    imported = (importing.report,) if has_suite else ()
-    return Addition({"plan": plan}, stages=(*imported, clock.report), checks={"input": found.checks})
+    return Addition({"plan": plan}, stages=_reports(clock.report), checks={"input": found.checks})
+
+
+def _reports(report: StageReport) -> tuple[StageReport, ...]:
+    """Returns the report of a stage; if Great Expectations was imported within it, after the report of that."""
+    imported = evaluating.taken()
+    if imported is None:
+        return (report,)
+    here = imported if not startup.is_owned() else imported.model_copy(update={"cpu_s": 0.0})
+    return imported, report.without(here)
 
 
 def with_broken_rules(ctx: Context, plan: Plan, ds: str, broken: tuple[Rule, ...]) -> Plan:
@@ -70,7 +74,7 @@ def validate_output(ctx: Context, record: RunRecord) -> Addition:
                 f"nothing was committed. {_next_step(found.checks, record)}",
             )
         clock.rows = record.dispositions.get("scored", 0)
-    return Addition(stages=(clock.report,), checks={"output": found.checks})
+    return Addition(stages=_reports(clock.report), checks={"output": found.checks})
 
 
 def _next_step(checks: Sequence[CheckResult], record: RunRecord) -> str:

@@ -12,7 +12,7 @@ from pipeline.suite.in_words import expected
 
 if TYPE_CHECKING:
     from pipeline.job.config import Job
-    from pipeline.quality.gx_engine import Finding
+    from pipeline.quality.finding import Finding
     from pipeline.suite.row_rules import Count
 
 BUILT_IN = {

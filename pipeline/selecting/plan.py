@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -27,7 +28,8 @@ from pipeline.selecting.input import (
     input_paths,
     stored_paths,
 )
-from pipeline.selecting.views import INPUT, candidates, create_candidates
+from pipeline.selecting.opening import INPUT, can_share, shared_input
+from pipeline.selecting.views import candidates, create_candidates
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -45,10 +47,11 @@ def plan(ctx: Context, ds: str, run_id: str | None = None, *, goes_on: bool = Fa
     _check_grain(ctx)
     with timed("plan") as clock:
         files = check_input(ctx, manifest, ds)
+        found = None
         if goes_on:
             found, stored = rows_by_footers(ctx, files.read, ds, manifest.version)
             startup.import_ahead(ctx, scores=found > stored)
-        planned = make_plan(ctx, manifest, ds, files)
+        planned = make_plan(ctx, manifest, ds, files, found)
         clock.rows = planned.candidates.rows
     record = RunRecord(
         run_id=run_id or new_run_id(ctx.lake.records.newest_id(ctx.job.name, ds)),
@@ -98,10 +101,12 @@ def make_plan(
     manifest: Manifest,
     ds: str,
     files: InputFiles,
+    rows: int | None = None,
 ) -> Plan:
     """Returns the plan of a run of this day, from its checked input and what is stored. Writes nothing.
 
-    Raises InputEmpty if the input has no rows, QualityStop where a policy says `fail`.
+    `rows` is the number of rows in the files, if the run continues in this process. Raises InputEmpty if the input has
+    no rows, QualityStop where a policy says `fail`.
     """
     job, lake = ctx.job, ctx.lake
     partition = Partition(job.name, ds, manifest.version)
@@ -115,16 +120,18 @@ def make_plan(
         for file in lake.parts(Partition(job.name, ds, version))
     ]
     where = describe_files(files.listed)
-    with connect_for_job(ctx, len(features)) as con:
-        create_candidates(con, ctx, files.read, ds)
-        with translated_errors(where, input_paths(ctx, files.read)):
-            found = con.sql(sql_files.load("selecting/uniqueness"))
-            counts = dict(zip(found.columns, found.fetchall()[0], strict=True))
-            repeated = counts["keys"] != counts["distinct_hashes"]
-            if repeated and job.policy.conflicting_duplicates == "fail":
-                rows = candidates(con.view(INPUT), job.input.key, job.input.carry, features)
-                rows.create_view("candidates", replace=True)
-                _refuse_conflicts(con, where)
+    columns = len(features) + len(job.input.carry)
+    with (
+        _candidates(ctx, files.read, ds, columns, rows) as con,
+        translated_errors(where, input_paths(ctx, files.read)),
+    ):
+        found = con.sql(sql_files.load("selecting/uniqueness"))
+        counts = dict(zip(found.columns, found.fetchall()[0], strict=True))
+        repeated = counts["keys"] != counts["distinct_hashes"]
+        if repeated and job.policy.conflicting_duplicates == "fail":
+            of_run = candidates(con.view(INPUT), job.input.key, job.input.carry, features)
+            of_run.create_view("candidates", replace=True)
+            _refuse_conflicts(con, where)
     if counts["rows"] == 0:
         raise empty_input(ds, where)
     if (without := counts["rows"] - counts["keys"]) and job.policy.null_keys == "fail":
@@ -147,6 +154,21 @@ def make_plan(
         repeated=repeated,
         duckdb=duckdb.__version__,
     )
+
+
+@contextmanager
+def _candidates(
+    ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, columns: int, rows: int | None
+) -> Iterator[Connection]:
+    """Opens a connection with the views of input and candidates: that of the later stages if they share it."""
+    if rows is None or ctx.job.select_text is not None or not can_share(ctx, columns):
+        with connect_for_job(ctx, columns) as con:
+            create_candidates(con, ctx, files, ds)
+            yield con
+        return
+    with shared_input(ctx, files, ds, columns, rows) as opened:
+        candidates(opened.rows, ctx.job.input.key, (), ()).create_view("candidates", replace=True)
+        yield opened.con
 
 
 def of_other_models(ctx: Context, base: Sequence[FileInfo], digest: str) -> tuple[FileInfo, ...]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, StarExpression
@@ -24,7 +25,7 @@ from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, Sta
 from pipeline.context import Context
 from pipeline.database import sql_files, wide
 from pipeline.database.aligning import NUMBER
-from pipeline.database.connection import column_types, empty_relation, read_parquet, translated_errors
+from pipeline.database.connection import column_types, read_parquet, translated_errors
 from pipeline.database.keys import INTEGERS, canonical, check_stored_key, feature_type, key_expression
 from pipeline.errors import SchemaMismatch, nearest
 from pipeline.lake.layout import Partition
@@ -39,6 +40,7 @@ from pipeline.selecting.input import (
     rows_by_path,
     stored_paths,
 )
+from pipeline.selecting.opening import INPUT, Opened, can_share, open_input, shared_input
 from pipeline.suite.expectations import columns_of
 
 if TYPE_CHECKING:
@@ -52,9 +54,6 @@ STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
 WHOLE = {*INTEGERS, "UBIGINT", "HUGEINT"}
 CARRIED = "__carried"
 """Column of `compared` and of stored predictions with a hash of the carried values; NULL if they do not matter."""
-
-
-INPUT = "__input"
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,9 @@ class Selection:
     def count(self, query: str) -> list[dict[str, int]]:
         """Runs a query of `sql/` and returns its rows as mappings from column to value."""
         with translated_errors(self.partition.folder, self.reads):
-            relation = self.con.sql(sql_files.load(query))
-            return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+            found = self.con.execute(sql_files.load(query))
+            names = [column[0] for column in found.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
     def term(self, query: str) -> Term:
         return Term(**self.count(query)[0])
@@ -152,7 +152,7 @@ class Selection:
             ours, theirs = _hash(carry, now, before), _hash(carry, before, now)
         self.con.view("selected").select(StarExpression(), ours.alias(CARRIED)).create_view("compared", replace=True)
         own_name = f"{name}_own" if foreign else name
-        self.stored_view(own_name, own, ("fingerprint", "revision"), computed=[theirs.alias(CARRIED)])
+        self.stored_view(own_name, own, ("fingerprint", "revision"), computed={CARRIED: theirs})
         if foreign:
             self.stored_view(f"{name}_foreign", foreign, ("revision",))
             others = self.con.view(f"{name}_foreign").select(
@@ -169,18 +169,32 @@ class Selection:
         paths: Sequence[str],
         columns: Sequence[str] = (),
         prefix: str = "",
-        computed: Sequence[Expression] = (),
+        computed: Mapping[str, Expression] = MappingProxyType({}),
     ) -> None:
-        """Creates a view of a run's files: `__key`, the given columns, their names prefixed, and computed ones."""
+        """Creates a view of a run's files: `__key`, the given columns, their names prefixed, and computed ones.
+
+        Without files, the view is empty, and what is computed must be constant.
+        """
         types = self._key_types
-        if paths:
-            stored = read_parquet(self.con, paths)
-            check_stored_key(self.plan.key, types, column_types(stored), self.partition.folder)
-        else:
-            stored = empty_relation(self.con, types | {column: STORED[column] for column in columns})
+        if not paths:
+            nothing = {prefix + column: ConstantExpression(None).cast(STORED[column]) for column in columns}
+            self.empty_view(name, nothing | dict(computed))
+            return
+        stored = read_parquet(self.con, paths)
+        check_stored_key(self.plan.key, types, column_types(stored), self.partition.folder)
         renamed = [ColumnExpression(column).alias(prefix + column) for column in columns]
         key = key_expression(self.plan.key, types).alias("__key")
-        stored.select(key, *renamed, *computed).create_view(name, replace=True)
+        added = [value.alias(column) for column, value in computed.items()]
+        stored.select(key, *renamed, *added).create_view(name, replace=True)
+
+    def empty_view(self, name: str, columns: Mapping[str, Expression]) -> None:
+        """Creates a view without rows: `__key`, and columns of the types of the given constants."""
+        types = self._key_types
+        key = _listed({column: ConstantExpression(None).cast(kind) for column, kind in types.items()})
+        listed = _listed({"__key": key_expression(self.plan.key, types), **columns})
+        view = ColumnExpression(name)
+        text = f"CREATE OR REPLACE VIEW {view} AS SELECT {listed} FROM (SELECT {key}) WHERE false"  # noqa: S608 - quoted
+        self.con.execute(text)
 
 
 @contextmanager
@@ -198,22 +212,47 @@ def select(
     their columns, unless copies of a row have to be compared: DuckDB looks at each of a thousand columns in every query
     over such a view, even if it counts keys only.
     """
-    read_features = plan.features if features or plan.repeated else ()
     files = of_plan(ctx, plan, partition.ds) if read is None else plan.input
-    with connect_for_job(ctx, len(plan.features) + len(plan.carry)) as con:
-        with translated_errors(describe_files(files)):
-            rows = input_rows(con, ctx, files, partition.ds) if read is None else read(con)
-            rows.create_view(INPUT)
-            of_run = candidates(rows, plan.key, (*plan.carry, *judged(plan)), read_features)
-            of_run.create_view("unmarked" if plan.broken else "candidates")
-        stored = stored_paths(ctx, (*plan.base, *plan.other_versions))
-        base = tuple(stored_paths(ctx, plan.base))
-        selection = Selection(con, plan, partition, (*input_paths(ctx, files), *stored), base, files)
-        if plan.broken:
-            _mark_broken(selection, ctx)
-        _add_duplicates(con, plan)
-        _add_stored(selection, ctx)
-        yield selection
+    columns = len(plan.features) + len(plan.carry)
+    known = plan.candidates.rows
+    if read is not None:
+        with connect_for_job(ctx, columns) as con:
+            with translated_errors(describe_files(files)):
+                rows = read(con)
+                rows.create_view(INPUT)
+            yield _selection(ctx, Opened(con, rows), plan, partition, files, features=features)
+    elif not can_share(ctx, columns):
+        with open_input(ctx, files, partition.ds, columns, known) as opened:
+            yield _selection(ctx, opened, plan, partition, files, features=features)
+    else:
+        with shared_input(ctx, files, partition.ds, columns, known) as opened:
+            if opened.selection is None or opened.selection.plan != plan:
+                opened.selection = _selection(ctx, opened, plan, partition, files, features=True)
+            yield opened.selection
+
+
+def _selection(
+    ctx: Context,
+    opened: Opened,
+    plan: Plan,
+    partition: Partition,
+    files: Mapping[str, Sequence[FileInfo]],
+    *,
+    features: bool,
+) -> Selection:
+    """Creates the views of a plan over its input."""
+    read_features = plan.features if features or plan.repeated else ()
+    with translated_errors(describe_files(files)):
+        of_run = candidates(opened.rows, plan.key, (*plan.carry, *judged(plan)), read_features)
+        of_run.create_view("unmarked" if plan.broken else "candidates", replace=True)
+    stored = stored_paths(ctx, (*plan.base, *plan.other_versions))
+    base = tuple(stored_paths(ctx, plan.base))
+    selection = Selection(opened.con, plan, partition, (*input_paths(ctx, files), *stored), base, files)
+    if plan.broken:
+        _mark_broken(selection, ctx)
+    _add_duplicates(selection)
+    _add_stored(selection, ctx)
+    return selection
 
 
 @contextmanager
@@ -269,17 +308,23 @@ def judged(plan: Plan) -> tuple[str, ...]:
     return tuple(column for rule in plan.broken for column in columns_of(rule.kwargs))
 
 
-def _add_duplicates(con: Connection, plan: Plan) -> None:
+def _listed(columns: Mapping[str, Expression]) -> str:
+    """Returns a select list."""
+    return ", ".join(f"{value} AS {ColumnExpression(name)}" for name, value in columns.items())
+
+
+def _add_duplicates(selection: Selection) -> None:
+    con, plan = selection.con, selection.plan
     if plan.repeated:
+        con.execute("DROP TABLE IF EXISTS duplicates")  # that of the plan before, in a shared connection
         con.sql(sql_files.load("selecting/duplicates")).create("duplicates")
     else:
-        key = con.view("candidates").select("__key").filter(ConstantExpression(value=False))
-        columns = (ConstantExpression(0).alias("copies"), ConstantExpression(value=False).alias("conflicting"))
-        key.select(ColumnExpression("__key"), *columns).create_view("duplicates")
+        nothing = {"copies": ConstantExpression(0), "conflicting": ConstantExpression(value=False)}
+        selection.empty_view("duplicates", nothing)
     keyed = con.sql(sql_files.load("selecting/selected")) if plan.repeated or plan.null_keys else con.view("candidates")
-    keyed.create_view("keyed" if plan.broken else "selected")
+    keyed.create_view("keyed" if plan.broken else "selected", replace=True)
     if plan.broken:
-        con.sql(sql_files.load("selecting/passing")).create_view("selected")
+        con.sql(sql_files.load("selecting/passing")).create_view("selected", replace=True)
 
 
 def _mark_broken(selection: Selection, ctx: Context) -> None:
@@ -287,8 +332,8 @@ def _mark_broken(selection: Selection, ctx: Context) -> None:
     from pipeline.suite import row_rules
 
     con, plan = selection.con, selection.plan
-    row_rules.mark(con.view("unmarked"), plan.broken).create_view("marked")
-    con.view("marked").create_view("candidates")
+    row_rules.mark(con.view("unmarked"), plan.broken).create_view("marked", replace=True)
+    con.view("marked").create_view("candidates", replace=True)
     if paths := stored_paths(ctx, plan.released):
         selection.stored_view("released", paths, ["reasons"])
         con.sql(sql_files.load("selecting/unreleased")).create_view("candidates", replace=True)
@@ -299,7 +344,7 @@ def _add_stored(selection: Selection, ctx: Context) -> None:
     foreign = plan.other_models or ()
     own = [file for file in plan.base if file not in foreign]
     selection.predictions_view("stored", stored_paths(ctx, own), stored_paths(ctx, foreign), plan.carry)
-    selection.con.sql(sql_files.load("selecting/latest")).create_view("latest")
+    selection.con.sql(sql_files.load("selecting/latest")).create_view("latest", replace=True)
     selection.stored_view("other_versions", stored_paths(ctx, plan.other_versions))
 
 

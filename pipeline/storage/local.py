@@ -38,6 +38,7 @@ class LocalStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._root = str(root)
 
     def __str__(self) -> str:
         return str(self.root)
@@ -46,24 +47,31 @@ class LocalStorage:
         """Returns the path of a key; an absolute path, such as that of a job's own input, is returned unchanged."""
         return self.root / key
 
+    def _at(self, key: str) -> str:
+        """Returns the path of a key as text: `Path` takes longer than the call of the system that it is for."""
+        return os.path.join(self._root, key)  # noqa: PTH118
+
     @property
     def workspace(self) -> LocalStorage:
         return self
 
     def where(self, key: str) -> str:
-        return str(self.path(key).absolute())
+        if not key or key.endswith("/") or "//" in key or "./" in key:
+            return str(self.path(key).absolute())
+        at = self._at(key)
+        return at if os.path.isabs(at) else f"{os.getcwd()}/{at}"  # noqa: PTH109, PTH117
 
     def attach(self, con: Connection) -> None:
         """Does nothing: DuckDB reads local files directly."""
 
     def files(self, prefix: str) -> list[FileInfo]:
-        with translated_os_errors(self.path(prefix)):
-            return sorted(_walk(self.path(prefix), prefix.rstrip("/")), key=lambda file: file.path)
+        with translated_os_errors(self._at(prefix)):
+            return sorted(_walk(self._at(prefix), prefix.rstrip("/")), key=lambda file: file.path)
 
     def folders(self, prefix: str) -> list[str]:
-        with translated_os_errors(self.path(prefix)):
+        with translated_os_errors(self._at(prefix)):
             try:
-                return sorted(entry.name for entry in os.scandir(self.path(prefix)) if entry.is_dir())
+                return sorted(entry.name for entry in os.scandir(self._at(prefix)) if entry.is_dir())
             except FileNotFoundError:
                 return []
 
@@ -91,12 +99,12 @@ class LocalStorage:
         return Matches(files, others)
 
     def head(self, key: str) -> FileInfo | None:
-        with translated_os_errors(self.path(key)):
+        with translated_os_errors(self._at(key)):
             try:
-                found = self.path(key).stat()
+                found = os.stat(self._at(key))  # noqa: PTH116
             except FileNotFoundError:
                 return None
-            return _info(key, found) if not self.path(key).is_dir() else None
+            return _info(key, found) if not stat.S_ISDIR(found.st_mode) else None
 
     def stat(self, key: str) -> tuple[FileInfo, datetime]:
         with translated_os_errors(self.path(key)):
@@ -104,9 +112,10 @@ class LocalStorage:
             return _info(key, found), datetime.fromtimestamp(found.st_mtime, UTC)
 
     def read(self, key: str) -> bytes | None:
-        with translated_os_errors(self.path(key)):
+        with translated_os_errors(self._at(key)):
             try:
-                return self.path(key).read_bytes()
+                with open(self._at(key), "rb") as file:  # noqa: PTH123
+                    return file.read()
             except FileNotFoundError:
                 return None
 
@@ -362,7 +371,7 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[FileInfo]:
+def _walk(folder: str, prefix: str) -> Iterator[FileInfo]:
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -371,7 +380,7 @@ def _walk(folder: Path, prefix: str) -> Iterator[FileInfo]:
         key = f"{prefix}/{entry.name}" if prefix else entry.name
         try:
             if entry.is_dir():
-                yield from _walk(folder / entry.name, key)
+                yield from _walk(entry.path, key)
             else:
                 yield _info(key, entry.stat())
         except FileNotFoundError:

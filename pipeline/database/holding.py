@@ -1,0 +1,38 @@
+"""Rows that several queries read: held in memory if they are few.
+
+A query over Parquet files takes longer to be planned than a small day to be read, since each opens the files again. So
+the rows of a small day are read once, into a table. Nothing else depends on whether rows are held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import duckdb
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
+    from duckdb import DuckDBPyRelation as Relation
+
+VALUES, BYTES = 1_000_000, 4_000_000
+"""Number of values, and size of their files, up to which rows are held."""
+UNTYPED = '"NULL"'
+"""Type of a column that is NULL as a constant: a table would give it another type."""
+
+
+def few(rows: int, columns: int, size: int) -> bool:
+    """Tells whether rows are held; `size` is that of their files, in bytes."""
+    return rows * columns <= VALUES and size <= BYTES
+
+
+def name_rows(con: Connection, name: str, rows: Relation, *, held: bool) -> Relation:
+    """Gives rows a name in a connection, as a table if they are to be held, else as a view; returns them."""
+    if held and UNTYPED not in map(str, rows.types):
+        try:
+            rows.create(name)
+        except duckdb.Error:  # perhaps about a column that no query reads
+            pass
+        else:
+            return con.table(name)
+    rows.create_view(name)
+    return rows

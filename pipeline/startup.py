@@ -61,6 +61,8 @@ def import_ahead(ctx: Context, *, scores: bool) -> None:
         quality.start() if _owned else pool.submit(quality.start)
     if scores and "torch" not in sys.modules:
         pool.submit(importlib.import_module, "torch")
+    if suites and _owned and ctx.job.report.enabled:  # while this process waits for the other one
+        pool.submit(importlib.import_module, "matplotlib.backends.backend_svg")
     pool.shutdown(wait=False)
 
 

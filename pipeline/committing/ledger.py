@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-from duckdb import ColumnExpression, ConstantExpression
+from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
-from pipeline.database.connection import column_types, read_parquet
+from pipeline.database.connection import column_types
+from pipeline.database.holding import Named
 from pipeline.errors import LedgerImbalance, StorageError
 from pipeline.records import Ledger, RunRecord, Statistics, Term
 from pipeline.selecting.triage import WITHDRAWN
@@ -86,8 +87,7 @@ class Accounts:
         """
         selected = self._selected
         self._published, self._others = published, others
-        columns = column_types(read_parquet(selected.con, published)) if published else {}
-        selected.stored_view("scored", published, [name for name in COUNTED if name in columns])
+        selected.stored_view("scored", published, optional=COUNTED)
         self._check_owner(published)
         scored = selected.term("committing/scored")
         unchanged, terms = ledger.unchanged, dict[bool, Term]()
@@ -127,7 +127,7 @@ class Accounts:
         if not published:
             return
         others = ColumnExpression("run_id") != ConstantExpression(self._record.run_id)
-        rows = self._selected.con.view("scored").filter(others).aggregate("count(*)").fetchall()[0][0]
+        (rows,) = Named(self._selected.con, "scored").aggregate([FunctionExpression("count_if", others)])
         if rows:
             raise StorageError(
                 "the storage has let another run overwrite a part file of this run",

@@ -1,4 +1,4 @@
-"""Rows that several queries read: held in memory if they are few.
+"""Rows that several queries read, by name: held in memory if they are few.
 
 A query over Parquet files takes longer to be planned than a small day to be read, since each opens the files again. So
 the rows of a small day are read once, into a table. Nothing else depends on whether rows are held.
@@ -6,18 +6,40 @@ the rows of a small day are read once, into a table. Nothing else depends on whe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import duckdb
+from duckdb import ColumnExpression
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
+    from duckdb import Expression
 
 VALUES, BYTES = 1_000_000, 4_000_000
 """Number of values, and size of their files, up to which rows are held."""
 UNTYPED = '"NULL"'
 """Type of a column that is NULL as a constant: a table would give it another type."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Rows that have a name in a connection."""
+
+    con: Connection
+    name: str
+
+    @property
+    def relation(self) -> Relation:
+        return self.con.view(self.name)
+
+    def aggregate(self, terms: Sequence[Expression]) -> tuple[Any, ...]:
+        """Returns aggregates over all rows. A relation would plan the query twice: to tell the types, and to run it."""
+        text = f"SELECT {', '.join(map(str, terms))} FROM {ColumnExpression(self.name)}"  # noqa: S608 - all is quoted
+        (row,) = self.con.execute(text).fetchall()
+        return row
 
 
 def few(rows: int, columns: int, size: int) -> bool:

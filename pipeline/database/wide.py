@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, LambdaExpression
 
+from pipeline.database.holding import Named
+
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation
     from duckdb import Expression
@@ -54,23 +56,24 @@ def select(relation: Relation, columns: Mapping[str, Expression]) -> Relation:
 
 
 def aggregate(
-    relation: Relation,
+    rows: Relation | Named,
     whole: Sequence[Expression],
     columns: Sequence[Expression],
     terms: Sequence[Callable[[Expression], Expression]],
 ) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
-    """Returns the aggregates `whole` of the relation, and the aggregates `terms` of each column of numbers, in order.
+    """Returns the aggregates `whole` of some rows, and the aggregates `terms` of each column of numbers, in order.
 
-    Of a relation without rows, all aggregates of a column are None if there are many columns.
+    Without rows, all aggregates of a column are None if there are many columns.
     """
     named = [term.alias(f"t{number}") for number, term in enumerate(whole)]
     if len(columns) <= FEW:
         of_columns = [term(column) for column in columns for term in terms]
         named += [term.alias(f"c{number}") for number, term in enumerate(of_columns)]
-        (row,) = relation.aggregate(named).fetchall()
+        row = _aggregated(rows, named)
         rest, size = row[len(whole) :], len(terms)
         return row[: len(whole)], [rest[at : at + size] for at in range(0, len(rest), size)]
-    (row,) = relation.aggregate(named).fetchall()
+    row = _aggregated(rows, named)
+    relation = rows.relation if isinstance(rows, Named) else rows
     numbers = FunctionExpression("range", ConstantExpression(len(columns)))
     values = relation.select(_listed(columns).alias("listed")).select(
         FunctionExpression("unnest", numbers).alias("number"),
@@ -80,6 +83,13 @@ def aggregate(
     of_value = [term(value).alias(f"c{index}") for index, term in enumerate(terms)]
     found = {index: rest for index, *rest in values.aggregate([number, *of_value], "number").fetchall()}
     return row, [tuple(found.get(index, [None] * len(terms))) for index in range(len(columns))]
+
+
+def _aggregated(rows: Relation | Named, terms: Sequence[Expression]) -> tuple[Any, ...]:
+    if isinstance(rows, Named):
+        return rows.aggregate(terms)
+    (row,) = rows.aggregate(list(terms)).fetchall()
+    return row
 
 
 def _folded(of_few: str, of_list: str, columns: Sequence[Expression]) -> Expression:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.model.limits import Limits
+from pipeline.machine import usable_cores
+from pipeline.model.limits import Limits, values_of_device
 
 LANES = 2
 Compute = Callable[[torch.Tensor], Sequence[torch.Tensor]]
@@ -183,6 +184,12 @@ class Lanes:
             self._limits.check_fits(len(part), error)
             return False
         return True
+
+
+def values_at_once(device: str) -> int:
+    """Returns how many values a layer may return for a slice, given the memory of a device and the scoring threads."""
+    memory: int = torch.cuda.get_device_properties(device).total_memory
+    return values_of_device(memory, usable_cores(), LANES)
 
 
 def _event(*, timing: bool = False) -> torch.cuda.Event:

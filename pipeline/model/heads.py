@@ -21,7 +21,7 @@ from pipeline.model.precision import HALF_ROUNDING, ROUNDING
 Results = tuple[NDArray[Any], ...]
 ANY_ROWS = sys.maxsize
 SCORES_AT_ONCE = 2_000_000
-"""Maximum number of ranking scores in memory, 8 MB: rows are scored in parts that fit into the caches."""
+"""Maximum number of ranking scores in memory on a CPU, 8 MB: rows are scored in parts that fit into the caches."""
 
 
 class Head(Protocol):
@@ -41,8 +41,11 @@ class Head(Protocol):
         """Returns the same columns as numpy arrays (rows,), or (rows, top) for a ranking; text and lists as objects."""
 
 
-def head_of(signature: Signature, *, half: bool = False) -> Head:
-    """Returns the head of a task. `half`: the model computes in float16 or bfloat16, and rounds accordingly."""
+def head_of(signature: Signature, *, half: bool = False, scores_at_once: int | None = None) -> Head:
+    """Returns the head of a task. `half`: the model computes in float16 or bfloat16, and rounds accordingly.
+
+    `scores_at_once` is the largest number of ranking scores in memory; by default SCORES_AT_ONCE.
+    """
     match signature.task:
         case "classification":
             return Classification(signature, half=half)
@@ -51,7 +54,7 @@ def head_of(signature: Signature, *, half: bool = False) -> Head:
         case "multilabel":
             return MultiLabel(signature)
         case "ranking":
-            return Ranking(signature)
+            return Ranking(signature, scores_at_once)
         case _:
             assert_never(signature.task)
 
@@ -173,11 +176,11 @@ class MultiLabel:
 class Ranking:
     """The best items and their raw scores. Items with equal scores may come in any order."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, scores_at_once: int | None = None) -> None:
         assert signature.top is not None
         self._top = signature.top
         self._labels = pa.array(signature.classes, output_schema(signature).field("top_items").type.value_type)
-        self.most_rows = max(1, SCORES_AT_ONCE // len(signature.classes))
+        self.most_rows = max(1, (scores_at_once or SCORES_AT_ONCE) // len(signature.classes))
 
     def empty(self, rows: int) -> Results:
         return np.empty((self._top, rows), np.float32), np.empty((self._top, rows), np.int64)

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from pipeline.errors import ModelError
 
+BYTES_PER_VALUE = 4 * 4
+"""Device memory for one value of a slice's widest result: float32, and three more like it while it is computed."""
+
+
+def values_of_device(memory: int, threads: int, lanes: int) -> int:
+    """Returns how many values the widest result of a slice may have, so that all threads' slices take half a device.
+
+    `memory` is that of the device in bytes; each thread has `lanes` slices there at once. A slice that does not fit
+    nevertheless is halved.
+    """
+    return max(1, memory // 2 // (BYTES_PER_VALUE * threads * lanes))
+
 
 class Limits:
     """The limit, shared by all threads that use one model: a slice too large for one is too large for all."""

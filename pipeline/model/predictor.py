@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.errors import ModelError, ModelMismatch, UsageError
 from pipeline.job.config import Precision
-from pipeline.model.cuda import Busy, Lanes
+from pipeline.model.cuda import Busy, Lanes, values_at_once
 from pipeline.model.heads import Results, head_of
 from pipeline.model.layers import Layers
 from pipeline.model.library_model import only_on_cpu
@@ -62,7 +62,9 @@ class Predictor:
         """Number of outputs that the module may return."""
         self._schema = output_schema(signature)
         self.half = precision == "bfloat16" or computes_in_half(module)
-        self._head = head_of(signature, half=self.half)
+        self.values_at_once = None if self.device == "cpu" else values_at_once(self.device)
+        """Largest number of values that a layer may return for a slice on a GPU; None on the CPU."""
+        self._head = head_of(signature, half=self.half, scores_at_once=self.values_at_once)
         limit: int = getattr(module, "most_rows", sys.maxsize)
         self._limits = Limits(min(limit, self._head.most_rows), self.device)
         self._lanes = Lanes(self.device, self._compute, self._limits) if self.device != "cpu" else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from pipeline.database.holding import Named
 from pipeline.errors import LakescoreError
 from pipeline.quality import builtin, collisions, evaluating, measures, queries
 from pipeline.quality.verdict import built_in, check_off, of_count, of_finding, quarantines
@@ -50,7 +51,7 @@ def examine(
     """
     check_off(ctx.job)
     rules = suite.load(ctx.job, "input")
-    found = measures.measure(day.relation, features) if features else measures.Profile(day.rows, 0, ())
+    found = measures.measure(Named(day.con, day.view), features) if features else measures.Profile(day.rows, 0, ())
     checks = [*builtin.checks(ctx, day, found, builtin.recent_runs(ctx, ds)), *_collisions(ctx, day, found, inputs)]
     if not rules:
         return Examined(tuple(checks))

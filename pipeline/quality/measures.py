@@ -10,6 +10,7 @@ from duckdb import CaseExpression, CoalesceOperator, ColumnExpression, ConstantE
 
 from pipeline.database import wide
 from pipeline.database.connection import column_types
+from pipeline.database.holding import Named
 from pipeline.model.schema_check import NUMBER
 from pipeline.selecting.source import FILE
 
@@ -44,20 +45,20 @@ class Profile:
     features: tuple[Feature, ...]
 
 
-def measure(relation: Relation, features: Sequence[str]) -> Profile:
+def measure(rows: Relation | Named, features: Sequence[str]) -> Profile:
     """Measures the feature columns. In a column that is not numeric, only NULLs are counted."""
-    types = column_types(relation)
+    types = column_types(rows.relation if isinstance(rows, Named) else rows)
     numeric = [bool(NUMBER.fullmatch(types[name])) for name in features]
     values = [_number(name) if number else _stand_in(name) for name, number in zip(features, numeric, strict=True)]
     zero = ConstantExpression(0)
     default = (_or_zero(wide.lowest(values)) == zero) & (_or_zero(wide.highest(values)) == zero)
     whole = [FunctionExpression("count_star"), FunctionExpression("count_if", default)]
-    (rows, default_rows), measured = wide.aggregate(relation, whole, values, TERMS)
+    (count, default_rows), measured = wide.aggregate(rows, whole, values, TERMS)
     found = []
     for name, number, (present, not_finite, *sizes) in zip(features, numeric, measured, strict=True):
         low, high, scale = sizes if number else (None, None, None)
-        found.append(Feature(name, rows - (present or 0), not_finite or 0, low, high, scale))
-    return Profile(rows, default_rows or 0, tuple(found))
+        found.append(Feature(name, count - (present or 0), not_finite or 0, low, high, scale))
+    return Profile(count, default_rows or 0, tuple(found))
 
 
 def scale_by_file(day: DayInput, feature: str) -> list[tuple[str, float]]:

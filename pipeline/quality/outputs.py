@@ -23,6 +23,7 @@ from duckdb import (
 from pipeline.columns import HIVE
 from pipeline.database import holding, sql_files, wide
 from pipeline.database.connection import column_types, connect_shared, read_parquet, translated_errors
+from pipeline.database.holding import Named
 from pipeline.database.keys import key_expression
 from pipeline.errors import counted
 from pipeline.model.outputs import output_schema
@@ -106,10 +107,6 @@ class StagedViews:
     def rows(self) -> Relation:
         return self.con.view(self.staged)
 
-    @property
-    def whole(self) -> Relation:
-        return self.con.view(self.partition)
-
 
 def _staged_views(con: Connection, ctx: Context, record: RunRecord, staged: Sequence[Path]) -> StagedViews:
     rows = read_parquet(con, staged, folders=HIVE)
@@ -146,13 +143,13 @@ def after_commit(
 
 def _about_rows(ctx: Context, views: StagedViews, record: RunRecord, signature: Signature) -> Iterator[CheckResult]:
     """Yields the checks of the staged rows; one pass counts the rows that fail each."""
-    rows = views.rows
-    rows = rows.select(StarExpression(), key_expression(record.plan.key, column_types(rows)).alias("__key"))
-    terms = {"rows": FunctionExpression("count_star"), "hash_sum": SQLExpression("sum(hash(__key))")}
-    bad_rows = output_rules.bad_rows(signature, rows.columns)
+    types = column_types(views.rows)
+    hashed = FunctionExpression("hash", key_expression(record.plan.key, types))
+    terms = {"rows": FunctionExpression("count_star"), "hash_sum": FunctionExpression("sum", hashed)}
+    bad_rows = output_rules.bad_rows(signature, list(types))
     terms |= {name: FunctionExpression("count_if", condition) for name, condition in bad_rows.items()}
-    (values,) = rows.aggregate([term.alias(name) for name, term in terms.items()]).fetchall()
-    found = dict(zip(terms, values, strict=True))
+    rows = Named(views.con, views.staged)
+    found = dict(zip(terms, rows.aggregate(list(terms.values())), strict=True))
     count, hash_sum = found.pop("rows"), found.pop("hash_sum")
     expected = record.dispositions.get("scored", 0)
     observed = f"{count:,} of {counted(expected, 'row')}"
@@ -162,26 +159,26 @@ def _about_rows(ctx: Context, views: StagedViews, record: RunRecord, signature: 
         ((unknown,),) = views.con.sql(sql_files.load("quality/unknown_items"), params=values_of).fetchall()
         observed = f"{unknown:,} unknown to the model"
         yield built_in(ctx.job, "output", "items_known", success=unknown == 0, observed=observed)
-    doubled = _doubled(rows, record.plan, Term(rows=count, hash_sum=hash_sum))
+    doubled = _doubled(rows, hashed, record.plan, Term(rows=count, hash_sum=hash_sum))
     found = {"keys_once": doubled, **{name: bad or 0 for name, bad in found.items()}}
     for name, bad in found.items():
         yield built_in(ctx.job, "output", name, success=bad == 0, unexpected=bad, share=bad / count)
 
 
-def _doubled(rows: Relation, plan: Plan, staged: Term) -> int:
+def _doubled(rows: Named, hashed: Expression, plan: Plan, staged: Term) -> int:
     """Returns the number of surplus staged rows, beyond the first of each key.
 
     If the staged rows match the candidates in count and hash sum, the plan has already shown that keys are unique.
     """
     if staged == plan.candidates and not plan.repeated and plan.duckdb == duckdb.__version__:
         return 0
-    (distinct,) = rows.aggregate("count(DISTINCT hash(__key))").fetchall()[0]
+    (distinct,) = rows.aggregate([SQLExpression(f"count(DISTINCT {hashed})")])
     return int(staged.rows - distinct)
 
 
 def _about_partition(ctx: Context, views: StagedViews, signature: Signature) -> Iterator[CheckResult]:
     """Yields the checks of the partition including the staged rows, in two passes."""
-    rows = views.whole
+    rows = Named(views.con, views.partition)
     columns = output_rules.scores(views.rows.columns)  # stored rows may be of another model, with other outputs
     low, high = (FunctionExpression(name, *columns[:1]).cast("DOUBLE") for name in ("min", "max"))
     terms = [FunctionExpression("count_star"), low, high]
@@ -190,7 +187,7 @@ def _about_partition(ctx: Context, views: StagedViews, signature: Signature) -> 
     if signature.task == "classification":
         yield from _about_classes(ctx, rows, columns, enough=enough)
     if signature.task == "ranking":
-        share, observed = _most_frequent(rows, output_rules.best("top_items"))
+        share, observed = _most_frequent(rows.relation, output_rules.best("top_items"))
         yield _noted(ctx, "first_item_share", success=not enough or share <= MOST, observed=observed + " first")
     size = max(1.0, abs(lowest), abs(highest)) if signature.task in ("regression", "ranking") else 1.0
     widest = max(each for (each,) in found) / size
@@ -208,15 +205,12 @@ def _range(value: Expression) -> Expression:
     return FunctionExpression("max", value) - FunctionExpression("min", value)
 
 
-def _about_classes(
-    ctx: Context, rows: Relation, columns: Sequence[Expression], *, enough: bool
-) -> Iterator[CheckResult]:
-    terms = [FunctionExpression("avg", ColumnExpression("prediction_proba")).alias("confidence")]
-    terms.append(FunctionExpression("avg", _entropy(columns)).alias("entropy"))
-    ((confidence, entropy),) = rows.aggregate(terms).fetchall()
+def _about_classes(ctx: Context, rows: Named, columns: Sequence[Expression], *, enough: bool) -> Iterator[CheckResult]:
+    terms = [ColumnExpression("prediction_proba"), _entropy(columns)]
+    confidence, entropy = rows.aggregate([FunctionExpression("avg", term) for term in terms])
     observed = f"mean confidence {confidence:.4f}"
     yield _noted(ctx, "mean_confidence", success=confidence >= LEAST_CONFIDENCE, observed=observed)
-    share, observed = _most_frequent(rows, ColumnExpression("prediction"))
+    share, observed = _most_frequent(rows.relation, ColumnExpression("prediction"))
     yield _noted(ctx, "class_share", success=not enough or share <= MOST, observed=observed)
     relative = entropy / math.log(len(columns))
     yield _noted(

@@ -51,7 +51,8 @@ this thread's own rate does not show. Beyond it, smaller ones are: they take les
 HOPELESS = 0.75
 """A candidate below this share of the best rate is not tried a third time; two consecutive ones end a round."""
 KEPT_VALUES = 16_000_000
-"""Maximum number of values that the widest layer returns for one batch, 64 MB; a worker holds two or three of these."""
+"""Maximum number of values that the widest layer returns for one batch on a CPU, 64 MB; a worker holds two or three of
+these."""
 
 
 class Machine(Frozen):
@@ -130,7 +131,7 @@ def measure(
 
     `examples` is the content of that batch; `_budget_s` limits the time of the trials.
     """
-    limit = min(most_rows, predictor.most_rows, KEPT_VALUES // _widest(predictor))
+    limit = min(most_rows, predictor.most_rows, (predictor.values_at_once or KEPT_VALUES) // _widest(predictor))
     matrix = _rows(predictor, max(CANDIDATES[0], min(CANDIDATES[-1], limit)), examples)
     rates = batch_rates(predictor, matrix, rows / here.cores)
     batch_rows = fastest(rates)

@@ -170,10 +170,12 @@ class Selection:
         columns: Sequence[str] = (),
         prefix: str = "",
         computed: Mapping[str, Expression] = MappingProxyType({}),
+        optional: Sequence[str] = (),
     ) -> None:
         """Creates a view of a run's files: `__key`, the given columns, their names prefixed, and computed ones.
 
-        Without files, the view is empty, and what is computed must be constant.
+        `optional` columns are those that not all files of that kind have. Without files, the view is empty, and what is
+        computed must be constant.
         """
         types = self._key_types
         if not paths:
@@ -181,8 +183,10 @@ class Selection:
             self.empty_view(name, nothing | dict(computed))
             return
         stored = read_parquet(self.con, paths)
-        check_stored_key(self.plan.key, types, column_types(stored), self.partition.folder)
-        renamed = [ColumnExpression(column).alias(prefix + column) for column in columns]
+        found = column_types(stored)
+        check_stored_key(self.plan.key, types, found, self.partition.folder)
+        taken = (*columns, *(column for column in optional if column in found))
+        renamed = [ColumnExpression(column).alias(prefix + column) for column in taken]
         key = key_expression(self.plan.key, types).alias("__key")
         added = [value.alias(column) for column, value in computed.items()]
         stored.select(key, *renamed, *added).create_view(name, replace=True)

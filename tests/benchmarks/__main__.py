@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.benchmarks import (
     against,
+    backfill,
     cluster,
     daily,
     drift,
@@ -31,6 +32,7 @@ from tests.benchmarks import (
 
 BENCHMARKS: dict[str, Callable[[Path, list[int], int], None]] = {
     "against": against.run,
+    "backfill": backfill.run,
     "cluster": cluster.run,
     "daily": daily.run,
     "drift": drift.run,

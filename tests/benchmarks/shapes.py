@@ -159,7 +159,10 @@ def loop(name: str, folder: Path) -> Callable[[], object]:
         with torch.inference_mode():
             for batch in pq.ParquetFile(source).iter_batches(BATCH):
                 matrix = torch.from_numpy(np.require(shape.matrix(batch), requirements="W"))
-                parts = [_outputs(name, network(part)) for part in torch.split(matrix, shape.slice_rows)]
+                parts = [
+                    outputs_of(network(part), 10 if name == "ranking" else None)
+                    for part in torch.split(matrix, shape.slice_rows)
+                ]
                 columns = {key: pa.chunked_array([part[key] for part in parts]) for key in parts[0]}
                 table = pa.table({"id": batch.column("id"), **columns})
                 writer = writer or pq.ParquetWriter(folder / "loop.parquet", table.schema, compression="zstd")
@@ -170,15 +173,16 @@ def loop(name: str, folder: Path) -> Callable[[], object]:
     return work
 
 
-def _outputs(name: str, raw: torch.Tensor) -> dict[str, pa.Array]:
-    if name == "ranking":
-        best = raw.topk(10, dim=1)
-        items, scores = (pa.array(values.flatten().numpy()) for values in (best.indices, best.values))
+def outputs_of(raw: torch.Tensor, top: int | None) -> dict[str, pa.Array]:
+    """Returns the columns of a ranking, if `top` is given, else of a classification, from a network's output."""
+    if top is not None:
+        best = raw.topk(top, dim=1)
+        items, scores = (pa.array(values.flatten().cpu().numpy()) for values in (best.indices, best.values))
         return {
-            "top_items": pa.FixedSizeListArray.from_arrays(items, 10),
-            "top_scores": pa.FixedSizeListArray.from_arrays(scores, 10),
+            "top_items": pa.FixedSizeListArray.from_arrays(items, top),
+            "top_scores": pa.FixedSizeListArray.from_arrays(scores, top),
         }
-    probabilities = torch.softmax(raw, dim=1)
+    probabilities = torch.softmax(raw, dim=1).cpu()
     confidence, index = probabilities.max(dim=1)
     columns = {f"prob_class_{label}": pa.array(probabilities[:, label].numpy()) for label in range(raw.shape[1])}
     return {"prediction": pa.array(index.numpy()), "prediction_proba": pa.array(confidence.numpy()), **columns}

@@ -28,7 +28,7 @@ def main(folder: Path, name: str = "batch_inference", workers: str = "") -> None
     job = find_job(name, settings)
     if job.quality.enabled:
         importlib.import_module("pipeline.quality.gx_engine")
-        importlib.import_module("pipeline.quality.pages")
+        importlib.import_module("pipeline.report.quality_pages")
     record = run_day(Context.open(job, settings), DAY).record
     assert record is not None
     stages = {stage.stage: stage.wall_s for stage in record.stages}

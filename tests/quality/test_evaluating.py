@@ -31,7 +31,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from pipeline import startup
 startup.configure()
-job = SimpleNamespace(folder=Path(sys.argv[1]), quality=SimpleNamespace(enabled=True))
+on, off = SimpleNamespace(enabled=True), SimpleNamespace(enabled=False)
+job = SimpleNamespace(folder=Path(sys.argv[1]), quality=on, report=off)
 startup.import_ahead(SimpleNamespace(job=job), scores=False)
 from pipeline.quality import evaluating
 process = evaluating.other_process()

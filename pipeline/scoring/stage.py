@@ -29,6 +29,7 @@ from pipeline.records import Addition, CheckResult, EngineUsed, RunRecord, Stage
 from pipeline.scoring import tuning
 from pipeline.scoring.batch import REUSED, reasons_of_unselected
 from pipeline.scoring.workers import PARTS, ModelOutputs, Outputs, ReusedOutputs, Sink, Source, Worker, work_all
+from pipeline.selecting import pairing
 from pipeline.selecting.input import check_input_unchanged
 from pipeline.selecting.triage import WITHDRAWN
 from pipeline.selecting.views import select
@@ -64,9 +65,10 @@ def score(ctx: Context, record: RunRecord) -> Addition:
     """
     partition = Partition.of(record)
     try:
-        with timed("score") as clock, select(ctx, record.plan, partition) as selected:
-            staged = Staging(ctx, record, selected, staging_folder(record), left_behind(ctx, record))
-            counts = staged.run()
+        with timed("score") as clock:
+            with select(ctx, record.plan, partition, pairs=pairing.find(ctx, record.plan, record.ds)) as selected:
+                staged = Staging(ctx, record, selected, staging_folder(record), left_behind(ctx, record))
+                counts = staged.run()
             clock.rows, clock.busy, clock.engine = counts["scored"], staged.busy, staged.engine
     except UnreadableFile:
         check_input_unchanged(ctx, record.plan, record.ds)
@@ -280,7 +282,9 @@ class Staging:
         `tallied`: these are all rows of the day, and their histograms are kept for the profile.
         """
         with self._translated_errors(), self._open(rows) as reader:
-            source = Source(reader, replace(self.ctx, progress=self._progress), self.record.plan.candidates.rows)
+            ctx, pairs = replace(self.ctx, progress=self._progress), self.selected.pairs
+            complete = pairs.complete if pairs is not None else None
+            source = Source(reader, ctx, self.record.plan.candidates.rows, complete)
             workers = [self._worker(index, outputs, tallied=tallied) for index in range(self.threads)]
             self.workers += workers
             counts = work_all(workers, source)

@@ -101,8 +101,15 @@ class ReusedOutputs:
 class Source:
     """A reader that workers share: each takes the next batch in turn."""
 
-    def __init__(self, reader: pa.RecordBatchReader, ctx: Context, total: int) -> None:
-        self._batches, self._ctx, self._total = iter(reader), ctx, total
+    def __init__(
+        self,
+        reader: pa.RecordBatchReader,
+        ctx: Context,
+        total: int,
+        complete: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None,
+    ) -> None:
+        """`complete` is applied to each batch, in the thread of the worker that takes it."""
+        self._batches, self._ctx, self._total, self._complete = iter(reader), ctx, total, complete
         self._lock = threading.Lock()
         self._done = 0
         self._stopped = False
@@ -114,7 +121,7 @@ class Source:
             if batch is not None:
                 self._done += batch.num_rows
                 self._ctx.progress("score", self._done, self._total)
-            return batch
+        return batch if batch is None or self._complete is None else self._complete(batch)
 
     def stop(self) -> None:
         self._stopped = True

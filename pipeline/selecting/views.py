@@ -6,7 +6,8 @@ duplicates     keys that occur more than once
 selected       candidates, one row per key, that break no rule of the input's suite
 keyed          candidates, one row per key, with the rules that each breaks; only if rows break rules
 compared       selected, with a hash of the carried values that can be compared with that of stored predictions
-latest         the newest prediction of each key in this partition; without a fingerprint if it is of another model
+latest         the newest prediction of each key in this partition; without a fingerprint if it is of another model.
+               If stored rows were paired by position (`pairing.py`), these are left out, and older ones may be here
 other_versions keys that another model version has scored
 staged         keys of the predictions that the run itself has staged so far
 """
@@ -41,6 +42,8 @@ from pipeline.selecting.input import (
     stored_paths,
 )
 from pipeline.selecting.opening import INPUT, Opened, can_share, open_input, shared_input
+from pipeline.selecting.pairing import POSITION, located
+from pipeline.selecting.source import FILE
 from pipeline.suite.expectations import columns_of
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
     from duckdb import DuckDBPyRelation as Relation
     from duckdb import Expression
+
+    from pipeline.selecting.pairing import Gap, Pairs
 
 
 STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
@@ -90,11 +95,16 @@ class Selection:
     files: Mapping[str, Sequence[FileInfo]]
     """The files with the rows of the input, by source."""
 
+    pairs: Pairs | None = None
+    """Stored rows that are in none of the views: `Pairs.complete` adds them to batches of `to_score`."""
+
     @cached_property
     def schema(self) -> pa.Schema:
         """The key, carried and feature columns of the selected rows."""
-        candidates = self.con.view("candidates").limit(0).to_arrow_table().schema
-        return candidates.remove(candidates.get_field_index("__key"))
+        fields = self.con.view("candidates").limit(0).to_arrow_table().schema
+        for name in ("__key", *([POSITION] if self.pairs is not None else [])):
+            fields = fields.remove(fields.get_field_index(name))
+        return fields
 
     @cached_property
     def _key_types(self) -> dict[str, str]:
@@ -123,7 +133,10 @@ class Selection:
         return DayInput(self.con, self.plan.candidates.rows, self.plan.null_keys, repeated, by_file=by_file)
 
     def to_score(self, staged: Sequence[str]) -> Relation:
-        """Returns the selected rows whose keys are not in the files `staged`, with what is stored for each key."""
+        """Returns the selected rows whose keys are not in the files `staged`, with what is stored for each key.
+
+        With `pairs`, each batch must be given to `Pairs.complete`.
+        """
         self.stored_view("staged", staged)
         joined = bool(staged or self.plan.base or self.plan.other_versions)
         return self.con.sql(sql_files.load("selecting/to_score" if joined else "selecting/to_score_first"))
@@ -139,9 +152,16 @@ class Selection:
         return Term(**self.count(query)[0])
 
     def predictions_view(
-        self, name: str, own: Sequence[str], foreign: Sequence[str] = (), carry: Sequence[str] = ()
+        self,
+        name: str,
+        own: Sequence[str],
+        foreign: Sequence[str] = (),
+        carry: Sequence[str] = (),
+        gaps: Sequence[Gap] | None = None,
     ) -> None:
         """Creates a view of part files: `__key`, `fingerprint`, `revision`, `__carried`; and `compared`, to match.
+
+        Of the files `own`, only the rows in `gaps` if given.
 
         The rows of another model, in the files `foreign`, have no fingerprint: none counts as unchanged because that
         model has scored the same features.
@@ -152,7 +172,7 @@ class Selection:
             ours, theirs = _hash(carry, now, before), _hash(carry, before, now)
         self.con.view("selected").select(StarExpression(), ours.alias(CARRIED)).create_view("compared", replace=True)
         own_name = f"{name}_own" if foreign else name
-        self.stored_view(own_name, own, ("fingerprint", "revision"), computed={CARRIED: theirs})
+        self.stored_view(own_name, own, ("fingerprint", "revision"), computed={CARRIED: theirs}, gaps=gaps)
         if foreign:
             self.stored_view(f"{name}_foreign", foreign, ("revision",))
             others = self.con.view(f"{name}_foreign").select(
@@ -171,10 +191,11 @@ class Selection:
         prefix: str = "",
         computed: Mapping[str, Expression] = MappingProxyType({}),
         optional: Sequence[str] = (),
+        gaps: Sequence[Gap] | None = None,
     ) -> None:
         """Creates a view of a run's files: `__key`, the given columns, their names prefixed, and computed ones.
 
-        `optional` columns are those that not all files of that kind have. Without files, the view is empty, and what is
+        Of the files, only the rows in `gaps` if given. `optional` columns are those that not all files of that kind have. Without files, the view is empty, and what is
         computed must be constant.
         """
         types = self._key_types
@@ -182,7 +203,7 @@ class Selection:
             nothing = {prefix + column: ConstantExpression(None).cast(STORED[column]) for column in columns}
             self.empty_view(name, nothing | dict(computed))
             return
-        stored = read_parquet(self.con, paths)
+        stored = read_parquet(self.con, paths) if gaps is None else self._within(paths, gaps)
         found = column_types(stored)
         check_stored_key(self.plan.key, types, found, self.partition.folder)
         taken = (*columns, *(column for column in optional if column in found))
@@ -190,6 +211,12 @@ class Selection:
         key = key_expression(self.plan.key, types).alias("__key")
         added = [value.alias(column) for column, value in computed.items()]
         stored.select(key, *renamed, *added).create_view(name, replace=True)
+
+    def _within(self, paths: Sequence[str], gaps: Sequence[Gap]) -> Relation:
+        read_parquet(self.con, paths, filename=FILE, row_number=True).create_view("placed", replace=True)
+        columns = dict(zip(("paths", "firsts", "ends"), map(list, zip(*gaps, strict=True)), strict=True))
+        self.con.sql(sql_files.load("selecting/gaps"), params=columns).create("gaps")
+        return self.con.sql(sql_files.load("selecting/within"))
 
     def empty_view(self, name: str, columns: Mapping[str, Expression]) -> None:
         """Creates a view without rows: `__key`, and columns of the types of the given constants."""
@@ -209,12 +236,13 @@ def select(
     read: Callable[[Connection], Relation] | None = None,
     *,
     features: bool = True,
+    pairs: Pairs | None = None,
 ) -> Iterator[Selection]:
     """Opens a connection with the views of a plan, over the files that the plan names.
 
     `read` returns the rows of the input; by default they are read as the job says. Without `features` the views lack
     their columns, unless copies of a row have to be compared: DuckDB looks at each of a thousand columns in every query
-    over such a view, even if it counts keys only.
+    over such a view, even if it counts keys only. The stored rows in `pairs` are left out.
     """
     files = of_plan(ctx, plan, partition.ds) if read is None else plan.input
     columns = len(plan.features) + len(plan.carry)
@@ -225,9 +253,9 @@ def select(
                 rows = read(con)
                 rows.create_view(INPUT)
             yield _selection(ctx, Opened(con, rows), plan, partition, files, features=features)
-    elif not can_share(ctx, columns):
+    elif pairs is not None or not can_share(ctx, columns):
         with open_input(ctx, files, partition.ds, columns, known) as opened:
-            yield _selection(ctx, opened, plan, partition, files, features=features)
+            yield _selection(ctx, opened, plan, partition, files, features=features, pairs=pairs)
     else:
         with shared_input(ctx, files, partition.ds, columns, known) as opened:
             if opened.selection is None or opened.selection.plan != plan:
@@ -243,15 +271,21 @@ def _selection(
     files: Mapping[str, Sequence[FileInfo]],
     *,
     features: bool,
+    pairs: Pairs | None = None,
 ) -> Selection:
     """Creates the views of a plan over its input."""
     read_features = plan.features if features or plan.repeated else ()
     with translated_errors(describe_files(files)):
-        of_run = candidates(opened.rows, plan.key, (*plan.carry, *judged(plan)), read_features)
+        rows, position = opened.rows, None
+        if pairs is not None:
+            found = located(rows, opened.con, ctx, files, partition.ds)
+            assert found is not None, "pairs are found by it"
+            rows, position = found
+        of_run = candidates(rows, plan.key, (*plan.carry, *judged(plan)), read_features, position)
         of_run.create_view("unmarked" if plan.broken else "candidates", replace=True)
     stored = stored_paths(ctx, (*plan.base, *plan.other_versions))
     base = tuple(stored_paths(ctx, plan.base))
-    selection = Selection(opened.con, plan, partition, (*input_paths(ctx, files), *stored), base, files)
+    selection = Selection(opened.con, plan, partition, (*input_paths(ctx, files), *stored), base, files, pairs=pairs)
     if plan.broken:
         _mark_broken(selection, ctx)
     _add_duplicates(selection)
@@ -296,10 +330,18 @@ def create_candidates(con: Connection, ctx: Context, files: Mapping[str, Sequenc
         candidates(rows, ctx.job.input.key, (), ()).create_view("candidates")
 
 
-def candidates(rows: Relation, key: Sequence[str], carry: Sequence[str], features: Sequence[str]) -> Relation:
-    """Returns rows of the input as a run reads them: `__key`, then key, carried and feature columns."""
+def candidates(
+    rows: Relation,
+    key: Sequence[str],
+    carry: Sequence[str],
+    features: Sequence[str],
+    position: Expression | None = None,
+) -> Relation:
+    """Returns rows of the input as a run reads them: `__key`, POSITION if given, key, carried and feature columns."""
     types = column_types(rows)
     columns = {"__key": key_expression(key, types)}
+    if position is not None:
+        columns[POSITION] = position
     for column in dict.fromkeys((*key, *carry, *features)):
         kind = canonical(types[column]) if column in key else types[column]
         kind = feature_type(kind) if column in features else kind
@@ -346,8 +388,11 @@ def _mark_broken(selection: Selection, ctx: Context) -> None:
 def _add_stored(selection: Selection, ctx: Context) -> None:
     plan = selection.plan
     foreign = plan.other_models or ()
-    own = [file for file in plan.base if file not in foreign]
-    selection.predictions_view("stored", stored_paths(ctx, own), stored_paths(ctx, foreign), plan.carry)
+    own = stored_paths(ctx, [file for file in plan.base if file not in foreign])
+    gaps = selection.pairs.gaps if selection.pairs is not None else None
+    if gaps is not None:
+        own = list(dict.fromkeys(gap.path for gap in gaps))
+    selection.predictions_view("stored", own, stored_paths(ctx, foreign), plan.carry, gaps)
     selection.con.sql(sql_files.load("selecting/latest")).create_view("latest", replace=True)
     selection.stored_view("other_versions", stored_paths(ctx, plan.other_versions))
 

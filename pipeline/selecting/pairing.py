@@ -48,8 +48,8 @@ LEAST_ROWS = 500_000
 """Number of stored rows below which they are joined: that takes a few tenths of a second."""
 BLOCK = 2048
 """One of so many stored rows is looked for in the input."""
-LEAST_SHARE = 0.5
-"""Share of the stored rows to find; with less, looking for them and a smaller join take as long as one of all rows."""
+LEAST_SHARE = 0.6
+"""Share of the input that is stored, and of the stored rows to find: with less, looking for them does not pay."""
 TRIES = 64
 """Number of rows from which pieces are compared, after which the search ends if these pieces are short."""
 CACHED = 8
@@ -207,8 +207,9 @@ def find(ctx: Context, plan: Plan, ds: str) -> Pairs | None:
         return None
     try:
         parts = _Parts(own, plan.key)
-        runs = _runs(ctx, plan, ds, parts) if sum(parts.rows) >= LEAST_ROWS else []
-    except pa.ArrowException as error:
+        enough = sum(parts.rows) >= max(LEAST_ROWS, LEAST_SHARE * plan.candidates.rows)
+        runs = _runs(ctx, plan, ds, parts) if enough else []
+    except (pa.ArrowException, OSError) as error:
         log.warning("stored predictions are joined, since a part cannot be read otherwise: %s", error)
         return None
     total, paired = sum(parts.rows), sum(run.rows for run in runs)
@@ -225,7 +226,7 @@ def _runs(ctx: Context, plan: Plan, ds: str, parts: _Parts) -> list[Run]:
     found = ctx.resources(len(plan.key))
     with connect(found.memory_limit, found.threads) as con, translated_errors(describe_files(files), reads):
         con.execute("SET preserve_insertion_order = true")
-        if (placed := located(con, ctx, files, ds)) is None:
+        if (placed := located(input_rows(con, ctx, files, ds), con, ctx, files, ds)) is None:
             return []
         rows, position = placed
         types = column_types(rows)
@@ -236,13 +237,12 @@ def _runs(ctx: Context, plan: Plan, ds: str, parts: _Parts) -> list[Run]:
             return search.runs if all(map(search.see, reader)) else []
 
 
-def located(con: Connection, ctx: Context, files: Files, ds: str) -> tuple[Relation, Expression] | None:
+def located(rows: Relation, con: Connection, ctx: Context, files: Files, ds: str) -> tuple[Relation, Expression] | None:
     """Returns the rows of the input with columns for the place of each, and POSITION as an expression of these.
 
-    None if the files have such columns already, or if the rows come from a SELECT.
+    `rows` are those without the columns. None if they have such columns already, or come from a SELECT.
     """
-    columns = input_rows(con, ctx, files, ds).columns
-    if any(name.lower() in (NUMBER, FILE) for name in columns):
+    if any(name.lower() in (NUMBER, FILE) for name in rows.columns):
         return None
     placed = rows_by_path(con, ctx, files, ds, row_number=True)
     if placed is None:

@@ -59,23 +59,29 @@ def _first(folder: Path, size: int, repeats: int) -> Run:
 
 
 def _shares(folder: Path, repeats: int) -> dict[float, Run]:
-    """Runs a day of which all but a share was scored before; the new rows, drawn from all over it, come as a file."""
-    day, whole = workspaces.day(folder), folder / "whole"
-    day.rename(whole)
+    """Runs a day of which all but a share was scored before."""
+    whole = folder / "whole"
+    workspaces.day(folder).rename(whole)
     found = {}
     for share in SHARES:
         runs = []
         for _ in range(repeats):
-            shutil.rmtree(day, ignore_errors=True)
-            day.mkdir()
-            workspaces.forget(folder)
-            _write(whole, day / "early.parquet", f"hash(id) % 1000 >= {round(share * 1000)}")
-            if share < 1:
-                _run(folder)
-            _write(whole, day / "late.parquet", f"hash(id) % 1000 < {round(share * 1000)}")
+            write_share(folder, whole, share)
             runs.append(_run(folder))
         found[share] = _median(runs)
     return found
+
+
+def write_share(folder: Path, whole: Path, share: float) -> None:
+    """Writes a day of which a share is new, drawn from all over it, as a file of its own; the rest is scored."""
+    day = workspaces.day(folder)
+    shutil.rmtree(day, ignore_errors=True)
+    day.mkdir()
+    workspaces.forget(folder)
+    _write(whole, day / "early.parquet", f"hash(id) % 1000 >= {round(share * 1000)}")
+    if share < 1:
+        _run(folder)
+    _write(whole, day / "late.parquet", f"hash(id) % 1000 < {round(share * 1000)}")
 
 
 def _write(source: Path, target: Path, condition: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,10 @@ Write = Callable[[Workspace], object]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
+
+
+def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes batches, row groups, parts and the sample small, so that few rows have many edges."""
     for module, values in (
         (pairing, {"LEAST_ROWS": 1, "LEAST_SHARE": 0.0, "BLOCK": 8, "TRIES": 1000, "ROW_GROUP": 60}),
@@ -47,12 +50,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, name, value)
 
 
+@pytest.fixture(scope="module")
+def scored_once(fresh_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        found = fresh_workspace.copy_to(tmp_path_factory.mktemp("scored"))
+        write(found, table(ROWS))
+        found.complete()
+    return found
+
+
 @pytest.fixture
-def scored(workspace: Workspace) -> Workspace:
+def scored(scored_once: Workspace, tmp_path: Path) -> Workspace:
     """A day of which all rows are stored, by two workers in several parts."""
-    write(workspace, table(ROWS))
-    workspace.complete()
-    return workspace
+    return scored_once.copy_to(tmp_path)
 
 
 def write(workspace: Workspace, *files: pa.Table, group: int = 70) -> None:
@@ -69,13 +80,12 @@ def joined(
 ) -> list[tuple[Any, ...]]:
     """Returns what the stream sees of each row, in any order."""
     with select(workspace.context(), plan, PART, pairs=pairs) as selected:
-        found = []
+        found: list[tuple[Any, ...]] = []
         with selected.to_score(list(staged)).to_arrow_reader(50) as batches:
             for batch in batches:
                 complete = batch if pairs is None else pairs.complete(batch)
+                assert pairing.POSITION not in complete.schema.names
                 found += [tuple(row.values()) for row in complete.to_pylist()]
-            names = complete.schema
-    assert pairing.POSITION not in names.names
     return sorted(found, key=repr)
 
 
@@ -160,7 +170,7 @@ def edited(rows: pa.Table, edits: list[tuple[str, int, int]]) -> pa.Table:
 def history(fresh_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A day with rows of three revisions, withdrawn keys that are marked, and rejected rows between them."""
     with pytest.MonkeyPatch.context() as patch:
-        small.__wrapped__(patch)  # type: ignore[attr-defined]
+        make_small(patch)
         found = fresh_workspace.copy_to(tmp_path_factory.mktemp("history"))
         found.job(policy='withdrawn = "mark"\nnull_features = "quarantine"')
         rows = changed(table(ROWS), "b", {40: None, 41: None, 300: None})
@@ -173,6 +183,7 @@ def history(fresh_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
         yield found
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS, cuts=st.sets(st.integers(1, ROWS - 1), max_size=2), group=st.sampled_from([33, 70, 1000]))
 def test_any_edits_of_a_day_with_revisions_give_what_a_join_gives(
@@ -182,7 +193,7 @@ def test_any_edits_of_a_day_with_revisions_give_what_a_join_gives(
     if not len(rows):
         return
     edges = [0, *sorted(cut for cut in cuts if cut < len(rows)), len(rows)]
-    write(history, *(rows.slice(low, high - low) for low, high in zip(edges, edges[1:], strict=False)), group=group)
+    write(history, *(rows.slice(low, high - low) for low, high in pairwise(edges)), group=group)
     both_ways(history)
 
 
@@ -214,12 +225,13 @@ KEYS: dict[str, list[pa.Array]] = {
     "integer": [pa.array(range(ROWS), pa.int32())],
     "unsigned": [pa.array(range(2**63, 2**63 + ROWS), pa.uint64())],
     "date": [pa.array([date(2020, 1, 1) + timedelta(days=number) for number in range(ROWS)])],
-    "time": [pa.array([datetime(2020, 1, 1) + timedelta(seconds=number) for number in range(ROWS)])],
-    "instant": [pa.array([datetime(2020, 1, 1, tzinfo=UTC) + timedelta(seconds=number) for number in range(ROWS)])],
+    "time": [pa.array(range(ROWS), pa.timestamp("us"))],
+    "instant": [pa.array(range(ROWS), pa.timestamp("us", "UTC"))],
     "two": [pa.array([number // 7 for number in range(ROWS)]), pa.array([f"{number % 7}" for number in range(ROWS)])],
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KEYS)
 def test_keys_of_any_type_are_found(workspace: Workspace, kind: str) -> None:
     names = ["id", "x"][: len(KEYS[kind])]
@@ -271,7 +283,12 @@ def test_a_shuffled_day_is_given_up_after_few_tries(scored: Workspace, monkeypat
     monkeypatch.setattr(pairing, "TRIES", 10)
     seen: list[int] = []
     see = pairing._Search.see
-    monkeypatch.setattr(pairing._Search, "see", lambda self, batch: seen.append(len(batch)) or see(self, batch))
+
+    def counted(self: Any, batch: pa.RecordBatch) -> bool:
+        seen.append(len(batch))
+        return see(self, batch)
+
+    monkeypatch.setattr(pairing._Search, "see", counted)
     write(scored, shuffled(table(ROWS)))
     ctx = scored.context()
     assert find(ctx, plan(ctx, DAY).plan, DAY) is None

@@ -50,7 +50,7 @@ BLOCK = 2048
 """One of so many stored rows is looked for in the input."""
 LEAST_SHARE = 0.6
 """Share of the input that is stored, and of the stored rows to find: with less, looking for them does not pay."""
-TRIES = 64
+TRIES = 16
 """Number of rows from which pieces are compared, after which the search ends if these pieces are short."""
 CACHED = 8
 """Number of row groups of stored rows in memory: 2 to 5 MB each."""
@@ -308,7 +308,11 @@ class _Search:
             piece = [column.slice(begin, end - begin) for column in keys]
             starts = list(zip((hits[inside] - begin).tolist(), samples[inside].tolist(), strict=True))
             self._search(piece, int(positions[begin]), starts)
-        return self._tries < TRIES or self._rows >= self._tries * BLOCK // 4
+        return not self._hopeless
+
+    @property
+    def _hopeless(self) -> bool:
+        return self._tries >= TRIES and self._rows < self._tries * BLOCK // 4
 
     def _search(self, piece: list[pa.Array], position: int, starts: list[tuple[int, int]]) -> None:
         """Compares from each hit on, and from the start if the last run may go on there."""
@@ -318,7 +322,7 @@ class _Search:
             if last.position + last.rows == position:
                 done = self._compare(piece, position, 0, last.part, last.row + last.rows)
         for at, sample in starts:
-            if at >= done:
+            if at >= done and not self._hopeless:
                 self._tries += 1
                 part, row = int(self._part[sample]), int(self._row[sample])
                 before = self._before(piece, at, done, part, row)

@@ -150,7 +150,10 @@ EDITS = st.lists(
 
 
 def edited(rows: pa.Table, edits: list[tuple[str, int, int]]) -> pa.Table:
-    for number, (kind, at, count) in enumerate(edits):
+    for number, (kind, place, count) in enumerate(edits):
+        if not len(rows):
+            break
+        at = min(place, len(rows) - 1)
         before, piece, after = rows.slice(0, at), rows.slice(at, count), rows.slice(at + count)
         ids = pa.array([f"new{number}-{each}" for each in range(len(piece))])
         pieces = {

@@ -23,6 +23,7 @@ import numpy as np
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
 from pipeline.context import Context
+from pipeline.database import sql_files
 from pipeline.database.connection import column_types, connect, read_parquet, translated_errors, unreadable_file
 from pipeline.database.keys import canonical, check_stored_key, key_expression
 from pipeline.errors import InputChanged, LakeDamaged
@@ -250,6 +251,14 @@ def located(rows: Relation, con: Connection, ctx: Context, files: Files, ds: str
     file = FunctionExpression("list_position", ConstantExpression(input_paths(ctx, files)), ColumnExpression(FILE))
     number = ColumnExpression(NUMBER).cast("BIGINT")
     return placed, file.cast("BIGINT") * ConstantExpression(FILE_STEP) + number
+
+
+def within(con: Connection, paths: Sequence[str], gaps: Sequence[Gap]) -> Relation:
+    """Returns the stored rows in the gaps, which lie in the files `paths`."""
+    read_parquet(con, paths, filename=FILE, row_number=True).create_view("placed")
+    columns = dict(zip(("paths", "firsts", "ends"), map(list, zip(*gaps, strict=True)), strict=True))
+    con.sql(sql_files.load("selecting/gaps"), params=columns).create("gaps")
+    return con.sql(sql_files.load("selecting/within"))
 
 
 def _sample(con: Connection, key: Sequence[str], own: Sequence[str], types: Mapping[str, str]) -> pa.Table:

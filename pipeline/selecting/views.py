@@ -21,16 +21,16 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, StarExpression
+from duckdb import ColumnExpression, ConstantExpression, StarExpression
 
 from pipeline.context import Context
 from pipeline.database import sql_files, wide
-from pipeline.database.aligning import NUMBER
 from pipeline.database.connection import column_types, read_parquet, translated_errors
-from pipeline.database.keys import INTEGERS, canonical, check_stored_key, feature_type, key_expression
+from pipeline.database.keys import canonical, check_stored_key, feature_type, key_expression
 from pipeline.errors import SchemaMismatch, nearest
 from pipeline.lake.layout import Partition
 from pipeline.records import FileInfo, Plan, Term
+from pipeline.selecting.carried import hash_of
 from pipeline.selecting.imported import of_plan
 from pipeline.selecting.input import (
     connect_for_job,
@@ -42,8 +42,7 @@ from pipeline.selecting.input import (
     stored_paths,
 )
 from pipeline.selecting.opening import INPUT, Opened, can_share, open_input, shared_input
-from pipeline.selecting.pairing import POSITION, located
-from pipeline.selecting.source import FILE
+from pipeline.selecting.pairing import POSITION, located, within
 from pipeline.suite.expectations import columns_of
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 
 
 STORED = {"fingerprint": "BIGINT", "revision": "INTEGER"}
-WHOLE = {*INTEGERS, "UBIGINT", "HUGEINT"}
 CARRIED = "__carried"
 """Column of `compared` and of stored predictions with a hash of the carried values; NULL if they do not matter."""
 
@@ -169,7 +167,7 @@ class Selection:
         ours = theirs = nothing = ConstantExpression(None).cast("UBIGINT")
         if own and carry:
             now, before = (column_types(rows) for rows in (self.con.view("selected"), read_parquet(self.con, own)))
-            ours, theirs = _hash(carry, now, before), _hash(carry, before, now)
+            ours, theirs = hash_of(carry, now, before), hash_of(carry, before, now)
         self.con.view("selected").select(StarExpression(), ours.alias(CARRIED)).create_view("compared", replace=True)
         own_name = f"{name}_own" if foreign else name
         self.stored_view(own_name, own, ("fingerprint", "revision"), computed={CARRIED: theirs}, gaps=gaps)
@@ -195,15 +193,15 @@ class Selection:
     ) -> None:
         """Creates a view of a run's files: `__key`, the given columns, their names prefixed, and computed ones.
 
-        Of the files, only the rows in `gaps` if given. `optional` columns are those that not all files of that kind have. Without files, the view is empty, and what is
-        computed must be constant.
+        `optional` columns are those that not all files of that kind have. Without files, the view is empty, and what is
+        computed must be constant. Of the files, the view has only the rows in `gaps` if given.
         """
         types = self._key_types
         if not paths:
             nothing = {prefix + column: ConstantExpression(None).cast(STORED[column]) for column in columns}
             self.empty_view(name, nothing | dict(computed))
             return
-        stored = read_parquet(self.con, paths) if gaps is None else self._within(paths, gaps)
+        stored = read_parquet(self.con, paths) if gaps is None else within(self.con, paths, gaps)
         found = column_types(stored)
         check_stored_key(self.plan.key, types, found, self.partition.folder)
         taken = (*columns, *(column for column in optional if column in found))
@@ -211,12 +209,6 @@ class Selection:
         key = key_expression(self.plan.key, types).alias("__key")
         added = [value.alias(column) for column, value in computed.items()]
         stored.select(key, *renamed, *added).create_view(name, replace=True)
-
-    def _within(self, paths: Sequence[str], gaps: Sequence[Gap]) -> Relation:
-        read_parquet(self.con, paths, filename=FILE, row_number=True).create_view("placed", replace=True)
-        columns = dict(zip(("paths", "firsts", "ends"), map(list, zip(*gaps, strict=True)), strict=True))
-        self.con.sql(sql_files.load("selecting/gaps"), params=columns).create("gaps")
-        return self.con.sql(sql_files.load("selecting/within"))
 
     def empty_view(self, name: str, columns: Mapping[str, Expression]) -> None:
         """Creates a view without rows: `__key`, and columns of the types of the given constants."""
@@ -395,23 +387,3 @@ def _add_stored(selection: Selection, ctx: Context) -> None:
     selection.predictions_view("stored", own, stored_paths(ctx, foreign), plan.carry, gaps)
     selection.con.sql(sql_files.load("selecting/latest")).create_view("latest", replace=True)
     selection.stored_view("other_versions", stored_paths(ctx, plan.other_versions))
-
-
-def _hash(columns: Sequence[str], types: Mapping[str, str], others: Mapping[str, str]) -> Expression:
-    """Returns a hash over columns of some types that can be compared with one over the same columns of other types.
-
-    Numbers of different types are compared as numbers, other values of different types as text. A column that one side
-    lacks counts as NULL there.
-    """
-
-    def comparable(name: str) -> Expression:
-        if name not in types:
-            return ConstantExpression(None).cast(others[name])
-        kinds = {types[name], others.get(name, types[name])}
-        if len(kinds) == 1:
-            return ColumnExpression(name)
-        if kinds <= WHOLE:
-            return ColumnExpression(name).cast("HUGEINT")
-        return ColumnExpression(name).cast("DOUBLE" if all(map(NUMBER.fullmatch, kinds)) else "VARCHAR")
-
-    return FunctionExpression("hash", *map(comparable, columns))

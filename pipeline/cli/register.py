@@ -73,6 +73,18 @@ def register(
             help="What the model outputs: logits, probabilities or log_probabilities.", show_default="found out"
         ),
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=a,b",
+            help="Features of an input of a program or ONNX model, in training order; for each of several inputs.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|NUMBER", help="The output to store, of a program or ONNX model with several."),
+    ] = None,
     architecture: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +127,13 @@ def register(
 
     registry = registry_of_settings()
     further = _signature(signature)
-    given = {"task": task, "outputs": outputs, "architecture": architecture}
+    given = {
+        "task": task,
+        "outputs": outputs,
+        "architecture": architecture,
+        "tensors": _tensors(inputs),
+        "output": output,
+    }
     further |= {key: value for key, value in given.items() if value is not None}
     card = Card(
         signature=further,
@@ -216,6 +234,18 @@ def _metrics(pairs: list[str]) -> dict[str, float]:
         if not equals or not name or not isfinite(found.get(name, inf)):
             raise UsageError("a metric must be NAME=VALUE with a finite number", expected="auc=0.93", got=pair)
     return found
+
+
+def _tensors(pairs: list[str] | None) -> dict[str, list[str]] | None:
+    found: dict[str, list[str]] = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        names = [each.strip() for each in text.split(",")]
+        if not equals or not name or not all(names) or name in found:
+            expected = "NAME=a,b, once for each input of the model"
+            raise UsageError("--input must name an input of the model and its features", expected=expected, got=pair)
+        found[name] = names
+    return found or None
 
 
 def _names(text: str | None) -> list[str] | None:

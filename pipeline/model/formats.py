@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pipeline.errors import ModelRefused, UsageError
 from pipeline.model.manifest import Kind, LibraryKind, Signature
 from pipeline.model.scalers import Scaler
+from pipeline.model.shape_check import check_count, check_scores, check_shapes, no_outputs
 from pipeline.model.stated import Stated
 from pipeline.parsing import first_problem
 from pipeline.storage import translated_os_errors
@@ -22,6 +23,7 @@ from pipeline.storage import translated_os_errors
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.model.feeding import Port
     from pipeline.model.library_model import LibraryModel
     from pipeline.model.tensors import Weights as SafeTensors
     from pipeline.model.unstated import Weights
@@ -62,6 +64,20 @@ class Inspected:
     """What is known of the structure of a file that has only weights."""
     stated: Stated = field(default_factory=Stated)
     """What else the file states."""
+    ports: tuple[Port, ...] = ()
+    """The inputs of a program or a graph."""
+    output: str | None = None
+    """Name of the output that was chosen among several."""
+
+    def names(self, features: Sequence[str] | None, given: Mapping[str, Any]) -> Sequence[str] | None:
+        """Returns the names of the features, by the caller or by his `tensors`, in the order of the model's inputs."""
+        named: Sequence[str] | None = given.get("features") if features is None else features
+        tensors = given.get("tensors") or {}
+        if named is not None or not isinstance(tensors, Mapping) or not tensors:
+            return named
+        known = [port.name for port in self.ports if port.name in tensors]
+        order = [*known, *(name for name in tensors if name not in known)]
+        return list(dict.fromkeys(str(name) for tensor in order for name in tensors[tensor]))
 
     def signature(
         self,
@@ -80,7 +96,7 @@ class Inspected:
         features = listed["features"] if features is None else features
         classes = listed["classes"] if classes is None else classes
         task = str(more.get("task", "classification"))
-        _check_scores(self.decides, task, where)
+        check_scores(self.decides, task, where)
         names = self.features if features is None else tuple(features)
         if names is None:
             raise ModelRefused(
@@ -91,7 +107,7 @@ class Inspected:
             )
         labels = self._labels(classes, task)
         if not more.get("inputs") and self.inputs is not None and not self.int64:
-            _check_count("features", names, self.inputs, where)
+            check_count("features", names, self.inputs, where)
         if self.features and names != self.features and set(names) == set(self.features):
             raise ModelRefused(
                 "the model's file lists the same features in another order",
@@ -101,14 +117,15 @@ class Inspected:
                 next_step="leave --features out, or pass them in the file's order",
             )
         if task == "classification" and self.outputs is not None:
-            _check_count("classes", labels, max(self.outputs, 2), where)
+            check_count("classes", labels, max(self.outputs, 2), where)
+        more["output"] = self.output
         entries = {"architecture": self.architecture, **more, "features": names, "classes": labels}
         try:
             signature = Signature.model_validate(entries)
         except ValidationError as error:
             problem = first_problem(error, Signature)
             raise ModelRefused(f"invalid signature: {problem.what}", where=where, got=problem.got) from None
-        _check_shapes(self, signature, where)
+        check_shapes(self, signature, where)
         return signature
 
     def _labels(self, classes: Sequence[str | int] | None, task: str) -> tuple[str | int, ...]:
@@ -127,10 +144,18 @@ def read_file(path: Path) -> bytes:
             raise UsageError("no such model file", where=path) from None
 
 
-def inspect(content: bytes, where: object, architecture: str | None = None, *, trusted: str | None = None) -> Inspected:
+def inspect(
+    content: bytes,
+    where: object,
+    architecture: str | None = None,
+    *,
+    output: str | None = None,
+    trusted: str | None = None,
+) -> Inspected:
     """Detects the kind of a model file and reads its properties, without running code from it. Raises ModelRefused.
 
-    `trusted` is the sha256 of a pickled file whose code `module` may run later.
+    `output` is the name or number of the output to use, of a program or graph; `trusted` is the sha256 of a pickled
+    file whose code `module` may run later.
     """
     from pipeline.model import archive, other_files, pickled, program, tensors
 
@@ -138,13 +163,15 @@ def inspect(content: bytes, where: object, architecture: str | None = None, *, t
         library = other_files.check(content, where, trusted=trusted is not None)
         if library is not None:
             _only_for_weights(architecture, where)
-            return _of_library(library, content, where)
+            return _of_library(library, content, where, output)
+    if trusted is not None and output is not None:
+        raise no_outputs(where)
     if trusted is not None:
         pickled.check_trusted(content, trusted, where)
         return Inspected("pickled", None, None, int64=None)
     if archive.looks_like_one(content):
         _only_for_weights(architecture, where)
-        built = program.build(content, where)
+        built = program.build(content, where, output)
         return Inspected(
             "program",
             built.inputs,
@@ -152,14 +179,18 @@ def inspect(content: bytes, where: object, architecture: str | None = None, *, t
             written_by=built.written_by,
             int64=built.int64,
             decides=built.ending.last if built.ending.values == "classes" else None,
+            ports=built.ports,
+            output=built.output,
         )
+    if output is not None:
+        raise no_outputs(where)
     if tensors.looks_like_one(content):
         return _of_safetensors(tensors.parse(content, where), architecture, where)
     return _of_checkpoint(content, architecture, where)
 
 
-def _of_library(kind: LibraryKind, content: bytes, where: object) -> Inspected:
-    built = _by_library(kind, content, where)
+def _of_library(kind: LibraryKind, content: bytes, where: object, output: str | None) -> Inspected:
+    built = _by_library(kind, content, where, output)
     return Inspected(
         kind,
         built.inputs,
@@ -170,6 +201,8 @@ def _of_library(kind: LibraryKind, content: bytes, where: object) -> Inspected:
         int64=built.int64,
         decides=built.ending.last if built.ending.values == "classes" else None,
         stated=built.stated,
+        ports=built.ports,
+        output=built.output,
     )
 
 
@@ -267,7 +300,7 @@ def _read(kind: Kind, content: bytes, where: object, signature: Signature) -> nn
         case "program":
             from pipeline.model import program
 
-            return program.build(content, where)
+            return program.build(content, where, signature.output)
         case "safetensors":
             from pipeline.model import tensors
 
@@ -277,17 +310,19 @@ def _read(kind: Kind, content: bytes, where: object, signature: Signature) -> nn
 
             return pickled.build(content, where)
         case "onnx" | "xgboost" | "lightgbm":
-            return _by_library(kind, content, where)
+            return _by_library(kind, content, where, signature.output)
         case _:
             assert_never(kind)
 
 
-def _by_library(kind: LibraryKind, content: bytes, where: object) -> LibraryModel:
+def _by_library(kind: LibraryKind, content: bytes, where: object, output: str | None) -> LibraryModel:
+    if output is not None and kind != "onnx":
+        raise no_outputs(where)
     match kind:
         case "onnx":
             from pipeline.model import onnx
 
-            return onnx.build(content, where)
+            return onnx.build(content, where, output)
         case "xgboost":
             from pipeline.model import xgboost
 
@@ -312,61 +347,4 @@ def _only_for_weights(architecture: str | None, where: object) -> None:
     if architecture is not None:
         raise ModelRefused(
             "the file contains its own architecture", where=where, got=architecture, next_step="omit --architecture"
-        )
-
-
-def _check_scores(decides: str | None, task: str, where: object) -> None:
-    if decides is not None and task in ("classification", "multilabel"):
-        raise ModelRefused(
-            "the model outputs classes, not scores",
-            where=where,
-            expected="logits, probabilities or log-probabilities",
-            got=f"a program that ends in {decides}",
-            next_step="export the model without this step: the class is the one with the highest probability",
-        )
-
-
-def _check_shapes(found: Inspected, signature: Signature, where: object) -> None:
-    int64 = signature.int64
-    if found.int64 is not None and len(int64) != found.int64:
-        takes = f"takes {found.int64} int64 values per row" if found.int64 else "takes float32 only"
-        raise ModelRefused(
-            f"the model {takes}, but the signature declares {len(int64)}",
-            where=where,
-            expected=f"{found.int64} features of kind `integer`, or of `category` or `hash` with encode = int64",
-            got=", ".join(int64) or "none",
-            next_step="declare them in `inputs` of --signature, in the order in which the model takes them"
-            if found.int64
-            else "declare a `category` or `hash`, or export a program with torch.export that takes an int64 tensor",
-        )
-    width = sum(1 for name in signature.columns if name not in int64)
-    if found.inputs is not None and width != found.inputs:
-        raise ModelRefused(
-            f"the model takes {found.inputs} columns, but the features of the signature have {width}",
-            where=where,
-            expected=f"{found.inputs} columns",
-            got=", ".join(
-                f"{name} {signature.columns.count(name)}" for name in signature.features if name not in int64
-            ),
-            next_step="correct `features` and `inputs`; their order must be the one used in training",
-        )
-    single = signature.task == "classification" and len(signature.classes) == 2 and found.outputs == 1
-    if found.outputs is not None and signature.output_count != found.outputs and not single:
-        raise ModelRefused(
-            f"the model has {found.outputs} outputs, but its signature has {signature.output_count}",
-            where=where,
-            expected=f"a {signature.task} with {signature.output_count} outputs",
-            got=f"{found.outputs} outputs",
-            next_step="correct `task`, `classes` (for a ranking, the items), `quantiles` or `variance`",
-        )
-
-
-def _check_count(what: str, names: Sequence[str | int], count: int, where: object) -> None:
-    if len(names) != count:
-        raise ModelRefused(
-            f"the model has {count} {what}, but {len(names)} are named",
-            where=where,
-            expected=f"{count} {what}",
-            got=", ".join(map(str, names)) or "none",
-            next_step=f"pass --{what} with {count} names, in the order used in training",
         )

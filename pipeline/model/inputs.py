@@ -293,3 +293,8 @@ Input = Annotated[Number | Category | Integer | Hash | Timestamp | FixedList, Fi
 def is_int64(how: Input | None) -> bool:
     """Tells whether a feature is passed to an int64 input of the model; all others are float32."""
     return isinstance(how, Integer | Category | Hash) and how.int64
+
+
+def pieces_of(how: Input | None) -> int:
+    """Returns the number of columns of the matrix that hold one value of a feature."""
+    return PIECES if isinstance(how, Integer) else 1

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from pipeline.errors import ModelError
-from pipeline.model.inputs import Fit, FixedList, Input, Label, Number, is_int64
+from pipeline.model.inputs import Fit, FixedList, Input, Label, Number, is_int64, pieces_of
 from pipeline.parsing import first_problem
 from pipeline.records import Frozen, ModelRef, Name
 
@@ -48,6 +48,11 @@ class Signature(Frozen):
     """The label of each output, all text or all int64; for a ranking, the items. A regression has none."""
     inputs: dict[Feature, Input] = {}
     """Declarations of features that may be NULL or are not plain numbers or booleans."""
+    tensors: dict[Feature, tuple[Feature, ...]] = {}
+    """For each input of a program, by its name: the features that it takes, in order. If empty, each input takes the
+    next features of its type."""
+    output: str | None = None
+    """Name of the output that is stored, of a program that has several."""
     architecture: str | None = None
     """Architecture for a file of bare weights, such as `mlp:tanh`; None is linear layers with ReLU."""
     outputs: Outputs = "logits"
@@ -77,6 +82,11 @@ class Signature(Frozen):
     def int64(self) -> tuple[str, ...]:
         """The features that the model takes as int64, in order."""
         return tuple(name for name in self.features if is_int64(self.inputs.get(name)))
+
+    @property
+    def int64_values(self) -> int:
+        """Number of int64 values that the model takes per row."""
+        return sum(self.inputs[name].width // pieces_of(self.inputs[name]) for name in self.int64)
 
     @property
     def unfitted(self) -> tuple[str, ...]:
@@ -130,14 +140,22 @@ class Signature(Frozen):
             raise ValueError("`quantiles` must be ascending and odd in number: the middle one is the prediction")
         if any(round(level, 4) != level for level in self.quantiles):
             raise ValueError("`quantiles` may have at most four decimals: they become column names")
+        return self
+
+    @model_validator(mode="after")
+    def _of_its_features(self) -> Signature:
         if strange := sorted(set(self.inputs) - set(self.features)):
             raise ValueError(f"`inputs` names {', '.join(strange)}, which is not a feature")
+        taken = {name for names in self.tensors.values() for name in names}
+        if self.tensors and taken != set(self.features):
+            both = ", ".join(sorted(taken ^ set(self.features)))
+            raise ValueError(f"the inputs of the program must take all features, and no others: {both}")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omits unused later fields, so that digests of models registered before these fields existed stay valid."""
-        later = ("inputs", "architecture", "outputs", "variance", "quantiles", "threshold", "top")
+        later = ("inputs", "tensors", "output", "architecture", "outputs", "variance", "quantiles", "threshold", "top")
         document: dict[str, Any] = handler(self)
         unused = {name for name in later if getattr(self, name) == type(self).model_fields[name].default}
         return {name: value for name, value in document.items() if name not in unused}

@@ -24,6 +24,7 @@ class Onnx(LibraryModel):
         with reading("ONNX model", where):
             self._session = onnxruntime.InferenceSession(graph.content, options, providers=["CPUExecutionProvider"])
         self._inputs, self._doubles, self._output = graph.inputs, graph.doubles, graph.output
+        self.output = graph.output if graph.among_several else None
         self.ending, self.casts_to_half, self.stated = graph.ending, graph.casts_to_half, graph.stated
         self.outputs = self._count()
 
@@ -49,6 +50,9 @@ class Onnx(LibraryModel):
         return int(self(*zeros).shape[-1])
 
 
-def build(content: bytes, where: object) -> Onnx:
-    """Returns the model in an ONNX file. Raises ModelRefused, or UsageError if the extra is not installed."""
-    return Onnx(parse(content, where), where)
+def build(content: bytes, where: object, output: str | None = None) -> Onnx:
+    """Returns the model in an ONNX file; `output` is needed if several may be the scores.
+
+    Raises ModelRefused, or UsageError if the extra is not installed.
+    """
+    return Onnx(parse(content, where, output), where)

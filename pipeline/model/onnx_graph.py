@@ -14,6 +14,7 @@ from pipeline.errors import ModelRefused
 from pipeline.model.ending import Ending
 from pipeline.model.feeding import Port
 from pipeline.model.library_model import extra, reading
+from pipeline.model.several import Output, chosen
 from pipeline.model.stated import Stated
 
 MOST_BYTES = 2**31 - 1
@@ -46,13 +47,18 @@ class Graph:
     """The inputs that are float64; they are given float32 values."""
     ports: tuple[Port, ...]
     output: str
+    among_several: bool
+    """Whether other outputs may be the scores as well."""
     ending: Ending
     casts_to_half: bool
     stated: Stated
 
 
-def parse(content: bytes, where: object) -> Graph:
-    """Reads a file. Raises ModelRefused for what is damaged or not allowed, UsageError if `onnx` is not installed."""
+def parse(content: bytes, where: object, asked: str | None = None) -> Graph:
+    """Reads a file; `asked` is the output to use.
+
+    Raises ModelRefused for what is damaged or not allowed, UsageError if `onnx` is not installed.
+    """
     with extra("onnx"):
         import onnx
     if len(content) > MOST_BYTES:
@@ -67,7 +73,8 @@ def parse(content: bytes, where: object) -> Graph:
     inputs = _inputs(graph, where)
     names = tuple(each.name for each in inputs)
     ports = tuple(_port(each, where) for each in inputs)
-    scores = _scores(graph, where)
+    choice = _scores(graph, asked, where)
+    scores = graph.output[choice.number]
     classes = _classes(graph, scores)
     output = _use_only(graph, scores)
     half = any(_half(each) for each in messages)
@@ -77,6 +84,7 @@ def parse(content: bytes, where: object) -> Graph:
         doubles=frozenset(each.name for each in inputs if each.type.tensor_type.elem_type == DOUBLE),
         ports=ports,
         output=output,
+        among_several=choice.among_several,
         ending=_ending(graph, output),
         casts_to_half=half,
         stated=_stated(names, ports, classes, f"{model.producer_name} {model.producer_version}".strip()),
@@ -147,8 +155,7 @@ def _port(value: Any, where: object) -> Port:
     kind = value.type.tensor_type.elem_type if value.type.WhichOneof("value") == "tensor_type" else None
     sizes = value.type.tensor_type.shape.dim if kind is not None else []
     fixed = [size.dim_value if size.WhichOneof("value") == "dim_value" else None for size in sizes]
-    shape = ", ".join("rows" if size is None else str(size) for size in fixed)
-    got = f"{value.name}: {TYPES.get(kind or 0, 'another type')} ({shape})"
+    got = f"{value.name}: {_shape(value)}"
     if kind not in (FLOAT, INT64, DOUBLE):
         raise ModelRefused(
             "the ONNX model has an input of another type",
@@ -172,31 +179,35 @@ def _port(value: Any, where: object) -> Port:
             got=got,
             next_step="export it with such inputs",
         )
-    return Port(kind == INT64, fixed[1] or 1 if len(fixed) == 2 else 1, flat=len(fixed) == 1)
+    return Port(kind == INT64, fixed[1] or 1 if len(fixed) == 2 else 1, flat=len(fixed) == 1, name=value.name)
 
 
-def _scores(graph: Any, where: object) -> Any:
-    """Returns the output with the scores, a ValueInfoProto. Raises ModelRefused if there is not exactly one."""
+def _scores(graph: Any, asked: str | None, where: object) -> Output:
+    """Returns the output with the scores. Raises ModelRefused if there is none, or if it is not clear which it is."""
     zipped = _zipped(graph)
-    found = [each for each in graph.output if each.name in zipped or _type(each) in (FLOAT, DOUBLE, FLOAT16)]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(each.name for each in graph.output) or "none"
+    found = [
+        Output(number, each.name, each.name, _shape(each))
+        for number, each in enumerate(graph.output)
+        if each.name in zipped or _type(each) in (FLOAT, DOUBLE, FLOAT16)
+    ]
     if not found:
         raise ModelRefused(
             "the ONNX model outputs classes, not scores",
             where=where,
-            expected="one output of floating-point numbers",
-            got=names,
+            expected="an output of floating-point numbers",
+            got=", ".join(each.name for each in graph.output) or "none",
             next_step="convert it with probabilities (skl2onnx: models with predict_proba), or export the layer before",
         )
-    raise ModelRefused(
-        "the ONNX model has several outputs that may be the scores",
-        where=where,
-        expected="one output of floating-point numbers",
-        got=names,
-        next_step="export it with the one that is to be stored",
-    )
+    return chosen(found, asked, where)
+
+
+def _shape(value: Any) -> str:
+    """Returns type and shape of an input or output, in words."""
+    sizes = [
+        str(size.dim_value) if size.WhichOneof("value") == "dim_value" else "rows"
+        for size in value.type.tensor_type.shape.dim
+    ]
+    return f"{TYPES.get(_type(value) or 0, 'another type')} ({', '.join(sizes)})"
 
 
 def _type(value: Any) -> int | None:

@@ -1,11 +1,13 @@
 """`torch.export` programs: a graph of tensor operations with its weights, of any architecture, run step by step.
 
 The graph is data: each node names an operation of `operations.py` and its arguments. A program takes tensors of float32
-or int64, (rows, columns) or (rows,), with any number of rows, and returns one, (rows, outputs) or (rows,).
+or int64, (rows, columns) or (rows,), with any number of rows. One of those that it returns is used, (rows, outputs) or
+(rows,).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ from pipeline.errors import ModelRefused
 from pipeline.model import ending, operations
 from pipeline.model.archive import DTYPES, HOW_TO_EXPORT, HOW_TO_EXPORT_ROWS, Archive, integer
 from pipeline.model.feeding import Port, Ported
+from pipeline.model.several import Output, chosen
 
 FLOAT32, INT64 = 7, 5
 SYMBOL = re.compile(r"(?:Symbol\(')?(\w+)(?:'[^()]*\))?")
@@ -82,13 +85,18 @@ class Step:
 
 
 class Program(Ported):
-    def __init__(self, archive: Archive) -> None:
-        """Raises ModelRefused for a program that could do more than compute, or has other inputs or outputs."""
+    def __init__(self, archive: Archive, output: str | None = None) -> None:
+        """Takes the name or the number of the output to return, if there are several.
+
+        Raises ModelRefused for a program that could do more than compute, or has other inputs or outputs.
+        """
         super().__init__()
         self._archive = archive
         module = archive.program["graph_module"]
         graph = module["graph"]
         self._read_signature(module["signature"])
+        choice = chosen(_outputs(module, archive), output, archive.where)
+        self._output, self.output = choice.value, choice.name if choice.among_several else None
         self.ports, self.outputs = self._read_shapes(graph)
         self.most_rows = self._read_range([graph["tensor_values"][name]["sizes"][0] for name in self._inputs])
         self._steps = _freed([step for node in graph["nodes"] if (step := self._step(node))], self._output)
@@ -116,7 +124,7 @@ class Program(Ported):
         return output if output.ndim == 2 else output.unsqueeze(1)
 
     def _read_signature(self, signature: Mapping[str, Any]) -> None:
-        """Stores the weights, and the names of the input and the output."""
+        """Stores the weights, and the names of the inputs."""
         tensors = {"weights": self._archive.tensors("weights"), "constants": self._archive.tensors("constants")}
         self._places: dict[str, str] = {}
         inputs = []
@@ -139,14 +147,14 @@ class Program(Ported):
                 self.register_parameter(place, nn.Parameter(tensor, requires_grad=False))
             else:
                 self.register_buffer(place, tensor)
-        outputs = [spec.get("user_output", {}).get("arg", {}).get("as_tensor") for spec in signature["output_specs"]]
-        if not inputs or None in inputs or len(outputs) != 1 or outputs[0] is None:
+        outputs = [spec.get("user_output", {}).get("arg", {}) for spec in signature["output_specs"]]
+        if not inputs or None in inputs or not any("as_tensor" in each for each in outputs) or {} in outputs:
             raise self._archive.refused(
-                "a program must take tensors, return one tensor, and not modify its own state",
+                "a program must take tensors, return tensors, and not modify its own state",
                 f"inputs {inputs}, outputs {signature['output_specs']}",
-                f"call model.eval() first, and wrap a model with other inputs or more outputs; {HOW_TO_EXPORT}",
+                f"call model.eval() first, and wrap a model with other inputs; {HOW_TO_EXPORT}",
             )
-        self._inputs, self._output = tuple(map(str, inputs)), str(outputs[0]["name"])
+        self._inputs = tuple(map(str, inputs))
 
     def _read_shapes(self, graph: Mapping[str, Any]) -> tuple[tuple[Port, ...], int]:
         """Returns the inputs, and the number of columns of the output."""
@@ -183,8 +191,8 @@ class Program(Ported):
             )
         widths = [integer(meta["sizes"][1]) if len(meta["sizes"]) == 2 else 1 for meta in metas]
         ports = [
-            Port(meta["dtype"] == INT64, width, flat=len(meta["sizes"]) == 1)
-            for meta, width in zip(metas[:-1], widths[:-1], strict=True)
+            Port(meta["dtype"] == INT64, width, flat=len(meta["sizes"]) == 1, name=name)
+            for name, meta, width in zip(self._inputs, metas[:-1], widths[:-1], strict=True)
         ]
         return tuple(ports), widths[-1]
 
@@ -245,16 +253,41 @@ class Program(Ported):
         return str(name)
 
 
-def build(content: bytes, where: object) -> Program:
-    """Returns the program in a `.pt2` file. Raises ModelRefused."""
+def build(content: bytes, where: object, output: str | None = None) -> Program:
+    """Returns the program in a `.pt2` file; `output` is needed if it has several. Raises ModelRefused."""
     archive = Archive(content, where)
     try:
-        return Program(archive)
+        return Program(archive, output)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
         # hand-written, or from a torch version with another format
         raise archive.refused(
             "the graph is not in the format of torch.export", f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _outputs(module: Mapping[str, Any], archive: Archive) -> list[Output]:
+    """Returns the outputs. Those of a dictionary have its keys as names, others the names of the steps they are of."""
+    graph, specs = module["graph"], module["signature"]["output_specs"]
+    names = [spec["user_output"]["arg"].get("as_tensor", {}).get("name") for spec in specs]
+    calls: list[Mapping[str, Any]] = module.get("module_call_graph", [])
+    called = next((each for each in calls if each.get("fqn") == ""), {})
+    tree = json.loads(((called.get("signature") or {}).get("out_spec")) or "[]")
+    keys: list[Any] = names
+    if len(tree) > 1 and tree[1]["type"] == "builtins.dict":
+        keys = json.loads(tree[1]["context"])
+    if len(keys) != len(names):  # tensors in a dictionary in a dictionary
+        keys = names
+    found = []
+    for number, (key, name) in enumerate(zip(keys, names, strict=True)):
+        if name is None:
+            continue
+        meta = graph["tensor_values"][name]
+        sizes = ", ".join(str(size.get("as_int", "rows")) for size in meta["sizes"])
+        kind = str(DTYPES.get(meta["dtype"])).removeprefix("torch.")
+        found.append(Output(number, str(key), str(name), f"{kind} ({sizes})"))
+    if not found:
+        raise archive.refused("a program must return a tensor", str(specs))
+    return found
 
 
 def _resolved(argument: Any, values: Mapping[str, Any], device: torch.device) -> Any:

@@ -187,14 +187,15 @@ class Registry:
         """
         self._check_names(name, version, alias)
         content = formats.read_file(checkpoint)
-        found = formats.inspect(content, checkpoint, card.signature.get("architecture"), trusted=card.trusted)
-        named = features or card.signature.get("features")
+        wanted = {name: card.signature.get(name) for name in ("architecture", "output")}
+        found = formats.inspect(content, checkpoint, **wanted, trusted=card.trusted)
+        named = found.names(features, card.signature)
         if card.schema is not None:
             found = card.schema.joined(found, named, card.signature, checkpoint)
         names = named or found.features
         given = found.stated.completed(card.signature, checkpoint)
         entries = scalers.declared(given, card.scaling, found.scaler, names, checkpoint)
-        signature = baseline.fitted(found.signature(features, classes, checkpoint, entries), training, checkpoint)
+        signature = baseline.fitted(found.signature(named, classes, checkpoint, entries), training, checkpoint)
         if card.assume_mlp and found.weights is None:
             raise ModelRefused(
                 "the file has a structure of its own, and nothing about it is assumed",

@@ -63,6 +63,15 @@ def test_program_of_the_readme_is_registered_and_scores(capsys: pytest.CaptureFi
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.export warns about its own code
+def test_program_of_several_inputs_and_outputs_of_the_readme_is_registered() -> None:
+    clicks, stay = run_examples("Several inputs and outputs", ["python", "sh"])
+    assert "task: classification of 0, 1" in clicks
+    assert "task: regression" in stay
+    rows = pa.table({"price": [1.0], "age": [30.0], "user": [2**60], "item": [7]})
+    assert Scorer.load("stay", "v1").score(rows).column_names[-1] == "value"
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.export warns about its own code
 def test_models_of_other_libraries_of_the_readme_are_registered_and_score() -> None:
     printed = run_examples("Models of other libraries", ["python", "python", "sh"])
     assert [text.split(" is registered")[0] for text in printed] == ["linear v1", "trees v1"]

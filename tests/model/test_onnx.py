@@ -194,7 +194,10 @@ REFUSED = {
     "rows": (lambda: graph(LAYER, inputs=[info("x", (32, 3))]), "exactly 32 rows"),
     "columns": (lambda: graph(LAYER, inputs=[info("x", ("rows", "columns"))]), "does not take a matrix"),
     "text": (lambda: graph(LAYER, inputs=[info("x", ("rows", 3), TensorProto.STRING)]), "input of another type"),
-    "several": (lambda: graph(LAYER, outputs=[info("y", ("rows", 2)), info("x", ("rows", 3))]), "several outputs"),
+    "several": (
+        lambda: graph(LAYER, outputs=[info("y", ("rows", 2)), info("x", ("rows", 3))]),
+        "2 outputs, and one is stored",
+    ),
     "classes": (lambda: graph(ARGMAX, outputs=[info("y", ("rows", 1), TensorProto.INT64)]), "classes, not scores"),
     "dangling": (lambda: graph(LAYER, weights=[]), "not a valid ONNX model"),
     "damaged": (lambda: b"\x08\x08\x12\x0c" + bytes(range(40)) + b"\x3a", "not a valid ONNX file"),

@@ -135,7 +135,7 @@ class Random(nn.Module):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (Two(), "return one tensor"),
+        (Two(), "2 outputs, and one is stored"),
         (Labels(), "outputs whole numbers, which are classes"),
         (Random(), "aten.rand_like"),
     ],

@@ -1,7 +1,9 @@
 -- The stored rows that were not paired by position, as ranges of places in their files.
 -- Grain: one row per range.
--- Views:
--- $paths VARCHAR[], $firsts BIGINT[], $ends BIGINT[]: file, first place, and place after the last, of each range
+-- Views: none
+-- $paths VARCHAR[]: the file of each range
+-- $firsts BIGINT[]: its first place
+-- $ends BIGINT[]: the place after its last one
 SELECT
     unnest($paths) AS path,
     unnest($firsts) AS first_row,

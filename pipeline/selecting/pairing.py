@@ -255,9 +255,9 @@ def located(rows: Relation, con: Connection, ctx: Context, files: Files, ds: str
 
 def within(con: Connection, paths: Sequence[str], gaps: Sequence[Gap]) -> Relation:
     """Returns the stored rows in the gaps, which lie in the files `paths`."""
-    read_parquet(con, paths, filename=FILE, row_number=True).create_view("placed")
+    read_parquet(con, paths, filename=FILE, row_number=True).create_view("__placed")
     columns = dict(zip(("paths", "firsts", "ends"), map(list, zip(*gaps, strict=True)), strict=True))
-    con.sql(sql_files.load("selecting/gaps"), params=columns).create("gaps")
+    con.sql(sql_files.load("selecting/gaps"), params=columns).create("__gaps")
     return con.sql(sql_files.load("selecting/within"))
 
 

@@ -455,12 +455,12 @@ def test_source_named_like_a_view_of_a_run_is_refused(read: Read, name: str) -> 
 
 
 def test_views_of_a_run_are_those_that_its_rooms_create() -> None:
-    """Read from the source: a view that is created anywhere in a run has its name in the list."""
+    """Read from the source: a view that is created anywhere in a run has its name in the list, unless no source can."""
     package = Path(__file__).parent.parent.parent / "pipeline"
     created = {
         name
         for room in ("selecting", "scoring", "committing", "profiles")
         for path in (package / room).glob("*.py")
-        for name in re.findall(r'(?:create_view|create|stored_view)\(\s*"([a-z_]+)"', path.read_text("utf-8"))
+        for name in re.findall(r'(?:create_view|create|stored_view)\(\s*"([a-z][a-z_]*)"', path.read_text("utf-8"))
     }
     assert created <= VIEWS_OF_A_RUN

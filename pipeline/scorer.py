@@ -39,6 +39,7 @@ TYPES = {
     "hash": pa.string(),
     "timestamp": pa.timestamp("us"),
     "list": pa.list_(pa.float32()),
+    "sequence": pa.list_(pa.float64()),
 }
 """Arrow type that a DataFrame column is assumed to have until it is converted and its actual type is checked."""
 Table = TypeVar("Table", pa.Table, "pd.DataFrame")

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import QualityStop
-from pipeline.model import hashing, integers, rounding, scaling
-from pipeline.model.inputs import Category, FixedList, Hash, Input, Integer, Number, Timestamp
+from pipeline.model import hashing, integers, rounding, scaling, sequences
+from pipeline.model.inputs import Category, FixedList, Hash, Input, Integer, Number, PaddedList, Timestamp
 from pipeline.model.memory_layout import empty
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def to_matrix(batch: pa.RecordBatch, features: Sequence[str], inputs: Mapping[st
     """Returns float32 (rows, columns); see `matrix.to_matrix`."""
     widths = [inputs[name].width if name in inputs else 1 for name in features]
     rows, columns = batch.num_rows, sum(widths)
-    lists = any(isinstance(inputs.get(name), FixedList) for name in features)
+    lists = any(isinstance(inputs.get(name), FixedList | PaddedList) for name in features)
     matrix = np.empty((rows, columns), np.float32) if lists else empty(rows, columns)
     start = 0
     with np.errstate(over="ignore", invalid="ignore"):
@@ -71,6 +71,8 @@ def _encode(column: pa.Array, how: Input, out: NDArray[np.float32], name: str) -
         case FixedList():
             out[:] = _elements(column, how, name)
             _fill(out, how.null)
+        case PaddedList():
+            sequences.put(column, how, out)
         case _:
             assert_never(how)
 
@@ -214,6 +216,8 @@ def _raw(column: pa.Array, how: Input, name: str) -> Values:  # noqa: PLR0911 - 
             return values
         case FixedList():
             return _elements(column, how, name)
+        case PaddedList():
+            return sequences.words(column, how)
         case Timestamp():
             return _words(_microseconds(column, None))
         case Category():

@@ -287,12 +287,56 @@ class FixedList(Scaled):
         return self.length
 
 
-Input = Annotated[Number | Category | Integer | Hash | Timestamp | FixedList, Field(discriminator="kind")]
+class PaddedList(Frozen):
+    """A list of up to `length` numbers, such as the items that somebody has looked at, filled up to that length."""
+
+    kind: Literal["sequence"] = "sequence"
+    length: int = Field(ge=1, le=MOST_COLUMNS, strict=True)
+    side: Literal["left", "right"]
+    """Where a shorter list is filled up: before its first element, or after its last one."""
+    pad: Finite = 0.0
+    """The value that fills it up."""
+    longer: Literal["quarantine", "first", "last"] = "quarantine"
+    """What becomes of a longer list: its row is rejected, or its first or last elements are taken."""
+    null: Literal["empty"] | None = None
+    """`empty`: a NULL list is one without elements."""
+    min: Finite | None = None
+    """Smallest element that the model takes; a row with another one is rejected."""
+    max: Finite | None = None
+    """Largest element that the model takes, such as the last row of an embedding."""
+    encode: Literal["float32", "int64"] = "float32"
+    """The type of the input of the model. Elements for an int64 are integers of up to 24 bits."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asked(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "side" not in value:
+            raise ValueError("`side` must say where the training code filled up a shorter list: left or right")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PaddedList:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min = {self.min:g} is above max = {self.max:g}")
+        if self.encode == "int64" and (not self.pad.is_integer() or abs(self.pad) > MOST_BUCKETS):
+            raise ValueError(f"pad = {self.pad:g} is no integer of up to 24 bits, which encode = int64 needs")
+        return self
+
+    @property
+    def width(self) -> int:
+        return self.length
+
+    @property
+    def int64(self) -> bool:
+        return self.encode == "int64"
+
+
+Input = Annotated[Number | Category | Integer | Hash | Timestamp | FixedList | PaddedList, Field(discriminator="kind")]
 
 
 def is_int64(how: Input | None) -> bool:
     """Tells whether a feature is passed to an int64 input of the model; all others are float32."""
-    return isinstance(how, Integer | Category | Hash) and how.int64
+    return isinstance(how, Integer | Category | Hash | PaddedList) and how.int64
 
 
 def pieces_of(how: Input | None) -> int:

@@ -97,7 +97,7 @@ class Signature(Frozen):
     @property
     def categories(self) -> frozenset[str]:
         """The features of which the model knows certain values only; in the matrix, others are infinite."""
-        return frozenset(name for name, how in self.inputs.items() if how.kind in ("category", "integer"))
+        return frozenset(name for name, how in self.inputs.items() if how.kind in ("category", "integer", "sequence"))
 
     @property
     def output_count(self) -> int:

@@ -24,11 +24,11 @@ TYPES = {
         r"|(large_|fixed_size_)?list<\w+: (float|double|u?int\d+)( not null)?>(\[\d+\])?"
     ),
 }
-TYPES["hash"] = TYPES["category"]
+TYPES |= {"hash": TYPES["category"], "sequence": TYPES["list"]}
 """Accepted column types by kind of input, in DuckDB's names, or in Arrow's for a table without a lake."""
 
 SAID = {"number": "DOUBLE", "category": "VARCHAR", "timestamp": "TIMESTAMP", "list": "DOUBLE[]"}
-SAID |= {"integer": "BIGINT", "hash": "VARCHAR"}
+SAID |= {"integer": "BIGINT", "hash": "VARCHAR", "sequence": "DOUBLE[]"}
 """Type to give to a column of text by kind of input."""
 
 

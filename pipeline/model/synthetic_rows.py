@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, assert_never
 import numpy as np
 import pyarrow as pa
 
-from pipeline.model import scaling
-from pipeline.model.inputs import Category, FixedList, Hash, Input, Integer, Number, Timestamp
+from pipeline.model import scaling, sequences
+from pipeline.model.inputs import Category, FixedList, Hash, Input, Integer, Number, PaddedList, Timestamp
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -39,7 +39,7 @@ def draw_from(batch: pa.RecordBatch, rows: int) -> pa.RecordBatch:
     return pa.record_batch(drawn, schema=batch.schema)
 
 
-def _column(how: Input, numbers: np.ndarray, rng: Generator) -> pa.Array:
+def _column(how: Input, numbers: np.ndarray, rng: Generator) -> pa.Array:  # noqa: PLR0911 - one line per kind
     rows = len(numbers)
     match how:
         case Number():
@@ -57,8 +57,19 @@ def _column(how: Input, numbers: np.ndarray, rng: Generator) -> pa.Array:
             values = rng.normal(size=(rows, how.length)).astype(np.float32)
             elements = scaling.unscaled(values, how) if how.scale else values
             return pa.FixedSizeListArray.from_arrays(pa.array(elements.ravel()), how.length)
+        case PaddedList():
+            return _lists(rng, rows, how)
         case _:
             assert_never(how)
+
+
+def _lists(rng: Generator, rows: int, how: PaddedList) -> pa.Array:
+    """Returns lists of 0 to `length` elements within the limits."""
+    lengths = rng.integers(how.length, size=rows, endpoint=True)
+    low, high = (-sequences.EXACT if how.min is None else how.min), (sequences.EXACT if how.max is None else how.max)
+    total = int(lengths.sum())
+    elements = _integers(rng, total, int(low), int(high)) if how.int64 else np.clip(rng.normal(size=total), low, high)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), pa.array(elements))
 
 
 def _integers(rng: Generator, rows: int, low: int | None, high: int | None) -> NDArray[np.int64]:

@@ -25,7 +25,6 @@ CHUNK_ROWS = 32_768
 """Number of rows hashed at once: small enough for the level-2 cache, and large enough for few calls of numpy."""
 BLOCK_VALUES = 131_072
 """Number of values of which the bits are taken at once, likewise."""
-NAN_BITS = np.uint32(0x7FC00000)
 SHIFT = np.uint64(29)
 
 
@@ -86,16 +85,7 @@ def _columns_of(chunk: NDArray[np.float32] | NDArray[np.uint32]) -> Iterator[NDA
     """Yields the bits of each column, (rows,), contiguous."""
     columns = max(1, BLOCK_VALUES // max(1, len(chunk)))
     for first in range(0, chunk.shape[1], columns):
-        yield from np.ascontiguousarray(to_bits(chunk[:, first : first + columns]).T)
-
-
-def to_bits(values: NDArray[np.float32] | NDArray[np.uint32]) -> NDArray[np.uint32]:
-    if values.dtype == np.uint32:
-        return values.view(np.uint32)
-    values = values + np.float32(0.0)  # a copy; -0.0 + 0.0 is 0.0
-    bits = values.view(np.uint32)
-    bits[np.isnan(values)] = NAN_BITS
-    return bits
+        yield from np.ascontiguousarray(rounding.to_bits(chunk[:, first : first + columns]).T)
 
 
 @cache

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.model import rounding
-from pipeline.model.matrix import to_bits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +54,7 @@ def words(column: pa.Array, how: PaddedList) -> NDArray[np.uint32]:
     lengths, present = _lengths(column)
     elements = np.zeros((len(column), how.length), np.float32)
     _place(_elements(column, np.float32), lengths, how, elements)
-    return np.column_stack([np.where(present, lengths + 1, 0).astype(np.uint32), to_bits(elements)])
+    return np.column_stack([np.where(present, lengths + 1, 0).astype(np.uint32), rounding.to_bits(elements)])
 
 
 def _lengths(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -7,7 +7,7 @@ import glob
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -90,22 +90,33 @@ def connect_shared(resources: Resources) -> Iterator[Connection]:
 
     Starting an instance takes 25 ms of CPU, which a backfill of many small days would pay several times per day.
     """
-    instance = _instance(resources)
     name = f"workplace_{next(_NUMBERS)}"
-    with instance.cursor() as other:
-        other.execute(f"ATTACH ':memory:' AS {name}")
-        cursor = instance.cursor()
-        try:
-            for setting in SESSION:
-                cursor.execute(setting)
-            cursor.execute(f"USE {name}")
-            yield cursor
-        finally:
-            cursor.close()  # also ends a reader that an error left open
+    try:
+        instance = _attached(resources, name)
+    except duckdb.FatalException:  # a damaged file has put an end to the instance
+        _instance.cache_clear()
+        instance = _attached(resources, name)
+    cursor = instance.cursor()
+    try:
+        for setting in SESSION:
+            cursor.execute(setting)
+        cursor.execute(f"USE {name}")
+        yield cursor
+    finally:
+        cursor.close()  # also ends a reader that an error left open
+        with instance.cursor() as other, suppress(duckdb.FatalException):
             other.execute(f"DETACH {name}")
 
 
 _NUMBERS = count()
+
+
+def _attached(resources: Resources, name: str) -> Connection:
+    """Returns the instance for these resources, with a new, empty database of this name."""
+    instance = _instance(resources)
+    with instance.cursor() as other:
+        other.execute(f"ATTACH ':memory:' AS {name}")
+    return instance
 
 
 @cache

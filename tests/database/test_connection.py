@@ -18,8 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.database.connection import connect, read_parquet, translated_errors
-from pipeline.errors import OutOfMemory, StorageUnavailable
+from pipeline.database.connection import (
+    connect,
+    connect_shared,
+    read_parquet,
+    translated_errors,
+)
+from pipeline.database.resources import Resources
+from pipeline.errors import OutOfMemory, StorageUnavailable, UnreadableFile
 from tests.conftest import ROOT
 
 AT = ("2026-03-29T01:30:00", "2026-10-25T02:30:00", "1960-01-01T00:00:00.123456")
@@ -116,3 +122,36 @@ def test_read_parquet_maximum_without_nan_is_a_number(tmp_path: Path, kind: Any)
         rows = read_parquet(con, [tmp_path / "a.parquet"])
         assert rows.aggregate("min(x), max(x)").fetchall() == [(0.25, 0.5)]
         assert rows.aggregate("max(x) - min(x)").fetchall() == [(0.25,)]
+
+
+# A file that puts an end to DuckDB's instance
+
+
+@pytest.fixture(scope="module")
+def fatal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A sound file, and the same with a byte of its footer changed, after which DuckDB refuses all further work."""
+    folder = tmp_path_factory.mktemp("fatal")
+    sound, damaged = folder / "a.parquet", folder / "b.parquet"
+    pq.write_table(pa.table({"id": [f"u{number}" for number in range(20)], "a": [0.5] * 20}), sound)
+    content = sound.read_bytes()
+    con = duckdb.connect()
+    for at in range(len(content) - 9, 0, -1):
+        damaged.write_bytes(content[:at] + b"\xd7" + content[at + 1 :])
+        try:
+            con.sql("FROM read_parquet($path)", params={"path": str(damaged)}).fetchall()
+        except duckdb.InternalException:
+            return sound, damaged
+        except (duckdb.Error, RuntimeError):
+            continue
+    raise AssertionError("no byte does: is this fault of DuckDB mended?")
+
+
+def test_file_that_ends_an_instance_is_named_and_the_next_connection_works(fatal: tuple[Path, Path]) -> None:
+    sound, damaged = fatal
+    of_process = Resources("300MB", 1)
+    with pytest.raises(UnreadableFile) as caught, connect_shared(of_process) as con:  # noqa: SIM117 - else mypy sees no end
+        with translated_errors("the input", [sound, damaged]):
+            read_parquet(con, [sound, damaged]).fetchall()
+    assert caught.value.where == str(damaged)
+    with connect_shared(of_process) as con:
+        assert len(read_parquet(con, [sound]).fetchall()) == 20

@@ -363,6 +363,7 @@ class Life(RuleBasedStateMachine):
     def look(self) -> None:
         interrupted = {"erasure"} if self.erasing else set()
         interrupted |= {"ledger", "lost"} if self.rolling_back or self.expiring else set()
+        interrupted |= {"rollback"} if self.rolling_back else set()
         assert [each for each in verify(self.ctx.lake) if each.kind not in {"staging", *interrupted}] == []
         for record in self.ctx.lake.records.of_day("toy", DAY):
             assert record.ledger is None or record.ledger.balanced

@@ -52,6 +52,8 @@ def name_rows(con: Connection, name: str, rows: Relation, *, held: bool) -> Rela
     if held and UNTYPED not in map(str, rows.types):
         try:
             rows.create(name)
+        except duckdb.InternalException:
+            raise  # which has put an end to the instance
         except duckdb.Error:  # perhaps about a column that no query reads
             pass
         else:

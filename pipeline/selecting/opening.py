@@ -11,7 +11,7 @@ from pipeline.context import Context
 from pipeline.database import holding, wide
 from pipeline.database.connection import translated_errors
 from pipeline.records import FileInfo
-from pipeline.selecting.input import connect_for_job, describe_files, input_rows
+from pipeline.selecting.input import connect_for_job, describe_files, input_paths, input_rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -55,7 +55,7 @@ def open_input(
 ) -> Iterator[Opened]:
     """Opens a connection with the input of a day. `rows` is their largest possible number; None if it is not known."""
     with connect_for_job(ctx, columns) as con:
-        with translated_errors(describe_files(files)):
+        with translated_errors(describe_files(files), input_paths(ctx, files)):
             found = input_rows(con, ctx, files, ds)
             size = sum(file.size for of_source in files.values() for file in of_source)
             held = rows is not None and holding.few(rows, len(found.columns), size)

@@ -129,6 +129,7 @@ def test_damaged_model_json_is_a_clear_error_or_the_same_model(
 @many
 @example(damage=[(656, b"\x80")])  # a column's name that is not UTF-8: DuckDB's client raised RuntimeError
 @example(damage=[(20, b"\x80")])  # the program that wrote the file has a name that is not UTF-8
+@example(damage=[(127258, b"2"), (27948, b"\xeb"), (1650, b"\xb6\xb7\xce")])  # put an end to DuckDB's instance
 @given(damage=DAMAGE)
 def test_damaged_input_is_a_clear_error_or_adds_up(workspace: Workspace, damage: list[tuple[int, bytes]]) -> None:
     path = workspace.day(20)

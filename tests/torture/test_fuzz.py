@@ -18,6 +18,7 @@ from pipeline.records import State
 from tests.workspace import DAY, Workspace
 
 EXAMPLES = 1000 if os.environ.get("TORTURE") else 40
+pytestmark = [pytest.mark.timeout(0)] if os.environ.get("TORTURE") else []
 many = settings(
     max_examples=EXAMPLES,
     deadline=None,

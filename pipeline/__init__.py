@@ -25,15 +25,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.api.lake import Lake
+    from pipeline.api.scorer import Scorer
     from pipeline.context import Context
     from pipeline.errors import LakescoreError, QueryRefused, TransientError, UsageError
     from pipeline.explain.explaining import Answer
     from pipeline.flow.day import Outcome, backfill, run_day
     from pipeline.job.config import Job
     from pipeline.job.loading import find_job
-    from pipeline.lake_reader import Lake
     from pipeline.records import RunRecord
-    from pipeline.scorer import Scorer
     from pipeline.settings import Settings
 
 __all__ = [
@@ -61,9 +61,9 @@ _HOMES = {
     "pipeline.flow.day": ("Outcome", "backfill", "run_day"),
     "pipeline.job.config": ("Job",),
     "pipeline.job.loading": ("find_job",),
-    "pipeline.lake_reader": ("Lake",),
+    "pipeline.api.lake": ("Lake",),
     "pipeline.records": ("RunRecord",),
-    "pipeline.scorer": ("Scorer",),
+    "pipeline.api.scorer": ("Scorer",),
     "pipeline.settings": ("Settings",),
 }
 

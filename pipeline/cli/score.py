@@ -40,7 +40,7 @@ def score(
         found = find_job(job, machine)
         model, version = found.model.name, found.model.version if version == "production" else version
         trusted = found.model.trusted
-    from pipeline.scorer import Scorer, check_files, score_file
+    from pipeline.api.scorer import Scorer, check_files, score_file
 
     files = check_files(source, target, types or (), decimal, delimiter, replace=replace)
     scorer = Scorer.load(model, version, models=machine.models, device=engine.device, trusted=trusted)

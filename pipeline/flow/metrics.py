@@ -73,11 +73,7 @@ def _metrics(jobs: Sequence[JobOverview], now: datetime) -> Iterator[Metric]:
     yield Metric(
         "lakescore_last_complete_duration_seconds",
         "How long that run took.",
-        [
-            ({"job_name": job}, (run.finished_at - run.started_at).total_seconds())
-            for job, run in done
-            if run.finished_at
-        ],
+        [({"job_name": job}, (end - run.started_at).total_seconds()) for job, run, end in ended],
         "seconds",
     )
     yield Metric(

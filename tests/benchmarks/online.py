@@ -20,7 +20,7 @@ from tests.redis_server import RedisServer, serve
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.scorer import Scorer
+    from pipeline.api.scorer import Scorer
 
 SERVED = "served"
 """The job `core` with a target in Redis."""

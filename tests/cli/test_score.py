@@ -14,7 +14,7 @@ import pytest
 import torch
 from duckdb import DuckDBPyConnection as Connection
 
-from pipeline import scorer
+from pipeline.api import scorer
 from pipeline.database import connection
 from pipeline.database.resources import Resources
 from tests.calling import Cli

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.api.scorer import Scorer
 from pipeline.compare import findings
 from pipeline.compare.findings import compare
 from pipeline.compare.rows import FEATURE
@@ -17,7 +18,6 @@ from pipeline.database.connection import connect
 from pipeline.database.sql_files import load
 from pipeline.errors import InputMissing, ModelMismatch, ModelNotFound
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer
 from tests.compare.versions import ROWS, add_versions, both
 from tests.workspace import DAY, Workspace, changed, table
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
+from pipeline.api.scorer import Scorer
 from pipeline.compare import tables
 from pipeline.compare.findings import Comparison, compare, gate
 from pipeline.drift.true_labels import STORED
 from pipeline.errors import ModelMismatch, QualityStop
 from pipeline.model.manifest import Task
-from pipeline.scorer import Scorer
 from tests import small_models
 from tests.calling import Cli
 from tests.small_models import ITEMS, NAMES, member

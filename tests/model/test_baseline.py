@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.api.scorer import Scorer
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer
 from pipeline.tabular import sources
 from tests.workspace import Workspace
 

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from typer.testing import CliRunner
 
+from pipeline.api.scorer import Scorer, score_file
 from pipeline.cli.commands import command_line
 from pipeline.errors import LakescoreError, ModelRefused, QualityStop, SchemaMismatch
 from pipeline.model.card import Card
@@ -24,7 +25,6 @@ from pipeline.model.inputs import Input
 from pipeline.model.manifest import Signature, digest
 from pipeline.model.matrix import fingerprints, row_fingerprints, to_matrix
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer, score_file
 from pipeline.tabular import sources
 from tests.model.programs import export
 from tests.workspace import Workspace

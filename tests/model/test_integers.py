@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.export import Dim
 
+from pipeline.api.scorer import Scorer
 from pipeline.compare.rows import compared
 from pipeline.errors import LakescoreError, ModelError, ModelMismatch, ModelRefused, QualityStop, SchemaMismatch
 from pipeline.explain.explaining import explain
@@ -27,7 +28,6 @@ from pipeline.model.inputs import Input
 from pipeline.model.integers import joined
 from pipeline.model.matrix import row_fingerprints, to_matrix
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer
 from tests.model.networks import save_classifier
 from tests.workspace import DAY, Workspace
 

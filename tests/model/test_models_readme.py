@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.api.scorer import Scorer
 from pipeline.cli.commands import command_line
-from pipeline.scorer import Scorer
 
 README = Path(__file__).parent.parent.parent / "models" / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

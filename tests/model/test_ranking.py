@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.api.scorer import Scorer, score_file
 from pipeline.errors import ModelRefused, QualityStop, SchemaMismatch
 from pipeline.model import heads
 from pipeline.model.card import Card
@@ -20,7 +21,6 @@ from pipeline.model.predictor import Predictor
 from pipeline.model.registry import Registry
 from pipeline.quality import outputs
 from pipeline.records import RunRecord
-from pipeline.scorer import Scorer, score_file
 from tests.workspace import Workspace
 
 ROWS, ITEMS, TOP = 150, 10_000, 10

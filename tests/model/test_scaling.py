@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.api.scorer import Scorer
 from pipeline.errors import LakescoreError, ModelRefused, UsageError
 from pipeline.model import golden, synthetic_rows
 from pipeline.model.card import Card
@@ -23,7 +24,6 @@ from pipeline.model.inputs import Input
 from pipeline.model.manifest import Signature, digest
 from pipeline.model.matrix import row_fingerprints, to_matrix
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer
 from tests.calling import Cli
 from tests.workspace import Workspace
 

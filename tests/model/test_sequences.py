@@ -17,13 +17,13 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.export import Dim
 
+from pipeline.api.scorer import Scorer
 from pipeline.errors import ModelError, SchemaMismatch
 from pipeline.explain.explaining import explain
 from pipeline.model.card import Card
 from pipeline.model.inputs import Input
 from pipeline.model.matrix import row_fingerprints, to_matrix
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer
 from tests.workspace import DAY, Workspace
 
 INPUT: TypeAdapter[Input] = TypeAdapter(Input)

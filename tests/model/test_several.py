@@ -17,12 +17,12 @@ from torch import nn
 from torch.export import Dim
 from typer.testing import CliRunner, Result
 
+from pipeline.api.scorer import Scorer
 from pipeline.cli.commands import command_line
 from pipeline.errors import ModelRefused, SchemaMismatch, UsageError
 from pipeline.explain.explaining import explain
 from pipeline.model.card import Card
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer
 from tests.workspace import Workspace
 
 FILES = Path(__file__).parent / "files"

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+from pipeline.api.scorer import Scorer
 from pipeline.cli.commands import command_line
 from pipeline.errors import JobError, ModelMismatch, ModelRefused, QualityStop
 from pipeline.job.loading import find_job
@@ -22,7 +23,6 @@ from pipeline.model.outputs import output_schema, quantile
 from pipeline.model.predictor import Predictor
 from pipeline.model.registry import Registry
 from pipeline.records import RunRecord
-from pipeline.scorer import Scorer
 from tests.workspace import DAY, Workspace, table
 
 ROWS = 120

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from pipeline.api.scorer import Scorer
 from pipeline.cli.commands import command_line
 from pipeline.errors import JobError, ModelMismatch, ModelRefused, QualityStop
 from pipeline.model.card import Card
 from pipeline.model.manifest import digest
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer
 from tests.model.programs import export, tampered
 from tests.workspace import DAY, Workspace
 

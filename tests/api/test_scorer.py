@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.api.scorer import Scorer, score_file
 from pipeline.errors import (
     IncompleteFile,
     InputError,
@@ -23,7 +24,6 @@ from pipeline.errors import (
     SchemaMismatch,
     UsageError,
 )
-from pipeline.scorer import Scorer, score_file
 from pipeline.storage.parquet import ROW_GROUP
 from pipeline.tabular import sources
 from tests.workspace import Workspace, table

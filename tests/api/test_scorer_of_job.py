@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.api.scorer import Scorer
 from pipeline.errors import JobError, ModelMismatch
 from pipeline.model.card import Card
 from pipeline.model.registry import Registry
-from pipeline.scorer import Scorer
 from tests.model.programs import export
 from tests.workspace import Workspace
 

@@ -107,7 +107,9 @@ def _score(ctx: Context, task: Bucket, place: str) -> Scored:
         left = linked(
             workspace.path(place), [(f"{each}", list(map(workspace.path, keys))) for each, keys in enumerate(task.left)]
         )
-        staging = Staging(ctx, record, selected, place, left, load=load_model, first_worker=task.number)
+        staging = Staging(
+            ctx, record, selected, place, left, load=load_model, first_worker=task.number, finds_edges=False
+        )
         counts = staging.run()
         staged = [complete_files(staging.folder, kind) for kind in KINDS]
         record = record.with_(dispositions=dict(counts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from pipeline.database import sql_files
@@ -116,18 +116,27 @@ def numeric_outputs(signature: Signature) -> list[str]:
     return [*scores(signature), *([CONFIDENCE] if signature.task == "classification" else [])]
 
 
-def specs_of(signature: Signature, edges: dict[str, tuple[float, ...]]) -> tuple[Spec, ...]:
-    """Returns the columns to count of a model's inputs and outputs; `edges` must have every numeric column.
+def specs_of(signature: Signature, edges: Mapping[str, tuple[float, ...]]) -> tuple[Spec, ...]:
+    """Returns the columns to count of a model's inputs and outputs; `edges` must have every numeric column."""
+    return (*specs_of_features(signature, edges), *specs_of_outputs(signature, edges))
 
-    Counts numbers, and categories by their vocabulary; timestamps and lists are not counted.
-    """
+
+def specs_of_features(signature: Signature, edges: Mapping[str, tuple[float, ...]]) -> tuple[Spec, ...]:
+    """Returns the inputs to count: numbers, and categories by their vocabulary; no timestamps and lists."""
     from pipeline.histograms.counting import Spec
 
     found = [Spec("feature", name, edges[name]) for name in numbers(signature)]
     for name, how in signature.inputs.items():
         if how.kind == "category" and len(how.vocabulary) <= MOST_VALUES:
             found.append(Spec("feature", name, labels=tuple(map(str, how.vocabulary))))
-    found += [Spec("score", name, edges[name]) for name in scores(signature)]
+    return tuple(found)
+
+
+def specs_of_outputs(signature: Signature, edges: Mapping[str, tuple[float, ...]]) -> tuple[Spec, ...]:
+    """Returns the outputs to count: scores, and of a classification also the confidence and the class."""
+    from pipeline.histograms.counting import Spec
+
+    found = [Spec("score", name, edges[name]) for name in scores(signature)]
     if signature.task == "classification":
         found.append(Spec("confidence", CONFIDENCE, edges[CONFIDENCE]))
         found.append(Spec("class", CLASS, labels=tuple(map(str, signature.classes))))

@@ -4,7 +4,7 @@ Features are counted for one row per key that breaks no rule of the suite. This 
 a NULL or infinite feature, so that missing values show. Scores and classes are those of each key's newest revision.
 
 The scoring stream has seen all features and, in a new partition, all predictions: its counts lie beside the files that
-it staged. What it has not seen (after a crash, in a revised partition, on the very first day) is read here.
+it staged. What it has not seen (after a crash, in a revised partition, on a small first day) is read here.
 """
 
 from __future__ import annotations
@@ -51,12 +51,27 @@ def profile(ctx: Context, record: RunRecord) -> Addition:
 
 def make_profile(ctx: Context, record: RunRecord, staged: Sequence[Path], base: Sequence[FileInfo]) -> int:
     """Writes the profile of the staged rows over a base of stored files; returns the number of rows."""
-    counting = counted_by_the_stream(ctx, staging_folder(record)) or Counting((), ctx.job.drift.slices)
+    counting = _of_the_stream(ctx, record) or Counting((), ctx.job.drift.slices)
     if not {"feature", "score"} <= counting.kinds:
         _read(ctx, record, counting, staged, base)
     table = to_table(counting, record.run_id, now(), ctx.job.drift.max_slices)
     store.write(ctx, "profiles", record, table)
     return max(table.column("rows").to_pylist(), default=0)
+
+
+def _of_the_stream(ctx: Context, record: RunRecord) -> Counting | None:
+    """Returns the counts of the run's stream; None if there are none, or another run has stored other edges meanwhile.
+
+    Edges that the stream has found itself, of a large first day, are stored here: only now the day has been validated.
+    """
+    counting = counted_by_the_stream(ctx, staging_folder(record))
+    if counting is None:
+        return None
+    manifest = _manifest(ctx, record)
+    specs = bin_edges.load(ctx, manifest)
+    if specs is None and "score" in counting.kinds:
+        specs = bin_edges.keep(ctx, manifest, counting.specs)
+    return counting if set(counting.specs) <= set(specs or ()) else None
 
 
 def _read(
@@ -134,10 +149,7 @@ def _first(
 ) -> tuple[Spec, ...]:
     manifest = _manifest(ctx, record)
     found = bin_edges.from_days(selected.con, features, predictions, manifest.signature)
-    bin_edges.keep(ctx, manifest, found)
-    loaded = bin_edges.load(ctx, manifest)
-    assert loaded is not None
-    return loaded
+    return bin_edges.keep(ctx, manifest, found)
 
 
 def _predictions(

@@ -123,14 +123,16 @@ class Staging:
         *,
         load: Load = load_model,
         first_worker: int = 0,
+        finds_edges: bool = True,
     ) -> None:
         """`place` is the key of the folder to write to, `left` are the files that each crashed run has staged.
 
-        `first_worker` is the number of the first worker, which is a part of the names of its files.
+        `first_worker` is the number of the first worker, which is a part of the names of its files. `finds_edges` tells
+        whether the bin edges of a large first day are found here: each bucket would find others.
         """
         self.ctx, self.record, self.selected = ctx, record, selected
         self.folder, self.left = ctx.lake.workspace.path(place), left
-        self._load_model, self._first_worker = load, first_worker
+        self._load_model, self._first_worker, self._finds_edges = load, first_worker, finds_edges
         self.manifest = ctx.manifest_of(record)
         self.threads = ctx.job.engine.threads or machine.usable_cores()
         plan = record.plan
@@ -185,6 +187,9 @@ class Staging:
         if (republished := self._to_republish()) is not None:
             seen_before += (carried := self._stream(republished, ReusedOutputs())["scored"])
             counts["scored"] += carried
+        if self._finds_edges and not seen_before:
+            with self._translated_errors():
+                self.tallies.take_sample(self.selected.con, self.selected.rows)
         counts += self._stream(self.selected.to_score(self._staged()), self.predicted, tallied=not seen_before)
         counts[WITHDRAWN] += self._stage_withdrawn()
         return +counts
@@ -197,12 +202,14 @@ class Staging:
         self.checks = guards.golden_batch(self.ctx, self.record, self.manifest, predictor)
         rows, at_once = self.record.plan.candidates.rows, self.ctx.batch_rows(self.manifest.signature.width)
         self.engine = tuning.choose(self.ctx, self.manifest, predictor, rows, at_once)
+        batch_rows = self.engine.batch_rows
+        self.tallies.score_sample(lambda matrix: predictor.predict_arrow(matrix, batch_rows))
         if (gpu := predictor.busy) is not None:
-            gpu.clear()  # the golden batch and the measurement do not count
+            gpu.clear()  # the golden batch, the measurement and the sample do not count
             self.gpu = gpu
         for worker in self.workers[-self.threads :][self.engine.workers :]:
             worker.surplus = True
-        return predictor, self.engine.batch_rows
+        return predictor, batch_rows
 
     def _staged(self) -> list[str]:
         """Returns the paths of the files with predictions that this run has staged so far."""

@@ -83,14 +83,14 @@ def triage(batch: pa.RecordBatch, matrix: NDArray[np.float32], prints: NDArray[n
         elsewhere = batch.column("__other_version").to_numpy(zero_copy_only=False)
         reasons[elsewhere & (reasons == NEW)] = MODEL
     unchanged = 0 if to_score is None else rows - int(to_score.sum())
-    rejected = _rejected(matrix, policy)
-    if rejected is not None:
+    unfit = rejected(matrix, policy)
+    if unfit is not None:
         if to_score is not None:
-            rejected &= to_score
-        to_score = ~rejected if to_score is None else to_score & ~rejected
+            unfit &= to_score
+        to_score = ~unfit if to_score is None else to_score & ~unfit
     if to_score is not None:
         reasons, revisions = reasons[to_score], revisions[to_score]
-    return Triaged(to_score, rejected, reasons, revisions, unchanged, carried_left)
+    return Triaged(to_score, unfit, reasons, revisions, unchanged, carried_left)
 
 
 def restricted_to(triaged: Triaged, mask: NDArray[np.bool_]) -> Triaged:
@@ -131,7 +131,7 @@ def with_reasons(
 
     Raises QualityStop where the policy says `fail`.
     """
-    if _rejected(matrix, policy) is None:
+    if rejected(matrix, policy) is None:
         return known
     own = reasons_for(matrix, features, policy, categories)
     joined = [[*reasons, *others] for reasons, others in zip(known.to_pylist(), own, strict=True)]
@@ -140,7 +140,11 @@ def with_reasons(
     return pa.array(joined, known.type)
 
 
-def _rejected(matrix: NDArray[np.float32], policy: Policy) -> NDArray[np.bool_] | None:
+def rejected(matrix: NDArray[np.float32], policy: Policy) -> NDArray[np.bool_] | None:
+    """Returns the mask of the rows, (rows,), whose features a policy rejects; None if there are none.
+
+    Raises QualityStop where the policy says `fail`.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(matrix.sum()):  # then all are, without an array of the answers; if not, it may have overflowed
             return None
@@ -157,5 +161,5 @@ def _rejected(matrix: NDArray[np.float32], policy: Policy) -> NDArray[np.bool_] 
                 got=f"column numbers {', '.join(str(index + 1) for index in np.nonzero(mask.any(axis=0))[0])}",
             )
     bad = infinite if policy.null_features == "score" else infinite | missing
-    rejected = np.asarray(bad.any(axis=1))
-    return rejected if rejected.any() else None
+    found = np.asarray(bad.any(axis=1))
+    return found if found.any() else None

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.database.connection import connect, read_parquet
+from pipeline.job.config import Policy
 from pipeline.model.manifest import Signature
 from pipeline.profiles import bin_edges
 
@@ -39,6 +40,37 @@ def test_groups_of_columns_have_the_edges_of_each_column(
     found, ordered = edges(tmp_path, 10, "100MB")
     places = [int(level * ROWS) for level in LEVELS]
     assert list(found.values()) == [tuple(each[places].tolist()) for each in ordered]
+
+
+def test_edges_of_a_large_day_are_those_of_rows_that_a_policy_lets_through() -> None:
+    batch = pa.record_batch({"a": pa.array([None, *range(1, ROWS)], pa.float64()), "b": np.ones(ROWS)})
+    signature = Signature(features=("a", "b"), task="regression")
+    seen: list[np.ndarray] = []
+
+    def predict(matrix: np.ndarray) -> pa.RecordBatch:
+        seen.append(matrix)
+        return pa.record_batch({"value": matrix[:, 0]})
+
+    sample = bin_edges.Sample(batch, signature, Policy())
+    assert [(spec.name, spec.edges[:2]) for spec in sample.features] == [("a", (1.0, 3.0)), ("b", (1.0,))]
+    ((name, low),) = [(spec.name, spec.edges[0]) for spec in sample.outputs(predict)]
+    assert (name, low, len(seen[0])) == ("value", 1.0, ROWS - 1)
+    assert not bin_edges.Sample(batch.slice(0, 1), signature, Policy()).outputs(predict)
+
+
+def test_sample_of_a_large_day_is_scored_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bin_edges, "SCORED", 30)
+    sample = bin_edges.Sample(
+        pa.record_batch({"a": np.arange(ROWS)}), Signature(features=("a",), task="regression"), Policy()
+    )
+    seen: list[float] = []
+
+    def predict(matrix: np.ndarray) -> pa.RecordBatch:
+        seen.extend(matrix[:, 0].tolist())
+        return pa.record_batch({"value": matrix[:, 0]})
+
+    sample.outputs(predict)
+    assert seen == list(range(0, ROWS, 4))
 
 
 @pytest.mark.slow

@@ -16,13 +16,15 @@ import pytest
 from pipeline.care.rollback import rollback
 from pipeline.database.connection import connect
 from pipeline.drift import stage
+from pipeline.engines.threads import Threads
 from pipeline.lake.layout import Lake
 from pipeline.model.manifest import Signature
 from pipeline.model.registry import Registry
+from pipeline.profiles import bin_edges, store
 from pipeline.profiles import stage as profiling
-from pipeline.profiles import store
 from pipeline.profiles.stage import remake_profile
 from pipeline.profiles.stream_counts import Tally
+from pipeline.quality import stage as validation
 from pipeline.query import views
 from pipeline.storage import LocalStorage
 from pipeline.tabular import sources
@@ -126,6 +128,94 @@ def test_second_day_is_counted_by_the_stream_with_the_edges_of_the_first(
     assert profiles(workspace)["", "a"]["edges"] == profiles(workspace, NEXT)["", "a"]["edges"]
 
 
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes each day a large one, whose edges are found before it is scored."""
+    monkeypatch.setattr(bin_edges, "LARGE", 1)
+
+
+def of_countries(workspace: Workspace) -> None:
+    folder = workspace.job(reads='carry = ["country"]')
+    with (folder / "job.toml").open("a") as file:
+        file.write('[drift]\nslices = ["country"]\n')
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("large")
+def test_large_first_day_is_counted_by_the_stream_alone(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_countries(workspace)
+    monkeypatch.delattr(profiling, "_read")
+    monkeypatch.setattr(bin_edges, "SCORED", 1_000)
+    rows = changed(table(4_000), "a", dict.fromkeys(range(40)) | {41: float("nan"), 42: float("inf")})
+    for ds in (DAY, NEXT):
+        workspace.day(rows.append_column("country", pa.array(["fr", "de", "it", "de"] * 1_000)), ds=ds)
+        assert workspace.complete(ds).warnings == ()
+        found = profiles(workspace, ds)
+        missing = {name: found["", "a"][name] for name in ("rows", "nulls", "nans", "infinite")}
+        assert missing == {"rows": 4_000, "nulls": 40, "nans": 1, "infinite": 1}
+        assert found["", "prob_class_1"]["rows"] == 3_958
+        assert max(found["", "prob_class_1"]["counts"]) < 400  # the edges are quantiles
+        for column in ("a", "prob_class_1", "prediction_proba", "prediction"):
+            parts = [found[country, column]["counts"] for country in ("fr", "de", "it")]
+            assert np.sum(parts, axis=0).tolist() == found["", column]["counts"]
+        with lake_views(workspace) as con:
+            scores = con.sql(f"SELECT prob_class_1 FROM predictions WHERE ds = '{ds}'").fetchnumpy()["prob_class_1"]
+        edges = np.array([-np.inf, *found["", "prob_class_1"]["edges"], np.inf])
+        assert found["", "prob_class_1"]["counts"] == np.histogram(scores, edges)[0].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("large")
+def test_edges_are_kept_only_of_a_large_day_that_is_valid(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.day(1_000)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.quality.stage.validate_output", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            workspace.run()
+    assert not list(workspace.lake.glob("profiles/job=toy/edges/*"))
+    workspace.complete()  # what was staged is taken up, and has not been counted
+    assert_profile_is_that_of_plain_sql(workspace, rows=1_000)
+    assert len(edges_files(workspace)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("large")
+def test_large_day_is_read_again_if_another_run_has_stored_other_edges_meanwhile(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = workspace.copy_to(tmp_path / "other")
+    other.day(3_000)
+    other.complete()
+    (stored,) = edges_files(other)
+    validate = validation.validate_output
+
+    def meanwhile(*arguments: Any) -> Any:
+        (workspace.lake / stored.relative_to(other.lake)).parent.mkdir(parents=True)
+        (workspace.lake / stored.relative_to(other.lake)).write_bytes(stored.read_bytes())
+        return validate(*arguments)
+
+    workspace.day(1_000)
+    monkeypatch.setattr(validation, "validate_output", meanwhile)
+    assert workspace.complete().warnings == ()
+    assert_profile_is_that_of_plain_sql(workspace, rows=1_000)
+    for column in ("a", "prob_class_1"):
+        assert profiles(workspace)["", column]["edges"] == profiles(other)["", column]["edges"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("large")
+def test_large_first_day_in_buckets_has_one_set_of_edges(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.buckets.stage.open_engine", lambda _ctx: Threads(1))
+    folder = workspace.job()
+    with (folder / "job.toml").open("a") as file:
+        file.write('[engine]\nname = "processes"\nmin_rows = 1\nbuckets = 2\n')
+    workspace.day(1_000)
+    assert workspace.complete().warnings == ()
+    assert_profile_is_that_of_plain_sql(workspace, rows=1_000)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_stream_counts_what_a_reader_counts(workspace: Workspace, threads: int) -> None:
@@ -181,9 +271,7 @@ def test_row_that_stands_twice_and_row_without_key_count_once_and_never(workspac
 
 @pytest.mark.slow
 def test_slices_add_up_to_the_whole(workspace: Workspace) -> None:
-    folder = workspace.job(reads='carry = ["country"]')
-    with (folder / "job.toml").open("a") as file:
-        file.write('[drift]\nslices = ["country"]\n')
+    of_countries(workspace)
     for ds in (DAY, NEXT):
         rows = table(2_000)
         workspace.day(rows.append_column("country", pa.array(["fr", "de", "it", "de"] * 500)), ds=ds)
@@ -363,7 +451,11 @@ def test_tally_that_broke_is_not_kept(workspace: Workspace) -> None:
 
 
 @pytest.mark.slow
-def test_day_that_is_all_quarantine_has_an_empty_profile_and_no_warning(workspace: Workspace) -> None:
+@pytest.mark.parametrize("rows", [1, 10**6], ids=["large", "small"])
+def test_day_that_is_all_quarantine_has_an_empty_profile_and_no_warning(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr(bin_edges, "LARGE", rows)
     workspace.day({"id": ["u", "v"], "a": pa.array([None, None], pa.float64()), "b": [1.0, 1.0]})
     record = workspace.complete()
     assert record.ledger is not None

@@ -12,6 +12,7 @@ from pipeline.errors import ModelRefused, SchemaMismatch, nearest
 from pipeline.model.inputs import Fit, FixedList, Number
 from pipeline.model.user_rows import read_rows
 from pipeline.records import now
+from pipeline.storage.parquet import to_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +42,7 @@ def make(predictor: Predictor, training: Files) -> bytes:
     """
     from pipeline.database.connection import connect
     from pipeline.histograms.counting import Counting
-    from pipeline.histograms.table import to_bytes, to_table
+    from pipeline.histograms.table import to_table
     from pipeline.model.matrix import to_matrix
     from pipeline.tabular.sources import translated_read_errors
 

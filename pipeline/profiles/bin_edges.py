@@ -11,7 +11,7 @@ from pipeline.context import Context
 from pipeline.database import sql_files, wide
 from pipeline.database.connection import column_types, translated_errors
 from pipeline.histograms.counting import WHOLE, as_numbers, edges_of
-from pipeline.histograms.table import from_bytes, from_table, specs, specs_from_bytes, specs_to_bytes
+from pipeline.histograms.table import from_table, specs, specs_from_bytes, specs_to_bytes
 from pipeline.model.baseline import (
     MOST_COLUMNS,
     numbers,
@@ -25,6 +25,7 @@ from pipeline.model.matrix import to_matrix
 from pipeline.model.memory_layout import taken
 from pipeline.profiles import store
 from pipeline.selecting.triage import rejected
+from pipeline.storage.parquet import from_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa

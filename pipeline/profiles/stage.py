@@ -18,7 +18,7 @@ from pipeline.context import Context, timed
 from pipeline.database import wide
 from pipeline.database.connection import connect_shared, read_parquet, translated_errors
 from pipeline.histograms.counting import Counting
-from pipeline.histograms.table import from_bytes, from_table, to_bytes, to_table
+from pipeline.histograms.table import from_table, to_table
 from pipeline.lake.layout import Partition
 from pipeline.model.baseline import numbers
 from pipeline.model.matrix import to_matrix
@@ -28,6 +28,7 @@ from pipeline.records import Addition, FileInfo, RunRecord, now, same_files
 from pipeline.selecting.triage import WITHDRAWN
 from pipeline.selecting.views import select
 from pipeline.staging.folders import staged_files, staging_folder
+from pipeline.storage.parquet import from_bytes, to_bytes
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation as Relation

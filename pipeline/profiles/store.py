@@ -17,6 +17,7 @@ from pipeline.lake.record_store import parse
 from pipeline.periods import Period
 from pipeline.records import ModelRef, RunRecord, State
 from pipeline.storage import Storage
+from pipeline.storage.parquet import from_bytes, to_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,8 +55,6 @@ def has(ctx: Context, kind: Kind, record: RunRecord) -> bool:
 
 def write(ctx: Context, kind: Kind, record: RunRecord, table: pa.Table) -> None:
     """Writes the file of a run as a whole, and replaces one from an earlier attempt."""
-    from pipeline.histograms.table import to_bytes
-
     ctx.lake.storage.write(key(kind, record), to_bytes(table))
 
 
@@ -122,8 +121,6 @@ def _profile(lake: Lake, path: str, etag: str) -> Profile:
 
 def _table(storage: Storage, path: str, _etag: str) -> pa.Table:
     import pyarrow as pa
-
-    from pipeline.histograms.table import from_bytes
 
     try:
         return from_bytes(storage.read(path) or b"")

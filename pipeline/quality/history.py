@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records import CheckResult, RunRecord, now
+from pipeline.storage.parquet import to_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,6 @@ def write(
 ) -> None:
     """Writes the results of one suite; examples of bad values only if Great Expectations was asked for them."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not checks:
         return
@@ -39,10 +38,8 @@ def write(
     of_run = {"run_id": run_id, "model_version": version, "validated_at": at}
     examples = {finding.rule.name: list(finding.examples) for finding in findings if finding.examples}
     rows = [{**check.model_dump(mode="json"), **of_run, "examples": examples.get(check.name)} for check in checks]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema()), buffer, compression="zstd")
     ctx.lake.prepare()
-    ctx.lake.storage.write(key(ctx.job.name, ds, run_id, side), buffer.getvalue())
+    ctx.lake.storage.write(key(ctx.job.name, ds, run_id, side), to_bytes(pa.Table.from_pylist(rows, schema())))
 
 
 def key(job: str, ds: str, run_id: str, side: str) -> str:

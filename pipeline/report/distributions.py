@@ -21,11 +21,12 @@ from pipeline.drift.days_before import Calendar
 from pipeline.drift.rhythm import Rhythm, weekly
 from pipeline.errors import LakescoreError, counted
 from pipeline.histograms.counting import WHOLE, Counts
-from pipeline.histograms.table import from_bytes, from_table
+from pipeline.histograms.table import from_table
 from pipeline.job.config import Drift
 from pipeline.periods import Grain, Period
 from pipeline.profiles import store
 from pipeline.report.facts import against, anchor, schedule_of
+from pipeline.storage.parquet import from_bytes
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -8,7 +8,6 @@ Runs share only the index, and each rebuilds it from the history, so concurrent 
 
 from __future__ import annotations
 
-import io
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from pipeline.quality import history
 from pipeline.records import CheckResult, Severity
 from pipeline.report import facts
 from pipeline.report.rendering import render
+from pipeline.storage.parquet import from_bytes
 
 if TYPE_CHECKING:
     from pipeline.lake.layout import Lake
@@ -163,11 +163,10 @@ def write_index(lake: Lake, window: int = facts.WINDOW_DAYS) -> str:
 def _results(lake: Lake, key: str) -> list[dict[str, Any]]:
     """Returns the rows of a validation in the history; none if it is not there. Raises LakeDamaged."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     content = lake.storage.read(key)
     try:
-        return [] if content is None else pq.read_table(io.BytesIO(content), partitioning=None).to_pylist()
+        return [] if content is None else from_bytes(content).to_pylist()
     except pa.ArrowInvalid as error:
         raise LakeDamaged("a validation cannot be read", where=lake.storage.where(key), got=str(error)) from None
 

@@ -5,7 +5,6 @@ reports/job=<job>/ds=<ds>/<run_id>.html
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from pipeline.records import CheckResult, Ledger, RunRecord, State
 from pipeline.report import attention, distributions, facts, neighbours, quality_pages
 from pipeline.report.facts import against, anchor, page_key
 from pipeline.report.rendering import duration, percent, render, shares, size
+from pipeline.storage.parquet import from_bytes
 
 if TYPE_CHECKING:
     from pipeline.model.registry import Registry
@@ -210,13 +210,8 @@ def _examples(lake: Lake, record: RunRecord, reasons: Sequence[rejections.Reason
 
 def _rows(lake: Lake, key: str) -> list[dict[str, Any]]:
     """Returns the rows of a profile or drift file; empty if it is missing."""
-    import pyarrow.parquet as pq
-
     content = lake.storage.read(key)
-    if content is None:
-        return []
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(content), partitioning=None).to_pylist()
-    return rows
+    return [] if content is None else from_bytes(content).to_pylist()
 
 
 def _level(row: Mapping[str, Any]) -> int:

@@ -16,9 +16,10 @@ import numpy as np
 
 from pipeline.drift import stage
 from pipeline.histograms.counting import LEVELS, Counting, Spec
-from pipeline.histograms.table import to_bytes, to_table
+from pipeline.histograms.table import to_table
 from pipeline.profiles import store
 from pipeline.records import RunRecord, now
+from pipeline.storage.parquet import to_bytes
 from tests import lakes
 from tests.benchmarks import workspaces
 from tests.benchmarks.measuring import in_process, machine, markdown, measure, median, python, report, write_section

@@ -22,9 +22,14 @@ def empty(rows: int, columns: int) -> NDArray[np.float32]:
     return np.empty((columns, rows + APART), np.float32)[:, :rows].T
 
 
-def taken(matrix: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Returns the rows where the mask, (rows,), is true, in the same layout."""
-    return np.compress(mask, matrix.T, axis=1).T if by_columns(matrix) else matrix[mask]
+def taken(matrix: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Returns the rows at some places, in the same layout."""
+    if not by_columns(matrix):
+        return matrix[places]
+    found = empty(len(places), matrix.shape[1])
+    for column, values in zip(found.T, matrix.T, strict=True):
+        np.take(values, places, out=column, mode="clip")  # any other mode would take a copy
+    return found
 
 
 def by_columns(matrix: NDArray[np.generic]) -> bool:

@@ -130,7 +130,7 @@ class Sample:
         )
         """What is counted of the features."""
         unfit = rejected(matrix, policy)
-        self._to_score = matrix if unfit is None else taken(matrix, ~unfit)
+        self._to_score = matrix if unfit is None else taken(matrix, np.flatnonzero(~unfit))
 
     def outputs(self, predict: Callable[[NDArray[np.float32]], pa.RecordBatch]) -> tuple[Spec, ...]:
         """Returns what is counted of the predictions; none if the sample has no rows to score.
@@ -140,7 +140,7 @@ class Sample:
         matrix = self._to_score
         if not len(matrix):
             return ()
-        among = np.arange(len(matrix)) % -(-len(matrix) // SCORED) == 0
+        among = np.arange(0, len(matrix), -(-len(matrix) // SCORED))
         outputs = predict(taken(matrix, among))
         edges = {name: edges_of(as_numbers(outputs.column(name))) for name in numeric_outputs(self._signature)}
         return specs_of_outputs(self._signature, edges)

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.job.config import Policy
@@ -22,7 +23,6 @@ from pipeline.model.memory_layout import taken
 from pipeline.selecting.triage import Triaged, reasons_for, restricted_to, triage, with_reasons
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.profiles.stream_counts import Tally
@@ -79,12 +79,13 @@ def prepare(
         fates = restricted_to(fates, batch.column(REUSED + "fingerprint").to_numpy() == fingerprints)
     rejected = reasons = None
     if fates.rejected is not None:
-        found = reasons_for(taken(matrix, fates.rejected), signature.columns, policy, signature.categories)
-        rejected, reasons = batch.filter(pa.array(fates.rejected)), pa.array(found, pa.list_(pa.string()))
+        places = np.flatnonzero(fates.rejected)
+        found = reasons_for(taken(matrix, places), signature.columns, policy, signature.categories)
+        rejected, reasons = batch.take(pa.array(places)), pa.array(found, pa.list_(pa.string()))
     if kept is not None:
         batch = batch.select([name for name in batch.schema.names if name in kept or name.startswith(REUSED)])
     if fates.to_score is not None:
-        batch = batch.filter(pa.array(fates.to_score))
+        batch = batch.take(pa.array(fates.to_score))
         matrix, fingerprints = taken(matrix, fates.to_score), fingerprints[fates.to_score]
     return PreparedBatch(batch, matrix, fingerprints, fates, rejected, reasons, fates.counts())
 

@@ -29,7 +29,7 @@ from pipeline.records import Addition, CheckResult, EngineUsed, RunRecord, Stage
 from pipeline.scoring import tuning
 from pipeline.scoring.batch import REUSED, reasons_of_unselected
 from pipeline.scoring.workers import PARTS, ModelOutputs, Outputs, ReusedOutputs, Sink, Source, Worker, work_all
-from pipeline.selecting import pairing
+from pipeline.selecting import pair_search
 from pipeline.selecting.input import check_input_unchanged
 from pipeline.selecting.triage import WITHDRAWN
 from pipeline.selecting.views import select
@@ -66,7 +66,7 @@ def score(ctx: Context, record: RunRecord) -> Addition:
     partition = Partition.of(record)
     try:
         with timed("score") as clock:
-            with select(ctx, record.plan, partition, pairs=pairing.find(ctx, record.plan, record.ds)) as selected:
+            with select(ctx, record.plan, partition, pairs=pair_search.find(ctx, record.plan, record.ds)) as selected:
                 staged = Staging(ctx, record, selected, staging_folder(record), left_behind(ctx, record))
                 counts = staged.run()
             clock.rows, clock.busy, clock.engine = counts["scored"], staged.busy, staged.engine

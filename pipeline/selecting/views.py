@@ -7,7 +7,7 @@ selected       candidates, one row per key, that break no rule of the input's su
 keyed          candidates, one row per key, with the rules that each breaks; only if rows break rules
 compared       selected, with a hash of the carried values that can be compared with that of stored predictions
 latest         the newest prediction of each key in this partition; without a fingerprint if it is of another model.
-               If stored rows were paired by position (`pairing.py`), these are left out, and older ones may be here
+               If stored rows were paired by position (`pair_search.py`), these are left out, and older ones may be here
 other_versions keys that another model version has scored
 staged         keys of the predictions that the run itself has staged so far
 """

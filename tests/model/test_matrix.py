@@ -177,7 +177,7 @@ def test_to_matrix_lies_column_by_column_and_with_lists_row_by_row() -> None:
 def test_taken_rows_keep_the_layout(order: Any) -> None:
     rows = np.asarray(np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32), order=order)
     mask = rows[:, 0] > 0
-    found = taken(rows, mask)
+    found = taken(rows, np.flatnonzero(mask))
     np.testing.assert_array_equal(found, rows[mask])
     assert by_columns(found) == (order == "F")
 

@@ -22,8 +22,9 @@ from pipeline.errors import InputChanged, LakeDamaged
 from pipeline.lake.layout import Partition
 from pipeline.records import Plan, RunRecord
 from pipeline.scoring import stage as scoring
-from pipeline.selecting import pairing
-from pipeline.selecting.pairing import Pairs, find
+from pipeline.selecting import pair_search, pairing
+from pipeline.selecting.pair_search import find
+from pipeline.selecting.pairing import Pairs
 from pipeline.selecting.plan import plan
 from pipeline.selecting.views import select
 from pipeline.staging import writer
@@ -42,7 +43,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes batches, row groups, parts and the sample small, so that few rows have many edges."""
     for module, values in (
-        (pairing, {"LEAST_ROWS": 1, "LEAST_SHARE": 0.0, "BLOCK": 8, "TRIES": 1000, "ROW_GROUP": 60}),
+        (
+            pair_search,
+            {
+                "LEAST_ROWS": 1,
+                "LEAST_STORED": 0.0,
+                "LEAST_FOUND": 0.0,
+                "BLOCK": 8,
+                "TRIES": 1000,
+                "SHORT": 3,
+                "ROW_GROUP": 60,
+            },
+        ),
         (resources, {"BATCH_ROWS": 50, "VECTOR_ROWS": 50}),
         (writer, {"GROUP_ROWS": 64, "FILE_ROWS": 130}),
     ):
@@ -97,16 +109,30 @@ def both_ways(workspace: Workspace) -> tuple[int, int]:
     assert joined(workspace, planned, pairs) == joined(workspace, planned, None)
     if pairs is None:
         return 0, 0
-    return sum(run.rows for run in pairs.runs), sum(gap.end - gap.first for gap in pairs.gaps)
+    return sum(piece.rows for piece in pairs.pieces), sum(gap.end - gap.first for gap in pairs.gaps)
 
 
 def shuffled(rows: pa.Table) -> pa.Table:
     return rows.take(np.random.default_rng(7).permutation(len(rows)))
 
 
-def new(count: int) -> pa.Table:
+def among(rows: pa.Table, count: int, prefix: str = "new") -> pa.Table:
+    """Puts new rows at random places among others."""
+    places = np.random.default_rng(count).permutation(len(rows) + count)[:count]
+    order = np.full(len(rows) + count, -1)
+    order[places] = len(rows) + np.arange(count)
+    order[order < 0] = np.arange(len(rows))
+    return pa.concat_tables([rows, new(count, prefix)]).take(order)
+
+
+def thinned(rows: pa.Table, count: int) -> pa.Table:
+    """Leaves out rows at random places."""
+    return rows.take(np.sort(np.random.default_rng(count).permutation(len(rows))[count:]))
+
+
+def new(count: int, prefix: str = "new") -> pa.Table:
     rows = table(count)
-    return rows.set_column(0, "id", pa.array([f"new{number}" for number in range(count)]))
+    return rows.set_column(0, "id", pa.array([f"{prefix}{number}" for number in range(count)]))
 
 
 @pytest.mark.parametrize(
@@ -120,13 +146,18 @@ def new(count: int) -> pa.Table:
         ([table(ROWS).slice(0, 90), new(20), table(ROWS).slice(91)], ROWS - 20, ROWS - 1),
         ([pa.concat_tables([table(ROWS).slice(0, 90), new(1), table(ROWS).slice(90)])], ROWS - 20, ROWS),
         ([table(ROWS).slice(100, 150)], 140, 150),
+        ([among(table(ROWS), 100)], ROWS - 20, ROWS),
+        ([among(table(ROWS).slice(0, 250), 300), among(table(ROWS).slice(250), 10, "other")], ROWS - 20, ROWS),
+        ([thinned(table(ROWS), 30)], ROWS - 100, ROWS - 30),
+        ([among(thinned(table(ROWS), 30), 50)], ROWS - 100, ROWS - 30),
         ([table(ROWS).take(list(reversed(range(ROWS))))], 1, 100),
         ([shuffled(table(ROWS))], 1, 100),
         ([new(50)], 0, 0),
     ],
     ids=[
         "same", "a file before", "shifted", "files in another order", "changed", "one removed, a file between",
-        "one inserted", "most removed", "reversed", "shuffled", "other keys",
+        "one inserted", "most removed", "new ones among them", "many among them", "some removed",
+        "some removed, new ones among them", "reversed", "shuffled", "other keys",
     ],
 )  # fmt: skip
 def test_rewritten_rows_get_what_a_join_gives_them(
@@ -141,7 +172,7 @@ def test_rewritten_rows_get_what_a_join_gives_them(
 
 EDITS = st.lists(
     st.tuples(
-        st.sampled_from(["insert", "remove", "change", "move", "reverse", "copy", "no key"]),
+        st.sampled_from(["insert", "remove", "change", "move", "reverse", "copy", "no key", "among", "thin"]),
         st.integers(0, ROWS - 1),
         st.integers(1, 60),
     ),
@@ -163,6 +194,8 @@ def edited(rows: pa.Table, edits: list[tuple[str, int, int]]) -> pa.Table:
             "move": [piece, before, after],
             "reverse": [before, piece.take(list(reversed(range(len(piece))))), after],
             "copy": [before, piece, after, piece],
+            "among": [before, among(piece, count, f"new{number}-"), after],
+            "thin": [before, thinned(piece, count // 3), after],
             "no key": [before, piece.set_column(0, "id", pa.nulls(len(piece), pa.string())), after],
         }
         rows = pa.concat_tables(pieces[kind])
@@ -209,7 +242,7 @@ def test_runs_both_ways_publish_the_same_rows(
     for name in ("pairs", "join"):
         made = history.copy_to(tmp_path / name)
         write(made, edited(table(ROWS), edits))
-        monkeypatch.setattr(pairing, "LEAST_ROWS", 1 if name == "pairs" else 10_000)
+        monkeypatch.setattr(pair_search, "LEAST_ROWS", 1 if name == "pairs" else 10_000)
         record = made.complete()
         columns = "id, prediction, reason, fingerprint, revision"
         rows = made.stored(f"SELECT {columns} FROM predictions ORDER BY id, revision")
@@ -272,7 +305,7 @@ def test_what_pairs_do_not_cover_is_joined(scored: Workspace, monkeypatch: pytes
     elif case == "file_row_number":
         rows = rows.append_column("file_row_number", pa.array(range(ROWS)))
     elif case == "few":
-        monkeypatch.setattr(pairing, "LEAST_ROWS", ROWS + 1)
+        monkeypatch.setattr(pair_search, "LEAST_ROWS", ROWS + 1)
     write(scored, rows)
     ctx = scored.context()
     planned = plan(ctx, DAY).plan
@@ -283,15 +316,15 @@ def test_what_pairs_do_not_cover_is_joined(scored: Workspace, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_a_shuffled_day_is_given_up_after_few_tries(scored: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairing, "TRIES", 10)
+    monkeypatch.setattr(pair_search, "TRIES", 10)
     seen: list[int] = []
-    see = pairing._Search.see
+    see = pair_search._Search.see
 
     def counted(self: Any, batch: pa.RecordBatch) -> bool:
         seen.append(len(batch))
         return see(self, batch)
 
-    monkeypatch.setattr(pairing._Search, "see", counted)
+    monkeypatch.setattr(pair_search._Search, "see", counted)
     write(scored, shuffled(table(ROWS)))
     ctx = scored.context()
     assert find(ctx, plan(ctx, DAY).plan, DAY) is None

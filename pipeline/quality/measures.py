@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from duckdb import CaseExpression, CoalesceOperator, ColumnExpression, ConstantExpression, FunctionExpression
+from duckdb import CaseExpression, ColumnExpression, ConstantExpression, FunctionExpression
 
 from pipeline.database import wide
 from pipeline.database.connection import column_types
@@ -50,10 +51,14 @@ def measure(rows: Relation | Named, features: Sequence[str]) -> Profile:
     types = column_types(rows.relation if isinstance(rows, Named) else rows)
     numeric = [bool(NUMBER.fullmatch(types[name])) for name in features]
     values = [_number(name) if number else _stand_in(name) for name, number in zip(features, numeric, strict=True)]
-    zero = ConstantExpression(0)
-    default = (_or_zero(wide.lowest(values)) == zero) & (_or_zero(wide.highest(values)) == zero)
-    whole = [FunctionExpression("count_star"), FunctionExpression("count_if", default)]
-    (count, default_rows), measured = wide.aggregate(rows, whole, values, TERMS)
+    whole = [FunctionExpression("count_star"), FunctionExpression("count_if", wide.all_zero(values))]
+    (count, default_rows), plain = wide.aggregate(rows, whole, values, OF_FINITE)
+    measured = [(present, 0, *sizes) for present, *sizes in plain]
+    others = [place for place, (_, _, *ends, _) in enumerate(measured) if not all(map(_is_finite, ends))]
+    if others:
+        _, again = wide.aggregate(rows, whole[:1], [values[place] for place in others], TERMS)
+        for place, found_again in zip(others, again, strict=True):
+            measured[place] = found_again
     found = []
     for name, number, (present, not_finite, *sizes) in zip(features, numeric, measured, strict=True):
         low, high, scale = sizes if number else (None, None, None)
@@ -80,8 +85,8 @@ def _stand_in(name: str) -> Expression:
     return CaseExpression(ColumnExpression(name).isnotnull(), ConstantExpression(1.0))
 
 
-def _or_zero(value: Expression) -> Expression:
-    return CoalesceOperator(value, ConstantExpression(0.0))
+def _is_finite(end: float | None) -> bool:
+    return end is None or math.isfinite(end)
 
 
 def _finite(value: Expression) -> Expression:
@@ -89,11 +94,22 @@ def _finite(value: Expression) -> Expression:
 
 
 def _scale(value: Expression) -> Expression:
-    return FunctionExpression(
-        "avg", FunctionExpression("ln", ConstantExpression(1) + FunctionExpression("abs", _finite(value)))
-    )
+    return _scale_of_finite(_finite(value))
 
 
+def _scale_of_finite(value: Expression) -> Expression:
+    size = FunctionExpression("abs", value)
+    return FunctionExpression("avg", FunctionExpression("ln", ConstantExpression(1) + size))
+
+
+OF_FINITE: tuple[Callable[[Expression], Expression], ...] = (
+    lambda value: FunctionExpression("count", value),
+    lambda value: FunctionExpression("min", value),
+    lambda value: FunctionExpression("max", value),
+    _scale_of_finite,
+)
+"""Values, and the lowest, the highest and the scale, if all are finite: which they are if the lowest and the highest
+are."""
 TERMS: tuple[Callable[[Expression], Expression], ...] = (
     lambda value: FunctionExpression("count", value),
     lambda value: FunctionExpression("count_if", ~FunctionExpression("isfinite", value)),

@@ -60,7 +60,7 @@ def _known(signature: Signature) -> list[Expression]:
 def _of_classes(columns: Sequence[str], known: Expression) -> Iterator[tuple[str, Expression]]:
     found = scores(columns)
     total = wide.total(found)
-    inside = (wide.lowest(found) >= ConstantExpression(0)) & (wide.highest(found) <= ConstantExpression(1))
+    inside = wide.all_within(found, 0, 1)
     yield "probabilities_finite", ~FunctionExpression("isfinite", total)
     yield "probabilities_in_range", ~(inside | FunctionExpression("isnan", total))  # NaN is not finite, and said so
     yield (

@@ -30,19 +30,20 @@ def numbers(columns: int, rows: int = ROWS) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("few")
-def test_lowest_highest_and_total_of_a_row_do_not_count_null_and_see_nan() -> None:
+def test_limits_zeros_and_total_of_a_row_do_not_count_null_and_see_nan() -> None:
     rows = pa.table({
-        "a": pa.array([1.0, None, math.nan, math.inf], pa.float32()),
-        "b": pa.array([-2.5, 4.0, 1.0, 1.0], pa.float32()),
+        "a": pa.array([1.0, None, math.nan, math.inf, 0.0, 0.0, None, 1.0, 0.0], pa.float32()),
+        "b": pa.array([-2.5, 0.5, 1.0, 1.0, -0.0, None, None, 0.0, math.nan], pa.float32()),
     })  # fmt: skip
     columns = [ColumnExpression("a"), ColumnExpression("b")]
     with connect(threads=1) as con:
-        asked = [wide.lowest(columns), wide.highest(columns), FunctionExpression("isfinite", wide.total(columns))]
-        found = con.from_arrow(rows).select(*asked).fetchall()
-    assert found[0] == (-2.5, 1.0, True)
-    assert found[1][:2] == (4.0, 4.0)
-    assert (found[2][0], math.isnan(found[2][1]), found[2][2]) == (1.0, True, False)
-    assert found[3] == (1.0, math.inf, False)
+        total = FunctionExpression("isfinite", wide.total(columns))
+        asked = [wide.all_within(columns, 0, 1), wide.all_zero(columns), total]
+        within, zero, finite = zip(*con.from_arrow(rows).select(*asked).fetchall(), strict=True)
+    assert [each is False for each in within] == [True, False, True, True, False, False, False, False, True]
+    assert [each is True for each in zero] == [False, False, False, False, True, True, True, False, False]
+    assert finite[0] is True
+    assert finite[2:4] == (False, False)
 
 
 @pytest.mark.usefixtures("few")

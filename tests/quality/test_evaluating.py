@@ -44,9 +44,9 @@ sys.stdin.read()
 RARE = """
 import sys
 from pipeline.quality import gx_process
-sys.meta_path.insert(0, gx_process._Lazily)
-from pipeline.quality import gx_engine
-print(*sorted({"altair.vegalite", "boto3.session", "scipy.stats.distributions"} & set(sys.modules)))
+gx_process.import_ahead()
+print(*sorted({"altair.vegalite", "botocore.session", "google.cloud", "psycopg2._psycopg", "scipy.stats.distributions"}
+    & set(sys.modules)))
 """
 
 

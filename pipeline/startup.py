@@ -26,6 +26,9 @@ GC_THRESHOLD = 100_000
 them garbage: 10% of the long run, nothing of the short one."""
 
 
+OF_PAGES = ("matplotlib.backends.backend_svg", "matplotlib.figure", "pipeline.report.pages")
+"""Modules that the pages need, in the order in which they are imported."""
+
 _owned = False
 """Whether this process runs nothing but one command."""
 
@@ -62,7 +65,8 @@ def import_ahead(ctx: Context, *, scores: bool) -> None:
     if scores and "torch" not in sys.modules:
         pool.submit(importlib.import_module, "torch")
     if suites and _owned and ctx.job.report.enabled:  # while this process waits for the other one
-        pool.submit(importlib.import_module, "matplotlib.backends.backend_svg")
+        for name in OF_PAGES:
+            pool.submit(importlib.import_module, name)
     pool.shutdown(wait=False)
 
 

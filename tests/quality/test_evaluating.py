@@ -26,18 +26,20 @@ pytestmark = pytest.mark.slow
 
 BETWEEN: dict[str, object] = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "age", "min_value": 0}}
 RUN = """
-import sys
+import sys, threading
 from pathlib import Path
 from types import SimpleNamespace
 from pipeline import startup
 startup.configure()
-on, off = SimpleNamespace(enabled=True), SimpleNamespace(enabled=False)
-job = SimpleNamespace(folder=Path(sys.argv[1]), quality=on, report=off)
+on = SimpleNamespace(enabled=True)
+job = SimpleNamespace(folder=Path(sys.argv[1]), quality=on, report=on)
 startup.import_ahead(SimpleNamespace(job=job), scores=False)
 from pipeline.quality import evaluating
 process = evaluating.other_process()
 process._wait()
-print("great_expectations" in sys.modules, "pandas" in sys.modules, process._process.pid, flush=True)
+[thread.join() for thread in threading.enumerate() if thread.name.startswith("import")]
+print(*(name in sys.modules for name in ("great_expectations", "pandas", *startup.OF_PAGES)), process._process.pid)
+sys.stdout.flush()
 sys.stdin.read()
 """
 """A process that runs one command with a suite, until it is killed."""
@@ -115,9 +117,10 @@ def test_command_imports_nothing_of_it_and_takes_the_process_along(tmp_path: Pat
     command = [sys.executable, "-c", RUN, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        imported, with_pandas, pid = parent.stdout.readline().split()
+        imported, with_pandas, *of_pages, pid = parent.stdout.readline().split()
         parent.kill()
     assert (imported, with_pandas) == ("False", "False")
+    assert of_pages == ["True"] * 3
     with suppress(ProcessLookupError):
         while True:  # until the test's time is over
             os.kill(int(pid), 0)

@@ -146,9 +146,10 @@ class Pairs:
         rows = batch.num_rows
         prints, revisions = np.zeros(rows, np.int64), np.full(rows, -1, np.int32)
         here, columns = self._stored(positions)
+        every = np.array_equal(here, np.arange(rows))
         for name, column in zip(self.key, columns, strict=False):
             keys = batch.column(name)
-            if not (keys if len(here) == rows else keys.take(here)).equals(column):
+            if not (keys if every else keys.take(here)).equals(column):
                 raise InputChanged("a file of the input changed while it was read", next_step="run again")
         if len(here):
             *_, of_features, newest = columns
@@ -175,7 +176,10 @@ class Pairs:
         return batch
 
     def _stored(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[pa.Array]]:
-        """Returns which of some positions, in ascending order, have a stored row, and the columns of these rows."""
+        """Returns which of some positions, in ascending order, have a stored row, and the columns of these rows.
+
+        Those of one piece are in order; rows of several parts may alternate in the input.
+        """
         import pyarrow as pa
 
         here, found = [np.empty(0, np.int64)], []

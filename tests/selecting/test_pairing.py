@@ -88,12 +88,12 @@ def write(workspace: Workspace, *files: pa.Table, group: int = 70) -> None:
 
 
 def joined(
-    workspace: Workspace, plan: Plan, pairs: Pairs | None, staged: tuple[str, ...] = ()
+    workspace: Workspace, plan: Plan, pairs: Pairs | None, staged: tuple[str, ...] = (), batch_rows: int = 50
 ) -> list[tuple[Any, ...]]:
     """Returns what the stream sees of each row, in any order."""
     with select(workspace.context(), plan, PART, pairs=pairs) as selected:
         found: list[tuple[Any, ...]] = []
-        with selected.to_score(list(staged)).to_arrow_reader(50) as batches:
+        with selected.to_score(list(staged)).to_arrow_reader(batch_rows) as batches:
             for batch in batches:
                 complete = batch if pairs is None else pairs.complete(batch)
                 assert pairing.POSITION not in complete.schema.names
@@ -101,12 +101,12 @@ def joined(
     return sorted(found, key=repr)
 
 
-def both_ways(workspace: Workspace) -> tuple[int, int]:
+def both_ways(workspace: Workspace, batch_rows: int = 50) -> tuple[int, int]:
     """Checks that pairs give what the join gives; returns how many stored rows they have, and how many are joined."""
     ctx = workspace.context()
     planned = plan(ctx, DAY).plan
     pairs = find(ctx, planned, DAY)
-    assert joined(workspace, planned, pairs) == joined(workspace, planned, None)
+    assert joined(workspace, planned, pairs, batch_rows=batch_rows) == joined(workspace, planned, None)
     if pairs is None:
         return 0, 0
     return sum(piece.rows for piece in pairs.pieces), sum(gap.end - gap.first for gap in pairs.gaps)
@@ -168,6 +168,20 @@ def test_rewritten_rows_get_what_a_join_gives_them(
         paired, rest = both_ways(scored)
         assert least <= paired <= most
         assert paired + rest in (0, ROWS)
+
+
+def test_rows_of_parts_that_alternate_in_the_input_are_paired(workspace: Workspace) -> None:
+    rows = table(ROWS)
+    third = np.arange(ROWS) % 3 == 0
+    write(workspace, rows.filter(pa.array(third)))
+    workspace.complete()
+    write(workspace, rows)
+    workspace.complete()
+    for group in (70, 1000):
+        write(workspace, changed(rows, "a", {0: 9.0, 7: 9.0}), group=group)
+        paired, rest = both_ways(workspace, batch_rows=7)
+        assert paired + rest == ROWS
+        assert paired >= ROWS - 100
 
 
 EDITS = st.lists(

@@ -84,7 +84,9 @@ def prepare(
         rejected, reasons = batch.take(pa.array(places)), pa.array(found, pa.list_(pa.string()))
     if kept is not None:
         batch = batch.select([name for name in batch.schema.names if name in kept or name.startswith(REUSED)])
-    if fates.to_score is not None:
+    if fates.to_score is None:
+        batch = pa.concat_batches([batch])  # a copy: any column of DuckDB's holds the memory of all columns
+    else:
         batch = batch.take(pa.array(fates.to_score))
         matrix, fingerprints = taken(matrix, fates.to_score), fingerprints[fates.to_score]
     return PreparedBatch(batch, matrix, fingerprints, fates, rejected, reasons, fates.counts())

@@ -183,11 +183,7 @@ class Worker:
         counts: Counter[str] = Counter()
         ahead: deque[PreparedBatch] = deque()
         try:
-            while not self.surplus and (batch := self._next(source)) is not None:
-                prepared = self._prepare(batch)
-                counts.update(prepared.counts)
-                if prepared.rows.num_rows:
-                    ahead.append(prepared)
+            while not self.surplus and self._prepared(source, ahead, counts):
                 while ahead and (len(ahead) > AHEAD or self._outputs.ready()):
                     self._finish(ahead.popleft())
             while ahead:
@@ -199,6 +195,19 @@ class Worker:
             self._sink.abandon()
             raise
         return counts
+
+    def _prepared(self, source: Source, ahead: deque[PreparedBatch], counts: Counter[str]) -> bool:
+        """Prepares the next batch for `ahead`, and adds to the counts; returns False if there are none left.
+
+        Once it returns, nothing holds the batch as it was read, which has all columns.
+        """
+        if (batch := self._next(source)) is None:
+            return False
+        prepared = self._prepare(batch)
+        counts.update(prepared.counts)
+        if prepared.rows.num_rows:
+            ahead.append(prepared)
+        return True
 
     def _next(self, source: Source) -> pa.RecordBatch | None:
         with self._timed("read"):

@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.model import ending
 from pipeline.model.checkpoint import ACTIVATIONS
-from pipeline.model.layers import Layers, flattened
+from pipeline.model.layers import Buffer, Layers, flattened
 
 
 def network(activation: nn.Module, *, bias: bool = True) -> nn.Sequential:
@@ -47,6 +47,44 @@ def test_flattened_overwrites_only_what_a_linear_layer_has_returned() -> None:
     with torch.inference_mode():
         flattened(module)(rows())
         assert torch.equal(kept.seen, module[0](rows()))
+
+
+def test_flattened_keeps_the_memory_of_hidden_layers_but_not_of_what_it_returns() -> None:
+    before = [nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 7), nn.ReLU()]
+    module = nn.Sequential(*before, nn.Linear(7, 7), nn.ReLU(), nn.Linear(7, 3), nn.ReLU()).eval()
+    flat = flattened(module)
+    with torch.inference_mode():
+        first, first_hidden = _traced(flat, rows())
+        second, second_hidden = _traced(flat, rows(200) + 1)
+        assert torch.equal(first, module(rows()))
+        assert torch.equal(second, module(rows(200) + 1))
+    assert first_hidden == second_hidden
+    assert [len(set(first_hidden)), len(first_hidden)] == [2, 3]
+
+
+def _traced(flat: nn.Module, given: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """Returns the outputs, and the addresses of the results of hidden layers."""
+    found, of = [], Buffer.of
+
+    def seen(self: Buffer, rows: int, columns: int) -> torch.Tensor:
+        tensor = of(self, rows, columns)
+        found.append(tensor.data_ptr())
+        return tensor
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Buffer, "of", seen)
+        return flat(given), found
+
+
+def test_flattened_leaves_what_another_module_may_keep() -> None:
+    kept = Keeps()
+    module = nn.Sequential(nn.Linear(5, 3), kept, nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    flat = flattened(module)
+    with torch.inference_mode():
+        flat(rows())
+        seen = kept.seen
+        flat(rows() + 1)
+        assert torch.equal(seen, module[0](rows()))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.database import resources
+from pipeline.database.connection import connect
+from pipeline.job.config import Policy
+from pipeline.model.manifest import Signature
 from pipeline.model.predictor import Predictor
+from pipeline.scoring.batch import prepare
 from tests.model.tasks import TASKS, Task, furthest, matrix
 from tests.workspace import Workspace, table
 
@@ -60,6 +65,27 @@ def test_scores_do_not_depend_on_the_number_of_threads(task: Task) -> None:
     joined = {name: np.concatenate([each[name] for each in found]) for name in expected}
     assert furthest(joined, expected) <= TOLERANCE
     assert decisions_agree(task, joined, expected)
+
+
+def test_prepared_rows_do_not_hold_the_memory_of_the_batch() -> None:
+    """Any column of a batch of DuckDB's holds all of them, and the writer keeps rows until it has a row group."""
+    columns = ", ".join(f"range::FLOAT AS f{index}" for index in range(4))
+    query = f"""
+        SELECT range AS id, 'x' || range AS text, {columns},
+            NULL::BIGINT AS __fingerprint, NULL::INTEGER AS __revision,
+            FALSE AS __other_carried, FALSE AS __other_version
+        FROM range(3000)
+    """
+    signature = Signature(features=("f0", "f1", "f2", "f3"), classes=(0, 1))
+    with connect() as con:
+        (batch,) = con.sql(query).to_arrow_reader(4096)
+        prepared = prepare(batch, signature, Policy(), kept=("id", "text"))
+    assert prepared.rows.equals(batch.select(["id", "text"]))
+    assert not _addresses(prepared.rows) & _addresses(batch)
+
+
+def _addresses(batch: pa.RecordBatch) -> set[int]:
+    return {buffer.address for column in batch.columns for buffer in column.buffers() if buffer is not None}
 
 
 @pytest.mark.slow

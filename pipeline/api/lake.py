@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,17 +31,6 @@ if TYPE_CHECKING:
 Period = str | date
 """A period as in the column `ds`: a day, the first day of a week or month, or an hour such as `2026-01-31T05Z`."""
 VIEWS = ("predictions", "predictions_by_version", "predictions_history")
-RANGE = """
-SELECT * FROM {view}
-WHERE
-    ($job IS NULL OR job = $job)
-    AND ($ds IS NULL OR ds = $ds)
-    AND ($first IS NULL OR ds >= $first)
-    AND ($last IS NULL OR left(ds, length($last)) <= $last)
-    AND (
-{where}
-    )
-"""
 
 
 class Lake(layout.Lake):
@@ -118,7 +107,8 @@ class Lake(layout.Lake):
         """
         if view not in VIEWS:
             raise UsageError(f"no view of predictions is called {view!r}", expected=", ".join(VIEWS))
-        return self._view(view, period, first, last, columns, where, job)
+        with self._of_periods(view, where, self._values(period, first, last, job)) as result:
+            return _table(result if columns is None else result.selected(_known(columns, result.columns)))
 
     def runs(
         self,
@@ -131,7 +121,8 @@ class Lake(layout.Lake):
         job: str | None = None,
     ) -> pa.Table:
         """Returns the runs, newest first; arguments and errors are those of `predictions`."""
-        found = self._view("runs", period, first, last, None, where, job).sort_by([("run_id", "descending")])
+        with self._of_periods("runs", where, self._values(period, first, last, job)) as result:
+            found = _table(result).sort_by([("run_id", "descending")])
         return found if columns is None else found.select(_known(columns, found.column_names))
 
     def query(self, text: str, parameters: Mapping[str, Any] | None = None, *, job: str | None = None) -> pa.Table:
@@ -166,16 +157,15 @@ class Lake(layout.Lake):
 
     # How it is asked
 
-    def _view(
-        self,
-        view: str,
-        period: Period | None,
-        first: Period | None,
-        last: Period | None,
-        columns: Sequence[str] | None,
-        where: str | None,
-        job: str | None,
-    ) -> pa.Table:
+    def _of_periods(self, view: str, where: str | None, values: Mapping[str, Any]) -> AbstractContextManager[Result]:
+        """Yields the rows of a view for the values of `_values` for which the condition is true."""
+        rows = f"WITH shown AS NOT MATERIALIZED (FROM {view})\n{sql_files.load('api/of_periods')}"
+        return self._run(f"FROM (\n{rows}) WHERE (\n{_condition(where)}\n)", values, None)
+
+    def _values(
+        self, period: Period | None, first: Period | None, last: Period | None, job: str | None
+    ) -> dict[str, str | None]:
+        """Returns the parameters of `sql/api/of_periods.sql`."""
         if period is not None and (first is not None or last is not None):
             raise UsageError("a period cannot be combined with a range", expected="period, or first and last")
         name = job or self.job
@@ -186,10 +176,9 @@ class Lake(layout.Lake):
                 expected=", ".join(known) or None,
             )
         limits = {"ds": period, "first": first, "last": last}
-        values = {each: None if value is None else check_ds(_written(value)) for each, value in limits.items()}
-        text = RANGE.format(view=view, where=_condition(where))
-        with self._run(text, {"job": name, **values}, None) as result:
-            return _table(result if columns is None else result.selected(_known(columns, result.columns)))
+        return {"job": name} | {
+            each: None if value is None else check_ds(_written(value)) for each, value in limits.items()
+        }
 
     @contextmanager
     def _run(self, text: str, values: Mapping[str, Any], job: str | None) -> Iterator[Result]:

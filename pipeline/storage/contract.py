@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from pipeline.storage.local import LocalStorage
 
+SMALL_READ = 1 << 16
+"""Number of bytes that a smaller read fetches from an object store: what is read next is often beside it."""
+
 
 class Storage(Protocol):
     """Writes are durable when the call returns, and a reader sees a complete file or none.

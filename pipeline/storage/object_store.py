@@ -26,6 +26,7 @@ from obstore.store import from_url
 
 from pipeline.errors import CommitUnknown, LakescoreError, StorageError, StorageUnavailable
 from pipeline.records import FileInfo
+from pipeline.storage.contract import SMALL_READ
 from pipeline.storage.local import LocalStorage, private_folder, probe_updates
 from pipeline.storage.patterns import Matches, fixed_steps, hidden, matches, unread
 
@@ -38,8 +39,6 @@ STATUS = re.compile(r"status code: (\d{3}[\w ]*)")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 PASSING = re.compile(r"40[89]|429|5\d\d")
 """HTTP statuses after which the same call may succeed later; by then, obstore has already retried several times."""
-BUFFER = 1 << 16
-"""Read buffer in bytes; it combines the small reads of a Parquet footer into one request."""
 
 
 class ObjectStorage:
@@ -125,7 +124,7 @@ class ObjectStorage:
             return None
 
     def open(self, key: str) -> BinaryIO:
-        return cast("BinaryIO", io.BufferedReader(_Ranges(self, self.stat(key)[0]), BUFFER))
+        return cast("BinaryIO", io.BufferedReader(_Ranges(self, self.stat(key)[0]), SMALL_READ))
 
     def stat(self, key: str) -> tuple[FileInfo, datetime]:
         """Returns a file and the time of its last change. Raises FileNotFoundError."""

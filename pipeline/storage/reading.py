@@ -14,14 +14,12 @@ import duckdb
 from fsspec import AbstractFileSystem
 
 from pipeline.records import FileInfo
+from pipeline.storage.contract import SMALL_READ
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 log = logging.getLogger(__name__)
-
-BLOCK = 1 << 16
-"""Number of bytes that a smaller read fetches: what is read next is often beside it."""
 
 
 class Readable(Protocol):
@@ -141,8 +139,8 @@ class SharedFile(io.RawIOBase):
         start, block = self._block
         if start <= at and at + length <= start + len(block):
             return block[at - start : at - start + length]
-        if length >= BLOCK:
+        if length >= SMALL_READ:
             return self._storage.read_range(self._info.path, at, length)
-        block = self._storage.read_range(self._info.path, at, min(BLOCK, self._info.size - at))
+        block = self._storage.read_range(self._info.path, at, min(SMALL_READ, self._info.size - at))
         self._block = (at, block)
         return block[:length]

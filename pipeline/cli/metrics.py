@@ -31,11 +31,12 @@ def metrics(
     ] = None,
     lake: LakeOption = None,
 ) -> None:
-    """Print the state of each job in the text format of OpenMetrics. Reads listings and run records only."""
+    """Print the state of each job in the text format of OpenMetrics. Reads no predictions."""
     from pipeline.flow.metrics import as_text
 
     machine, now = settings(lake), datetime.now(UTC)
-    text = as_text(overview.overview(machine, open_lake(machine), now), now)
+    opened = open_lake(machine)
+    text = as_text(opened, overview.overview(machine, opened, now), now)
     if output is None:
         sys.stdout.write(text)
         return

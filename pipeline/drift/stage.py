@@ -12,6 +12,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
 from pipeline.context import Context, timed
+from pipeline.lake.layout import Lake
 from pipeline.profiles import store
 from pipeline.records import Addition, RunRecord, now
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-ALARM = re.compile(r" has (?:drifted from \S+|changed with the model): (warning|critical), PSI ")
-"""Matches the warning about a column that has drifted, and its level."""
+ALARM = re.compile(r" has (?:drifted from \S+|changed with the model): (?:warning|critical), PSI ")
+"""Matches the warning about a column that has drifted."""
 OURS = re.compile(r"^no drift(?: from the model before)?: | has drifted from | has changed with the model: ")
 """Matches the warnings of this stage, which a repetition of the stage replaces."""
 
@@ -71,7 +72,7 @@ def compare(ctx: Context, record: RunRecord, failures: list[Exception] | None = 
     from pipeline.profiles import bin_edges
 
     ds, config = record.ds, ctx.job.drift
-    table = store.of_run(ctx, "profiles", record)
+    table = store.of_run(ctx.lake, "profiles", record)
     if table is None:
         return []
     training = bin_edges.training(ctx, ctx.manifest_of(record))
@@ -94,7 +95,7 @@ def weekly(ctx: Context, record: RunRecord) -> list[Rhythm]:
     from pipeline.drift import rhythm
     from pipeline.histograms.table import from_table
 
-    config, table = ctx.job.drift, store.of_run(ctx, "profiles", record)
+    config, table = ctx.job.drift, store.of_run(ctx.lake, "profiles", record)
     if table is None:
         return []
     history = store.recent_profiles(ctx, record.ds, record.model, 2 * config.window_days)
@@ -112,15 +113,16 @@ def alarms(found: Sequence[Comparison]) -> list[Comparison]:
     return [each for each in found if each.outcome in ("warning", "critical")]
 
 
-def alarm_levels(record: RunRecord) -> dict[str, int]:
-    """Returns the number of a run's alarms by level, as its warnings have them; reads nothing."""
-    found = [match[1] for text in record.warnings if (match := ALARM.search(text))]
-    return {level: found.count(level) for level in ("critical", "warning")}
+def alarm_levels(lake: Lake, record: RunRecord) -> dict[str, int]:
+    """Returns the number of a run's stored alarms by level."""
+    table = store.of_run(lake, "drift", record)
+    outcomes = table.column("outcome").to_pylist() if table is not None else []
+    return {level: outcomes.count(level) for level in ("critical", "warning")}
 
 
 def alarmed(ctx: Context, record: RunRecord) -> dict[str, list[str]]:
     """Returns the columns of a run with an alarm, by their worst level, `critical` or `warning`, as they are stored."""
-    table = store.of_run(ctx, "drift", record)
+    table = store.of_run(ctx.lake, "drift", record)
     pairs = zip(*(table.column(each).to_pylist() for each in ("column_name", "outcome")), strict=True) if table else ()
     worst: dict[str, str] = {}
     for name, outcome in pairs:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from pipeline.drift.stage import alarm_levels
 from pipeline.flow.overview import PERIODS, JobOverview
+from pipeline.lake.layout import Lake
 from pipeline.lake.states import PeriodState
 
 Sample = tuple[Mapping[str, str], float]
@@ -32,13 +33,13 @@ class Metric:
             yield f"{self.name}{{{named}}} {value:.17g}" if named else f"{self.name} {value:.17g}"
 
 
-def as_text(jobs: Sequence[JobOverview], now: datetime) -> str:
+def as_text(lake: Lake, jobs: Sequence[JobOverview], now: datetime) -> str:
     """Returns the metrics of some jobs, with the moment of their collection, as the content of a file."""
-    lines = [line for metric in _metrics(jobs, now) for line in metric.lines()]
+    lines = [line for metric in _metrics(lake, jobs, now) for line in metric.lines()]
     return "\n".join([*lines, "# EOF", ""])
 
 
-def _metrics(jobs: Sequence[JobOverview], now: datetime) -> Iterator[Metric]:
+def _metrics(lake: Lake, jobs: Sequence[JobOverview], now: datetime) -> Iterator[Metric]:
     yield Metric(
         "lakescore_collected_timestamp_seconds", "When these metrics were made.", [({}, now.timestamp())], "seconds"
     )
@@ -89,7 +90,11 @@ def _metrics(jobs: Sequence[JobOverview], now: datetime) -> Iterator[Metric]:
     yield Metric(
         "lakescore_last_complete_drifted_columns",
         "Columns of that run with an alarm, by level.",
-        [({"job_name": job, "level": level}, count) for job, run in done for level, count in alarm_levels(run).items()],
+        [
+            ({"job_name": job, "level": level}, count)
+            for job, run in done
+            for level, count in alarm_levels(lake, run).items()
+        ],
     )
 
 

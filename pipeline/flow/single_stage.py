@@ -203,9 +203,7 @@ def _taken_up(ctx: Context, record: RunRecord) -> RunRecord:
 
 
 def _alarms(ctx: Context, record: RunRecord) -> dict[str, int]:
-    """Returns the number of columns of a run that have drifted, by level."""
-    from pipeline.profiles import store
+    """Returns the number of a run's alarms, by level."""
+    from pipeline.drift.stage import alarm_levels
 
-    table = store.of_run(ctx, "drift", record)
-    outcomes = table.column("outcome").to_pylist() if table is not None else []
-    return {f"drift_{level}": outcomes.count(level) for level in ("warning", "critical")}
+    return {f"drift_{level}": count for level, count in alarm_levels(ctx.lake, record).items()}

@@ -114,7 +114,7 @@ def take_over_profile(ctx: Context, record: RunRecord, earlier: RunRecord) -> No
     """Gives a run the profile of an earlier run of the same predictions, if that has one."""
     import pyarrow as pa
 
-    table = store.of_run(ctx, "profiles", earlier)
+    table = store.of_run(ctx.lake, "profiles", earlier)
     if table is not None:
         index = table.schema.get_field_index("run_id")
         own = pa.array([record.run_id] * table.num_rows, table.schema.field(index).type)

@@ -58,10 +58,10 @@ def write(ctx: Context, kind: Kind, record: RunRecord, table: pa.Table) -> None:
     ctx.lake.storage.write(key(kind, record), to_bytes(table))
 
 
-def of_run(ctx: Context, kind: Kind, record: RunRecord) -> pa.Table | None:
+def of_run(lake: Lake, kind: Kind, record: RunRecord) -> pa.Table | None:
     """Returns the file of one run, or None."""
-    found = ctx.lake.storage.head(key(kind, record))
-    return None if found is None else _table(ctx.lake.storage, found.path, found.etag)
+    found = lake.storage.head(key(kind, record))
+    return None if found is None else _table(lake.storage, found.path, found.etag)
 
 
 def current(ctx: Context, kind: Kind, ds: str, version: str) -> pa.Table | None:

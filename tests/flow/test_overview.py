@@ -10,23 +10,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline.flow.metrics import as_text
 from pipeline.flow.overview import JobOverview, overview
 from pipeline.lake.layout import Lake, Partition
 from pipeline.lake.states import PeriodState
+from pipeline.profiles import store
 from pipeline.records import State
 from pipeline.settings import Settings
+from pipeline.storage.parquet import to_bytes
 from tests import lakes
 
 NOW = datetime(2026, 1, 4, 12, tzinfo=UTC)
 """The last period that is due is 2026-01-03."""
-DRIFTED = (
-    "age has drifted from training: critical, PSI 4.1",
-    "score of country DE has changed with the model: warning, PSI 0.2",
-    "no page: the disk is full",
-)
+DRIFTED = {"age": "critical", "income": "ok", "score": "warning"}
+"""The outcome of each column of the day that is complete."""
 
 
 @pytest.fixture
@@ -47,7 +47,8 @@ def lake(settings: Settings) -> Lake:
     lake = lakes.open_lake(Path(settings.lake))
     lakes.add_day(lake, "2025-12-01", ["a"])
     record = lakes.add_day(lake, "2026-01-01", ["a", "b"])
-    lakes.put_record(lake, record.with_(warnings=DRIFTED))
+    columns = {"column_name": list(DRIFTED), "outcome": list(DRIFTED.values())}
+    lake.storage.write(store.key("drift", record), to_bytes(pa.table(columns)))
     for ds in ("2026-01-02", "2026-01-03"):
         lakes.add_input(lake, ds, lakes.input_rows(["a"]))
     lakes.add_run(lake, Partition("churn", "2026-01-02", "v1"), state=State.stopped)
@@ -75,7 +76,7 @@ def test_overview_of_a_job_whose_due_day_has_no_input_says_so() -> None:
 def test_metrics_are_openmetrics_and_read_by_node_exporters_format_too(settings: Settings, lake: Lake) -> None:
     openmetrics = pytest.importorskip("prometheus_client.openmetrics.parser")
     older = pytest.importorskip("prometheus_client.parser")
-    text = as_text(overview(settings, lake, NOW), NOW)
+    text = as_text(lake, overview(settings, lake, NOW), NOW)
     for parser in (openmetrics, older):
         samples = {
             (sample.name, *sample.labels.values()): sample.value
@@ -95,8 +96,8 @@ def test_metrics_are_openmetrics_and_read_by_node_exporters_format_too(settings:
         assert {key: samples[key] for key in expected} == expected
 
 
-def test_metrics_escape_what_a_label_may_not_have() -> None:
-    text = as_text([JobOverview('a"b\\c\nd', error="x")], NOW)
+def test_metrics_escape_what_a_label_may_not_have(lake: Lake) -> None:
+    text = as_text(lake, [JobOverview('a"b\\c\nd', error="x")], NOW)
     assert r'lakescore_job_valid{job_name="a\"b\\c\nd"} 0' in text.splitlines()
     assert text.endswith("\n# EOF\n")
 
@@ -111,7 +112,7 @@ def test_alert_rules_of_the_documents_fire_on_the_metrics(settings: Settings, la
     scraped = 'job="node",instance="a"'
     series = [
         {"series": f"{found['name']}{{{','.join(filter(None, (found['labels'], scraped)))}}}", "values": f"{value}x300"}
-        for line in as_text(overview(settings, lake, NOW), NOW).splitlines()
+        for line in as_text(lake, overview(settings, lake, NOW), NOW).splitlines()
         if (found := sample.fullmatch(line)) and (value := found["value"])
     ]
     churn, own = {"job_name": "churn"}, {"job": "node", "instance": "a"}

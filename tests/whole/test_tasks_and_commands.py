@@ -63,7 +63,7 @@ def test_cells_of_a_task_are_true(tmp_path: Path, task: str) -> None:
 
     truth = small_models.truths(TASKS[task], ROWS)
     bring(workspace, {"id": [f"u{row}" for row in range(ROWS)], "truth": truth})
-    found = store.of_run(workspace.context(), "performance", record)
+    found = store.of_run(workspace.context().lake, "performance", record)
     assert found is not None
     measured = {name for name, value in found.to_pylist()[0].items() if value is not None}
     ours = {"class", "rows", "positives", "predictions", "run_id", "computed_at", "note", "mean_score", "base_rate"}
@@ -80,6 +80,6 @@ def test_cells_of_a_task_are_true(tmp_path: Path, task: str) -> None:
     assert re.fullmatch(ATTRIBUTED[task], attribution.target)
     assert sum(attribution.shares.values()) == pytest.approx(attribution.score - attribution.baseline_score, abs=1e-5)
 
-    profiles = store.of_run(workspace.context(), "profiles", record)
+    profiles = store.of_run(workspace.context().lake, "profiles", record)
     assert profiles is not None
     assert names(profile) <= set(profiles.column("column_name").to_pylist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -31,6 +32,16 @@ hypothesis.settings.register_profile("lakescore", deadline=None, derandomize=ON_
 hypothesis.settings.load_profile("lakescore")
 
 
+def pytest_collection_finish() -> None:
+    """Imported modules and collected tests stay: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 class Lakescore(Protocol):
     def __call__(self, *arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]: ...
 
@@ -43,6 +54,15 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the workers of pytest-xdist share the cores already
+
+
+@pytest.fixture(autouse=True)
+def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process nothing waits for the disk: only a power cut would show the difference.
+
+    What is synced, and before what, is tested in a process of its own: `torture/test_durability.py`.
+    """
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,12 @@ def module_name(path: Path) -> str:
 
 
 FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Returns the syntax tree of each module; not at the import of this file, which every worker collects."""
+    return {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
 
 
 def room(name: str) -> str:
@@ -81,7 +87,15 @@ def ours(dotted: str) -> str:
     return dotted.removeprefix("pipeline.")
 
 
-IMPORTS = {name: sorted(set(imports(tree)) - {name}) for name, tree in TREES.items()}
+@cache
+def imports_by_module() -> dict[str, list[str]]:
+    return {name: sorted(set(imports(tree)) - {name}) for name, tree in trees().items()}
+
+
+def in_later_rooms(name: str, used: Iterable[str]) -> list[str]:
+    """Returns which of the modules or SELECTs that a module uses lie in rooms after its own."""
+    own = ROOMS.index(room(name))
+    return [other for other in used if ROOMS.index(room(other.replace("/", "."))) > own]
 
 
 def test_rooms_are_those_of_the_package() -> None:
@@ -101,20 +115,19 @@ def test_map_of_the_rooms_lists_all_in_order() -> None:
     assert listed == [name for name in ROOMS if not name.startswith("__")]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_imports_come_from_rooms_before(name: str) -> None:
-    own = ROOMS.index(room(name))
-    later = [other for other in IMPORTS[name] if ROOMS.index(room(other)) > own]
-    assert not later, f"{name} imports from rooms that come after {room(name)}: {', '.join(later)}"
+def test_imports_come_from_rooms_before() -> None:
+    later = {name: late for name, used in imports_by_module().items() if (late := in_later_rooms(name, used))}
+    assert not later, "these import from rooms that come after their own"
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_sql_comes_from_rooms_before(name: str) -> None:
+def test_sql_comes_from_rooms_before() -> None:
     queries = {path.relative_to(ROOT / "sql").with_suffix("").as_posix() for path in ROOT.glob("sql/**/*.sql")}
-    texts = {node.value for node in ast.walk(TREES[name]) if isinstance(node, ast.Constant)}
-    own = ROOMS.index(room(name))
-    later = [query for query in queries & texts if ROOMS.index(query.partition("/")[0]) > own]
-    assert not later, f"{name} reads SQL of rooms that come after {room(name)}: {', '.join(later)}"
+    later = {}
+    for name, tree in trees().items():
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        if late := in_later_rooms(name, sorted(queries & texts)):
+            later[name] = late
+    assert not later, "these read SQL of rooms that come after their own"
 
 
 def test_folders_of_the_tests_are_the_rooms() -> None:
@@ -124,27 +137,30 @@ def test_folders_of_the_tests_are_the_rooms() -> None:
 
 def test_imports_form_no_cycle() -> None:
     try:
-        graphlib.TopologicalSorter(IMPORTS).prepare()
+        graphlib.TopologicalSorter(imports_by_module()).prepare()
     except graphlib.CycleError as error:
         pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_no_relative_import(name: str) -> None:
-    relative = [node.lineno for node in ast.walk(TREES[name]) if isinstance(node, ast.ImportFrom) and node.level]
-    assert not relative, f"{name} imports relatively, which the test of the layers does not read: lines {relative}"
+def test_no_relative_import() -> None:
+    """They are not read by the tests of the rooms."""
+    relative = [
+        f"{name}, line {node.lineno}"
+        for name, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert relative == []
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_name_is_not_one_of_the_standard_library(name: str) -> None:
-    taken = set(name.split(".")) & sys.stdlib_module_names
-    assert not taken, f"{name}: the standard library has a module {', '.join(taken)}"
+def test_name_is_not_one_of_the_standard_library() -> None:
+    assert [name for name in FILES if set(name.split(".")) & sys.stdlib_module_names] == []
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_module_can_be_read_in_one_sitting(name: str) -> None:
-    lines = len(FILES[name].read_text("utf-8").splitlines())
-    assert lines <= MAX_LINES, f"{name} has {lines} lines: make it two modules"
+def test_module_can_be_read_in_one_sitting() -> None:
+    lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in FILES.items()}
+    long = {name: count for name, count in lines.items() if count > MAX_LINES}
+    assert not long, "make each of these two modules"
 
 
 def test_every_folder_is_a_package() -> None:
@@ -164,7 +180,7 @@ def test_all_names_everything_public() -> None:
     package = importlib.import_module("pipeline")
     imported = {
         alias.asname or alias.name
-        for node in ast.walk(TREES.get("pipeline", ast.Module([], [])))
+        for node in ast.walk(trees()["pipeline"])
         if isinstance(node, ast.ImportFrom) and is_ours(str(node.module))
         for alias in node.names
     }

@@ -23,7 +23,6 @@ FILES = {path.relative_to(ROOT / "sql").with_suffix("").as_posix(): path for pat
 QUERIES = {name: NamedQuery(name, path.read_text("utf-8")) for name, path in FILES.items()}
 
 PARAMETER = re.compile(r"\$(?P<name>[a-z_]+) (?P<type>[A-Z]+(?:\[\])?): \S.*")
-every_file = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +47,37 @@ def names(tree: object, member: str) -> set[str]:
     return own | names(list(tree.values()), member)
 
 
-@every_file
-def test_file_is_one_select(con: duckdb.DuckDBPyConnection, query: NamedQuery) -> None:
-    statements = con.extract_statements(query.text)
-    assert [statement.type for statement in statements] == [duckdb.StatementType.SELECT]
+def test_files_are_one_select_each(con: duckdb.DuckDBPyConnection) -> None:
+    types = {name: [each.type for each in con.extract_statements(query.text)] for name, query in QUERIES.items()}
+    assert {name: found for name, found in types.items() if found != [duckdb.StatementType.SELECT]} == {}
 
 
-@every_file
-def test_header_says_what_is_returned_and_its_grain(query: NamedQuery) -> None:
-    assert query.title.endswith("."), f"the first line is one sentence: -- What it returns. Got {query.title!r}"
-    grain = field(query, "Grain")
-    assert grain is not None, "-- Grain: one row per ..."
-    assert grain.startswith("one row"), "-- Grain: one row per ..."
+def test_headers_say_what_is_returned_and_its_grain() -> None:
+    titles = {name: query.title for name, query in QUERIES.items()}
+    assert {name: title for name, title in titles.items() if not title.endswith(".")} == {}, "-- What it returns."
+    grains = {name: field(query, "Grain") for name, query in QUERIES.items()}
+    wrong = {name: grain for name, grain in grains.items() if grain is None or not grain.startswith("one row")}
+    assert wrong == {}, "-- Grain: one row per ..."
 
 
-@every_file
-def test_header_names_the_views_that_are_read(con: duckdb.DuckDBPyConnection, query: NamedQuery) -> None:
-    rows = con.execute("SELECT json_serialize_sql($text)", {"text": query.text}).fetchall()
-    tables, ctes = names(json.loads(rows[0][0]), "table_name"), names(json.loads(rows[0][0]), "key")
-    views = field(query, "Views")
-    assert set(views.split(", ") if views else []) == tables - ctes, "-- Views: those that the text reads"
+def test_headers_name_the_views_that_are_read(con: duckdb.DuckDBPyConnection) -> None:
+    said, read = {}, {}
+    for name, query in QUERIES.items():
+        rows = con.execute("SELECT json_serialize_sql($text)", {"text": query.text}).fetchall()
+        tree = json.loads(rows[0][0])
+        views = field(query, "Views")
+        said[name] = set(views.split(", ") if views else [])
+        read[name] = names(tree, "table_name") - names(tree, "key")
+    assert said == read, "-- Views: those that the text reads"
 
 
-@every_file
-def test_header_explains_each_parameter(con: duckdb.DuckDBPyConnection, query: NamedQuery) -> None:
-    explained = [line for line in query.header if line.startswith("$")]
-    malformed = [line for line in explained if not PARAMETER.fullmatch(line)]
-    assert not malformed, "-- $name TYPE: meaning"
-    names = {match["name"] for line in explained if (match := PARAMETER.fullmatch(line))}
-    assert names == con.extract_statements(query.text)[0].named_parameters
+def test_headers_explain_each_parameter(con: duckdb.DuckDBPyConnection) -> None:
+    explained, used = {}, {}
+    for name, query in QUERIES.items():
+        lines = [line for line in query.header if line.startswith("$")]
+        explained[name] = {match["name"] if (match := PARAMETER.fullmatch(line)) else line for line in lines}
+        used[name] = con.extract_statements(query.text)[0].named_parameters
+    assert explained == used, "-- $name TYPE: meaning"
 
 
 @pytest.mark.slow

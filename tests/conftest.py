@@ -27,6 +27,10 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("LAKESCORE_TEST_DATA", ROOT.parent / "shared" / "data"))
 ON_CI = bool(os.environ.get("CI"))
 
+# The workers of pytest-xdist share the cores already. Torch reads this when it is imported: its threads would wait for
+# each other busily, and take several times the processor time of the tests themselves.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 # Two workers share two cores, so an example's time says nothing; on CI the same examples each time.
 hypothesis.settings.register_profile("lakescore", deadline=None, derandomize=ON_CI)
 hypothesis.settings.load_profile("lakescore")
@@ -53,7 +57,6 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("LAKESCORE_") or name in {"FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "CLICOLOR_FORCE"}:
             monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the workers of pytest-xdist share the cores already
 
 
 @pytest.fixture(autouse=True)

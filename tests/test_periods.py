@@ -63,18 +63,23 @@ def test_folder_of_another_grain_is_no_period() -> None:
 
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("grain", Grain)
-def test_periods_of_a_year_follow_each_other_without_a_gap(grain: Grain, zone: str) -> None:
-    """Each moment, every half hour over a year, lies in the one period that it is between start and end of."""
-    moment, last = datetime(2025, 12, 20, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
-    period = Period.at(grain, moment, zone)
-    while moment < last:
-        if moment >= period.end(zone):
-            assert period.end(zone) == (period + 1).start(zone)
-            assert period.ds < (period + 1).ds
-            period += 1
-        assert period.start(zone) <= moment < period.end(zone)
-        assert Period.at(grain, moment, zone) == period
-        moment += timedelta(minutes=30)
+def test_periods_follow_each_other_without_a_gap(grain: Grain, zone: str) -> None:
+    """Each moment, every half hour, lies in the one period that it is between start and end of.
+
+    Around the ends of a year and of February, and where clocks change in March, April, September, October, November.
+    """
+    for first in ("2025-12-24", "2026-02-26", "2026-03-26", "2026-09-24", "2026-10-22"):
+        moment = datetime.fromisoformat(first).replace(tzinfo=UTC)
+        last = moment + timedelta(days=12)
+        period = Period.at(grain, moment, zone)
+        while moment < last:
+            if moment >= period.end(zone):
+                assert period.end(zone) == (period + 1).start(zone)
+                assert period.ds < (period + 1).ds
+                period += 1
+            assert period.start(zone) <= moment < period.end(zone)
+            assert Period.at(grain, moment, zone) == period
+            moment += timedelta(minutes=30)
 
 
 def test_day_on_which_the_clocks_change_has_23_or_25_hours() -> None:

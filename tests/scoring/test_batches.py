@@ -21,10 +21,20 @@ from tests.workspace import Workspace, table
 
 TOLERANCE = 1e-5
 """The tolerance that docs/models.md states."""
-ROWS = 20_000
+ROWS = 9_000
 BATCHES = (1, 7, 64, 8192, ROWS)
 ALONE = 300
 """Number of rows that are scored one by one."""
+
+Scored = tuple[Task, Predictor, dict[str, Any]]
+
+
+@pytest.fixture(scope="module", params=TASKS, ids=lambda task: task.name)
+def scored(request: pytest.FixtureRequest) -> Scored:
+    """A task, its model, and the outputs of all rows in batches of 1,000."""
+    task: Task = request.param
+    predictor = Predictor(task.network(), task.signature, "cpu")
+    return task, predictor, predictor.predict(matrix(ROWS), 1000)
 
 
 def decisions_agree(task: Task, found: dict[str, Any], expected: dict[str, Any]) -> bool:
@@ -44,21 +54,18 @@ def decisions_agree(task: Task, found: dict[str, Any], expected: dict[str, Any])
 
 
 @pytest.mark.parametrize("batch_rows", BATCHES)
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_scores_do_not_depend_on_the_batch_size(task: Task, batch_rows: int) -> None:
+def test_scores_do_not_depend_on_the_batch_size(scored: Scored, batch_rows: int) -> None:
+    task, predictor, of_all = scored
     rows = matrix(ALONE if batch_rows < 64 else ROWS)
-    predictor = Predictor(task.network(), task.signature, "cpu")
-    expected = predictor.predict(matrix(ROWS), 1000)
-    expected = {name: values[: len(rows)] for name, values in expected.items()}
+    expected = {name: values[: len(rows)] for name, values in of_all.items()}
     found = predictor.predict(rows, batch_rows)
     assert furthest(found, expected) <= TOLERANCE
     assert decisions_agree(task, found, expected)
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_scores_do_not_depend_on_the_number_of_threads(task: Task) -> None:
-    predictor, rows = Predictor(task.network(), task.signature, "cpu"), matrix(ROWS)
-    expected = predictor.predict(rows, 8192)
+def test_scores_do_not_depend_on_the_number_of_threads(scored: Scored) -> None:
+    task, predictor, expected = scored
+    rows = matrix(ROWS)
     parts = np.array_split(np.arange(ROWS), 7)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda part: predictor.predict(rows[part[0] : part[-1] + 1], 999), parts))

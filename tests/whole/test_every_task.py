@@ -182,13 +182,8 @@ def check_explained(case: Case, outputs: set[str]) -> None:
     assert (shown.exit_code, shown.exception) == (0, None)
 
 
-FAST = ("regression",)
-
-
-@pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, id=name, marks=[] if name in FAST else pytest.mark.slow) for name, case in TASKS.items()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", TASKS.values(), ids=TASKS)
 def test_task_from_the_file_to_the_answer(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lakescore: Lakescore
 ) -> None:

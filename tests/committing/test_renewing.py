@@ -7,6 +7,7 @@ from tests.workspace import DAY, Workspace
 
 
 def test_renewed_run_holds_what_the_earlier_one_holds_with_its_profile(workspace: Workspace) -> None:
+    workspace.with_pages()
     workspace.day(200)
     first = workspace.complete()
     workspace.model("v2", seed=3)

@@ -48,8 +48,6 @@ def rewrite(ctx: Context, record: RunRecord, change: object) -> None:
 
 
 def test_commit_of_a_run_that_has_nothing_to_stage_is_complete(workspace: Workspace) -> None:
-    with (workspace.job() / "job.toml").open("a") as toml:
-        toml.write("[drift]\nenabled = false\n")  # else the counts of the profile are staged
     workspace.day(50)
     workspace.complete()
     workspace.day(50)  # written again, with the same rows

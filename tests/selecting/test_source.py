@@ -53,6 +53,7 @@ def queried(workspace: Workspace, text: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("above", ["seg=EU", "ds=2020-01-01", "a=7"])
 def test_folder_above_the_lake_is_no_column(workspace: Workspace, cli: Cli, tmp_path: Path, above: str) -> None:
+    workspace.with_pages()
     home = tmp_path / above / "model_version=v9" / "job=other"
     home.mkdir(parents=True)
     for name in ("lake", "models", "dags"):

@@ -283,6 +283,7 @@ def test_alias_back_at_a_complete_version_makes_it_current_without_reading_data(
 def test_alias_back_shows_the_versions_profile_and_drift_as_of_the_new_run(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    workspace.with_pages()
     workspace.day(table(200))
     workspace.day(table(300), "2026-01-02")
     workspace.run()

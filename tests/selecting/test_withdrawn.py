@@ -53,6 +53,7 @@ def sound(workspace: Workspace) -> bool:
 
 @pytest.mark.slow
 def test_withdrawn_rows_are_named_by_plan_run_record_view_status_and_page(workspace: Workspace, cli: Cli) -> None:
+    workspace.with_pages()
     workspace.day(ROWS)
     workspace.run()
     workspace.day(FEWER)
@@ -205,6 +206,7 @@ def test_explain_shows_that_a_key_is_withdrawn(marking: Workspace, cli: Cli) -> 
 
 @pytest.mark.slow
 def test_marked_rows_are_not_in_profile_quality_or_performance(workspace: Workspace, cli: Cli) -> None:
+    workspace.with_pages()
     workspace.job(policy='withdrawn = "mark"')
     rows = table(200)
     workspace.day(rows)

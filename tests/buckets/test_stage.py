@@ -99,12 +99,10 @@ def job(workspace: Workspace, policy: str, engine: str) -> Workspace:
     return workspace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "policy",
-    [
-        pytest.param("", id="kept", marks=pytest.mark.slow),
-        pytest.param('carried_change = "publish"\nwithdrawn = "mark"', id="published"),
-    ],
+    [pytest.param("", id="kept"), pytest.param('carried_change = "publish"\nwithdrawn = "mark"', id="published")],
 )
 def test_days_in_buckets_are_those_of_one_machine(workspace: Workspace, tmp_path: Path, policy: str) -> None:
     whole = job(workspace.copy_to(tmp_path / "whole"), policy, "")

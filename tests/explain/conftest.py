@@ -1,0 +1,13 @@
+"""The tests of this room look at no profiles and pages; those that do ask for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(workspace: Workspace) -> Workspace:
+    """A lake without input, a job `toy` whose runs make no profiles and pages, and its model."""
+    return workspace.bare()

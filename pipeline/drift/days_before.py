@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.drift import distances
-from pipeline.histograms.counting import Counts, merged
+from pipeline.histograms.counting import Counts, Spec, merged
 from pipeline.periods import Period
 
 if TYPE_CHECKING:
@@ -33,27 +33,31 @@ class Calendar:
         self.today = period.number
         self.window, self.step = config.window_days, 7 if config.same_weekday else 1
         self.critical = config.critical
+        self._alike: dict[Spec, NDArray[np.bool_]] = {}
 
     def before(self, number: int) -> NDArray[np.bool_]:
         """Returns which days are the reference of a day: (days,)."""
         return self.among(number, self.numbers)
 
-    def among(self, number: int, numbers: NDArray[np.int64], span: int = 0) -> NDArray[np.bool_]:
+    def among(self, number: int | NDArray[np.int64], numbers: NDArray[np.int64], span: int = 0) -> NDArray[np.bool_]:
+        """Returns which of some days are the reference of a day, or of each of several (several, 1)."""
         apart = number - numbers
         found: NDArray[np.bool_] = (apart > 0) & (apart <= (span or self.window)) & (apart % self.step == 0)
         return found
 
     def alike(self, counts: Counts) -> NDArray[np.bool_]:
         """Returns which days have the column, counted with the same edges, and rows: (days,)."""
-        name = counts.spec.name
-        known = (part.get(name) for part in self.parts)
-        return np.array([each is not None and each.spec == counts.spec and each.rows > 0 for each in known], bool)
+        if counts.spec not in self._alike:
+            known = (part.get(counts.spec.name) for part in self.parts)
+            found = [each is not None and each.spec == counts.spec and each.rows > 0 for each in known]
+            self._alike[counts.spec] = np.array(found, bool)
+        return self._alike[counts.spec]
 
     def rows(self, counts: Counts) -> tuple[Numbers, NDArray[np.int64]]:
         """Returns the histograms (days, bins + 1) of a column and the numbers (days,) of their days."""
         alike = self.alike(counts)
-        found = [distances.histogram(part[counts.spec.name]) for part in itertools.compress(self.parts, alike)]
-        return np.array(found).reshape(len(found), len(counts.bins) + 1), self.numbers[alike]
+        days = [part[counts.spec.name] for part in itertools.compress(self.parts, alike)]
+        return distances.histograms(days, len(counts.bins)), self.numbers[alike]
 
     def window_of(self, counts: Counts) -> tuple[Counts, int]:
         """Returns the sum of a column's counts over the window, and the number of its days there."""
@@ -68,6 +72,6 @@ class Calendar:
         """
         if len(rows) == 0:
             return rows, rows
-        masks = np.array([self.among(int(number), numbers, span) for number in numbers])
+        masks = self.among(numbers[:, None], numbers, span)
         chosen = (masks.sum(axis=1) >= FEWEST_DAYS) & (self.today - numbers <= self.window)
         return rows[chosen], masks[chosen].astype(np.float64) @ rows

@@ -31,7 +31,17 @@ SMOOTHING = 0.5
 
 def histogram(counts: Counts) -> Numbers:
     """Returns (bins + 1,): the number of NULL and NaN first, which is tested separately, then the bins in order."""
-    return np.concatenate([[counts.rows - counts.bins.sum()], counts.bins]).astype(np.float64)
+    found: Numbers = histograms([counts], len(counts.bins))[0]
+    return found
+
+
+def histograms(days: Sequence[Counts], bins: int) -> Numbers:
+    """Returns (days, bins + 1): the histogram of each day, counted with the same edges or labels."""
+    found = np.zeros((len(days), bins + 1))
+    if days:
+        found[:, 1:] = [counts.bins for counts in days]
+        found[:, 0] = [counts.rows for counts in days] - found[:, 1:].sum(axis=1)
+    return found
 
 
 def groups(day: Numbers, reference: Numbers) -> NDArray[np.intp]:
@@ -40,7 +50,7 @@ def groups(day: Numbers, reference: Numbers) -> NDArray[np.intp]:
     Neighbours are merged until a group holds a tenth of the reference and expects LEAST_EXPECTED rows on both sides.
     """
     pooled, smaller = day + reference, min(day.sum(), reference.sum())
-    expected, share = pooled / pooled.sum() * smaller, reference / reference.sum()
+    expected, share = (pooled / pooled.sum() * smaller).tolist(), (reference / reference.sum()).tolist()
     found = np.zeros(len(day), np.intp)
     group, rows, mass = 0, 0.0, 0.0
     for index in range(len(day)):

@@ -42,19 +42,23 @@ def weekly(ds: str, day: Profile, history: Mapping[str, Profile], config: Drift,
     by_weekday = Calendar(period, WHOLE, history, config.model_copy(update={"same_weekday": True}))
     found = []
     for name, counts in day.get(WHOLE, {}).items():
-        usual, of_weekday = _dispersion(plain, counts), _dispersion(by_weekday, counts)
-        if usual is not None and of_weekday is not None and usual >= TIMES * of_weekday:
+        if (usual := _dispersion(plain, counts)) is None or usual < TIMES:  # no dispersion is less than 1
+            continue
+        of_weekday = _dispersion(by_weekday, counts)
+        if of_weekday is not None and usual >= TIMES * of_weekday:
             found.append(Rhythm(name, usual, of_weekday))
     return found
 
 
 def _dispersion(calendar: Calendar, counts: Counts) -> float | None:
     """Returns the usual distance of the column's days, or None if too few days or rows are known."""
-    total, _ = calendar.window_of(counts)
-    seen = calendar.seen(*calendar.rows(counts))
-    today, before = distances.histogram(counts), distances.histogram(total)
-    if counts.spec.kind == "confidence" or len(seen[0]) < FEWEST_SEEN:
+    if counts.spec.kind == "confidence":
         return None
+    rows, numbers = calendar.rows(counts)
+    seen = calendar.seen(rows, numbers)
+    if len(seen[0]) < FEWEST_SEEN:
+        return None
+    today, before = distances.histogram(counts), rows[calendar.among(calendar.today, numbers)].sum(axis=0)
     if min(today[1:].sum(), before[1:].sum()) < FEWEST_ROWS:
         return None
     places = places_of(counts, today, before)

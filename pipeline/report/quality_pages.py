@@ -101,6 +101,7 @@ def write(lake: Lake, job: str, ds: str, run_id: str, *, followed: bool = False)
     of_run = {"lake": facts.INDEX, "run": f"{facts.ROOT}/job={job}/ds={ds}/{run_id}.html"}
     of_run = {name: path for name, path in of_run.items() if followed or lake.storage.head(path) is not None}
     links = _relative(f"{ROOT}/job={job}/ds={ds}", {**of_run, **pages, "validations": INDEX})
+    earlier = _earlier(lake, job, ds) if results else {}
     for suite, rows in results.items():
         checks = worst_first(CheckResult.model_validate(row) for row in rows)
         page = render(
@@ -114,7 +115,7 @@ def write(lake: Lake, job: str, ds: str, run_id: str, *, followed: bool = False)
             checks=checks,
             result=result(check.outcome for check in checks),
             examples=_examples(rows),
-            earlier=_earlier(lake, job, ds),
+            earlier=earlier,
             links={name: path for name, path in links.items() if name != suite},
             order=ORDER,
             most=MOST_CHECKS,

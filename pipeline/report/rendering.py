@@ -35,6 +35,7 @@ TONES = {
     ),
     "bad": ("failed", "stopped", "critical", "missing", "not balanced", "unfinished", "late", "undelivered"),
 }
+TONE_OF = {state: name for name, states in TONES.items() for state in states}
 OPTION = re.compile(r"--\S+ (?!--)\S+|\S+")
 """Matches the parts of a command that stay on one line: an option with its value, or a word."""
 MARKS = {
@@ -87,7 +88,7 @@ def _environment() -> Environment:
 
 
 def tone(state: str) -> str:
-    return next((name for name, states in TONES.items() if state in states), "none")
+    return TONE_OF.get(state, "none")
 
 
 def shown(value: object) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 
-from pipeline.database.connection import column_types
+from pipeline.database.connection import column_types, create_view
 from pipeline.database.holding import Named
 from pipeline.errors import LedgerImbalance, StorageError
 from pipeline.records import Ledger, RunRecord, Statistics, Term
@@ -55,7 +55,7 @@ class Accounts:
         selected.stored_view("staged", staged, ["fingerprint", "revision"])
         selected.stored_view("rejected", rejected)
         selected.stored_view("withdrawing", withdrawing)
-        selected.stored_view("scored", staged)
+        create_view(selected.con, "scored", "FROM staged")
         selected.stored_view("meanwhile", [], ("fingerprint", "revision"))
 
     def before_commit(self) -> Ledger:

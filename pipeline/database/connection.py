@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
+from duckdb import ColumnExpression
 from duckdb import ConstantExpression as Constant
 
 from pipeline import machine
@@ -39,16 +40,17 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "allow_community_extensions": "false",
     "python_enable_replacements": "false",
 }
-SESSION = (
-    "SET enable_progress_bar = false",
-    "SET TimeZone = 'UTC'",
-    "SET disable_parquet_prefetching = true",
-    "SET disabled_optimizers = 'statistics_propagation'",
+WITHOUT_BAR = "SET enable_progress_bar = false"
+"""Setting of each connection: the bar would be drawn on stdout, between results that programs read there."""
+SETTINGS = (
+    "SET GLOBAL TimeZone = 'UTC'",
+    "SET GLOBAL disable_parquet_prefetching = true",
+    "SET GLOBAL disabled_optimizers = 'statistics_propagation'",
+    WITHOUT_BAR,
 )
-"""Settings of each connection: the bar would be drawn on stdout, between results that programs read there; what a
-timestamp is as a day or as text must not depend on the machine; and a thread that reads a whole row group ahead holds
-500 MB of 1,000 columns, instead of a page of each, and is no faster on a disk. From statistics alone, DuckDB would
-answer that the maximum of any column that can have NaN is NaN (`select_parquet`)."""
+"""Settings of an instance: what a timestamp is as a day or as text must not depend on the machine; and a thread that
+reads a whole row group ahead holds 500 MB of 1,000 columns, instead of a page of each, and is no faster on a disk. From
+statistics alone, DuckDB would answer that the maximum of any column that can have NaN is NaN (`select_parquet`)."""
 
 MAGIC = b"PAR1"
 """First and last bytes of a Parquet file; in an object store, a file without the last ones is not being written."""
@@ -71,7 +73,7 @@ def connect(memory_limit: str = "400MB", threads: int | None = None, file: str =
             config["threads"] = str(threads)
         con = duckdb.connect(file, config=config)
         try:
-            for setting in SESSION:
+            for setting in SETTINGS:
                 con.execute(setting)
             yield con
         finally:
@@ -98,8 +100,7 @@ def connect_shared(resources: Resources) -> Iterator[Connection]:
         instance = _attached(resources, name)
     cursor = instance.cursor()
     try:
-        for setting in SESSION:
-            cursor.execute(setting)
+        cursor.execute(WITHOUT_BAR)
         cursor.execute(f"USE {name}")
         yield cursor
     finally:
@@ -158,14 +159,27 @@ def select_parquet(
 
     `can_have_nan`: statistics in a file leave NaN out, and DuckDB would answer `x > 1` and `max(x)` from them alone.
     """
-    query = f"""
-        FROM read_parquet(
-            $paths, hive_partitioning = false, union_by_name = true, filename = $filename,
-            file_row_number = $row_number, can_have_nan = true)
-        SELECT {columns}
-    """
+    query = f"FROM {_files('$paths', '$filename', '$row_number')} SELECT {columns}"
     params = {"paths": as_patterns(paths), "filename": filename or False, "row_number": row_number}
     return con.sql(query, params=params)
+
+
+def files_as_text(paths: Sequence[Path | str]) -> str:
+    """Returns the files as `select_parquet` reads them, for the text of a view, which cannot have parameters."""
+    return _files(str(Constant(as_patterns(paths))), "false", "false")
+
+
+def _files(paths: str, filename: str, row_number: str) -> str:
+    return f"""
+        read_parquet(
+            {paths}, hive_partitioning = false, union_by_name = true, filename = {filename},
+            file_row_number = {row_number}, can_have_nan = true)
+    """
+
+
+def create_view(con: Connection, name: str, query: str) -> None:
+    """Creates or replaces a view. From a relation, DuckDB would plan the query several times."""
+    con.execute(f"CREATE OR REPLACE VIEW {ColumnExpression(name)} AS {query}")
 
 
 def check_names(con: Connection, columns: Sequence[str], paths: Sequence[Path | str]) -> None:

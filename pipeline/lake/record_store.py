@@ -200,6 +200,19 @@ def parse(content: bytes, where: str) -> RunRecord:
     Raises LakeDamaged if the format is unknown, or the text is not a run record.
     """
     try:
+        record = RunRecord.model_validate_json(content)
+    except ValidationError as error:
+        _check_format(content, where)  # of another one, any field may be invalid
+        problem = error.errors(include_url=False)[0]  # in pydantic's words, as the record is not hand-written
+        place = ".".join(map(str, problem["loc"])) or "the whole file"
+        raise _damaged(problem["msg"], f"{where}, {place}") from None
+    if record.format != RECORD_FORMAT:
+        _check_format(content, where)
+    return record
+
+
+def _check_format(content: bytes, where: str) -> None:
+    try:
         document = json.loads(content)
     except ValueError as error:
         raise _damaged(str(error), f"{where}, the whole file") from None
@@ -212,12 +225,6 @@ def parse(content: bytes, where: str) -> RunRecord:
             got=repr(found),
             next_step="use the version of Lakescore that wrote it",
         )
-    try:
-        return RunRecord.model_validate_json(content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]  # in pydantic's words, as the record is not hand-written
-        place = ".".join(map(str, problem["loc"])) or "the whole file"
-        raise _damaged(problem["msg"], f"{where}, {place}") from None
 
 
 _kept = lru_cache(KEPT)(parse)

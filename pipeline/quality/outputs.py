@@ -22,7 +22,7 @@ from duckdb import (
 
 from pipeline.columns import HIVE
 from pipeline.database import holding, sql_files, wide
-from pipeline.database.connection import column_types, connect_shared, read_parquet, translated_errors
+from pipeline.database.connection import column_types, connect_shared, read_parquet, select_parquet, translated_errors
 from pipeline.database.holding import Named
 from pipeline.database.keys import key_expression
 from pipeline.errors import counted
@@ -109,7 +109,9 @@ class StagedViews:
 
 
 def _staged_views(con: Connection, ctx: Context, record: RunRecord, staged: Sequence[Path]) -> StagedViews:
-    rows = read_parquet(con, staged, folders=HIVE)
+    values = {"job": record.job, "ds": record.ds, "model_version": record.model.version}
+    of_run = ", ".join(f"{ConstantExpression(values[name])} AS {name}" for name in HIVE)
+    rows = select_parquet(con, staged, f"*, {of_run}")
     size = sum(path.stat().st_size for path in staged)
     held = holding.few(record.dispositions.get("scored", 0), len(rows.columns), size)
     rows = holding.name_rows(con, STAGED, rows, held=held)
@@ -187,7 +189,7 @@ def _about_partition(ctx: Context, views: StagedViews, signature: Signature) -> 
     if signature.task == "classification":
         yield from _about_classes(ctx, rows, columns, enough=enough)
     if signature.task == "ranking":
-        share, observed = _most_frequent(rows.relation, output_rules.best("top_items"))
+        share, observed = _most_frequent(rows, output_rules.best("top_items"))
         yield _noted(ctx, "first_item_share", success=not enough or share <= MOST, observed=observed + " first")
     size = max(1.0, abs(lowest), abs(highest)) if signature.task in ("regression", "ranking") else 1.0
     widest = max(each for (each,) in found) / size
@@ -210,7 +212,7 @@ def _about_classes(ctx: Context, rows: Named, columns: Sequence[Expression], *, 
     confidence, entropy = rows.aggregate([FunctionExpression("avg", term) for term in terms])
     observed = f"mean confidence {confidence:.4f}"
     yield _noted(ctx, "mean_confidence", success=confidence >= LEAST_CONFIDENCE, observed=observed)
-    share, observed = _most_frequent(rows.relation, ColumnExpression("prediction"))
+    share, observed = _most_frequent(rows, ColumnExpression("prediction"))
     yield _noted(ctx, "class_share", success=not enough or share <= MOST, observed=observed)
     relative = entropy / math.log(len(columns))
     yield _noted(
@@ -222,10 +224,10 @@ def _about_classes(ctx: Context, rows: Named, columns: Sequence[Expression], *, 
     )
 
 
-def _most_frequent(rows: Relation, value: Expression) -> tuple[float, str]:
+def _most_frequent(rows: Named, value: Expression) -> tuple[float, str]:
     """Returns the share of the most frequent value, 0 to 1, and a text that names both."""
-    grouped = rows.aggregate([value.alias("value"), FunctionExpression("count_star").alias("n")])
-    counts = grouped.order("n DESC").fetchall()
+    text = f"SELECT {value}, count(*) AS n FROM {ColumnExpression(rows.name)} GROUP BY ALL ORDER BY n DESC"  # noqa: S608 - quoted
+    counts = rows.con.execute(text).fetchall()
     label, most = counts[0]
     share = most / sum(number for _, number in counts)
     return share, f"{share:.1%} are {label}"

@@ -15,7 +15,7 @@ from duckdb import ConstantExpression
 
 from pipeline.database import sql_files
 from pipeline.database.connection import CONFIG as CONNECTION
-from pipeline.database.connection import SESSION
+from pipeline.database.connection import SETTINGS
 from pipeline.database.sql_files import NamedQuery
 from pipeline.job.config import Job
 from pipeline.lake.layout import Lake
@@ -42,7 +42,7 @@ def write_catalog(lake: Lake, job: Job | None = None) -> Path:
         with translated_os_errors(target):
             make_folder(target.parent)
             with closing(duckdb.connect(temporary, config=CONFIG)) as con:
-                for setting in SESSION:
+                for setting in SETTINGS:
                     con.execute(setting)
                 lake.storage.attach(con)
                 views.create(con, lake, lasting=True)

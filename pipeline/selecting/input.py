@@ -141,12 +141,13 @@ def connect_for_job(ctx: Context, columns: int = 0) -> Iterator[Connection]:
 
 def input_rows(con: Connection, ctx: Context, files: Files, ds: str) -> Relation:
     """Returns the rows of the input: those of the files, or of the job's SELECT over its sources."""
-    for name, found in files.items():
-        rows_of(con, ctx.lake, ctx.job, name, found).create_view(name, replace=True)
     period, zone = ctx.job.period(ds), ctx.job.schedule.timezone
     text = ctx.job.select_text
     if text is None:
-        return of_period(con.view("unscored"), ctx.job.input.partition_by, period, zone)
+        rows = rows_of(con, ctx.lake, ctx.job, "unscored", files["unscored"])
+        return of_period(rows, ctx.job.input.partition_by, period, zone)
+    for name, found in files.items():
+        rows_of(con, ctx.lake, ctx.job, name, found).create_view(name, replace=True)
     where = ctx.job.folder / str(ctx.job.input.select)
     try:
         check_select(con, text, files)
@@ -211,12 +212,13 @@ def of_period(rows: Relation, column: str | None, period: Period, zone: str) -> 
     return rows.filter((value >= ConstantExpression(low)) & (value < ConstantExpression(high)))
 
 
-def _check_times(con: Connection, ctx: Context) -> None:
+def _check_times(con: Connection, ctx: Context, files: Files) -> None:
     """Raises InputError for rows that are of no period: no run would ever score them."""
     column = ctx.job.input.partition_by
     if column is None:
         return
-    without = con.view("unscored").filter(ColumnExpression(column).isnull()).aggregate("count(*)").fetchall()[0][0]
+    rows = rows_of(con, ctx.lake, ctx.job, "unscored", files["unscored"])
+    without = rows.filter(ColumnExpression(column).isnull()).aggregate("count(*)").fetchall()[0][0]
     if without:
         raise InputError(
             f"{counted(without, 'row', ('has', 'have'))} no {column}, so no {ctx.job.grain} would have them",
@@ -262,7 +264,7 @@ def _check_schema(con: Connection, ctx: Context, manifest: Manifest, input_: Inp
         check_same_key(ctx.job.input.key, columns, first[1], "the files of a day have keys of different types", where)
     if ctx.job.input.partition_by:
         input_rows(con, ctx, files, ds)
-        _check_times(con, ctx)
+        _check_times(con, ctx, files)
     for path in stored_samples(ctx, ds):
         step = TYPED_KEY if input_.imported and not ctx.job.input.select else CORRECT_KEY
         check_stored_key(ctx.job.input.key, first[1], column_types(read_parquet(con, [path])), path, step)
@@ -281,9 +283,11 @@ def _columns_of_files(
     inputs = manifest.signature.inputs
     kept = [name for name in features if name in inputs and inputs[name].kind != "number"]  # those are rounded anyway
     check_widened(con, found, {*ctx.job.input.carry, *kept})
-    kinds = column_types(rows_of(con, ctx.lake, ctx.job, "unscored", files, features))
     held = {name for columns in found.values() for name in columns}
     names = {name.lower(): name for name in folders_of(ctx.job, "unscored", files, held, features).names}
+    if not names and len(files) == 1:
+        return found
+    kinds = column_types(rows_of(con, ctx.lake, ctx.job, "unscored", files, features))
     return {
         path: {name: kind for name, kind in columns.items() if name.lower() not in names}
         | {name: kinds[name] for name in names.values()}

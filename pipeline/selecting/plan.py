@@ -125,8 +125,9 @@ def make_plan(
         _candidates(ctx, files.read, ds, columns, rows) as con,
         translated_errors(where, input_paths(ctx, files.read)),
     ):
-        found = con.sql(sql_files.load("selecting/uniqueness"))
-        counts = dict(zip(found.columns, found.fetchall()[0], strict=True))
+        found = con.execute(sql_files.load("selecting/uniqueness"))
+        names = [column[0] for column in found.description or ()]
+        counts = dict(zip(names, found.fetchall()[0], strict=True))
         repeated = counts["keys"] != counts["distinct_hashes"]
         if repeated and job.policy.conflicting_duplicates == "fail":
             of_run = candidates(con.view(INPUT), job.input.key, job.input.carry, features)

@@ -21,11 +21,11 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from duckdb import ColumnExpression, ConstantExpression, StarExpression
+from duckdb import ColumnExpression, ConstantExpression
 
 from pipeline.context import Context
 from pipeline.database import sql_files, wide
-from pipeline.database.connection import column_types, read_parquet, translated_errors
+from pipeline.database.connection import column_types, create_view, files_as_text, read_parquet, translated_errors
 from pipeline.database.keys import canonical, check_stored_key, feature_type, key_expression
 from pipeline.errors import SchemaMismatch, nearest
 from pipeline.lake.layout import Partition
@@ -168,7 +168,7 @@ class Selection:
         if own and carry:
             now, before = (column_types(rows) for rows in (self.con.view("selected"), read_parquet(self.con, own)))
             ours, theirs = hash_of(carry, now, before), hash_of(carry, before, now)
-        self.con.view("selected").select(StarExpression(), ours.alias(CARRIED)).create_view("compared", replace=True)
+        create_view(self.con, "compared", f"SELECT *, {_listed({CARRIED: ours})} FROM selected")  # noqa: S608 - quoted
         own_name = f"{name}_own" if foreign else name
         self.stored_view(own_name, own, ("fingerprint", "revision"), computed={CARRIED: theirs}, gaps=gaps)
         if foreign:
@@ -205,19 +205,19 @@ class Selection:
         found = column_types(stored)
         check_stored_key(self.plan.key, types, found, self.partition.folder)
         taken = (*columns, *(column for column in optional if column in found))
-        renamed = [ColumnExpression(column).alias(prefix + column) for column in taken]
-        key = key_expression(self.plan.key, types).alias("__key")
-        added = [value.alias(column) for column, value in computed.items()]
-        stored.select(key, *renamed, *added).create_view(name, replace=True)
+        renamed = {prefix + column: ColumnExpression(column) for column in taken}
+        listed = _listed({"__key": key_expression(self.plan.key, types), **renamed, **computed})
+        if gaps is None:
+            create_view(self.con, name, f"SELECT {listed} FROM {files_as_text(paths)}")  # noqa: S608 - all is quoted
+        else:
+            stored.select(listed).create_view(name, replace=True)
 
     def empty_view(self, name: str, columns: Mapping[str, Expression]) -> None:
         """Creates a view without rows: `__key`, and columns of the types of the given constants."""
         types = self._key_types
         key = _listed({column: ConstantExpression(None).cast(kind) for column, kind in types.items()})
         listed = _listed({"__key": key_expression(self.plan.key, types), **columns})
-        view = ColumnExpression(name)
-        text = f"CREATE OR REPLACE VIEW {view} AS SELECT {listed} FROM (SELECT {key}) WHERE false"  # noqa: S608 - quoted
-        self.con.execute(text)
+        create_view(self.con, name, f"SELECT {listed} FROM (SELECT {key}) WHERE false")  # noqa: S608 - all is quoted
 
 
 @contextmanager
@@ -359,10 +359,10 @@ def _add_duplicates(selection: Selection) -> None:
     else:
         nothing = {"copies": ConstantExpression(0), "conflicting": ConstantExpression(value=False)}
         selection.empty_view("duplicates", nothing)
-    keyed = con.sql(sql_files.load("selecting/selected")) if plan.repeated or plan.null_keys else con.view("candidates")
-    keyed.create_view("keyed" if plan.broken else "selected", replace=True)
+    keyed = sql_files.load("selecting/selected") if plan.repeated or plan.null_keys else "FROM candidates"
+    create_view(con, "keyed" if plan.broken else "selected", keyed)
     if plan.broken:
-        con.sql(sql_files.load("selecting/passing")).create_view("selected", replace=True)
+        create_view(con, "selected", sql_files.load("selecting/passing"))
 
 
 def _mark_broken(selection: Selection, ctx: Context) -> None:
@@ -385,5 +385,5 @@ def _add_stored(selection: Selection, ctx: Context) -> None:
     if gaps is not None:
         own = list(dict.fromkeys(gap.path for gap in gaps))
     selection.predictions_view("stored", own, stored_paths(ctx, foreign), plan.carry, gaps)
-    selection.con.sql(sql_files.load("selecting/latest")).create_view("latest", replace=True)
+    create_view(selection.con, "latest", sql_files.load("selecting/latest"))
     selection.stored_view("other_versions", stored_paths(ctx, plan.other_versions))

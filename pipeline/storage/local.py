@@ -124,7 +124,7 @@ class LocalStorage:
             return self.path(key).open("rb")
 
     def write(self, key: str, content: bytes) -> None:
-        with self._made(key) as temporary, temporary.open("xb") as file:
+        with self._made(key) as temporary, open(temporary, "xb") as file:  # noqa: PTH123
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -132,7 +132,7 @@ class LocalStorage:
     def replace(self, key: str, finished: Path) -> FileInfo:
         with self._made(key) as temporary:
             os.link(finished, temporary)
-        return _info(key, self.path(key).stat())
+        return _info(key, os.stat(self._at(key)))  # noqa: PTH116
 
     def update(self, key: str, content: bytes | Path, seen: FileInfo | None) -> bool:
         """Writers to one folder take turns."""
@@ -166,19 +166,21 @@ class LocalStorage:
                 os.close(descriptor)
 
     @contextmanager
-    def _made(self, key: str) -> Iterator[Path]:
+    def _made(self, key: str) -> Iterator[str]:
         """Yields a temporary path to write to; the file then replaces the key's file by a rename."""
-        target = self.path(key)
-        temporary = self.root / WRITING / secrets.token_hex(8)
+        target, writing = self._at(key), self._at(WRITING)
+        temporary, folder = f"{writing}/{secrets.token_hex(8)}", os.path.dirname(target)  # noqa: PTH120
         with translated_os_errors(target):
-            make_folder(target.parent)
-            make_folder(temporary.parent)
+            make_folder(folder)
+            make_folder(writing)
             try:
                 yield temporary
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
-            sync_folder(target.parent)
+                os.replace(temporary, target)  # noqa: PTH105
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)  # noqa: PTH108
+                raise
+            sync_folder(folder)
 
     def create(self, key: str, finished: Path) -> FileInfo:
         target = self.path(key)
@@ -276,9 +278,10 @@ def _too_large(text: str, where: object) -> StorageError:
     )
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path | str) -> None:
     """Makes a folder and its parents, and syncs each new entry to disk."""
-    while not folder.is_dir():
+    while not os.path.isdir(folder):  # noqa: PTH112
+        folder = Path(folder)
         make_folder(folder.parent)
         try:
             folder.mkdir(exist_ok=True)
@@ -345,7 +348,7 @@ def _between(folder: Path, root: Path) -> list[Path]:
     return [each for each in folder.parents if each.is_relative_to(root)] if folder.is_relative_to(root) else []
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ModelRefused
 from pipeline.model import trial_rows
+from pipeline.storage.parquet import from_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,11 +104,7 @@ def compare(predictor: Predictor, content: bytes) -> Difference:
 
 def read(content: bytes) -> pa.RecordBatch:
     """Returns the rows of `golden.parquet`: the features, and the outputs with the prefix `OUTPUT`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(pa.BufferReader(content)) as file:  # read_table imports pyarrow.dataset, which takes 0.1 s
-        batch: pa.RecordBatch = file.read().combine_chunks().to_batches()[0]
+    batch: pa.RecordBatch = from_bytes(content).combine_chunks().to_batches()[0]
     return batch
 
 

@@ -105,6 +105,12 @@ def check_input_unchanged(ctx: Context, plan: Plan, ds: str) -> None:
 
 
 def check_input(ctx: Context, manifest: Manifest, ds: str) -> InputFiles:
+    """Checks the day's input like `check_input_by`, by a connection of its own."""
+    with connect_for_job(ctx, len(manifest.signature.features)) as con:
+        return check_input_by(con, ctx, manifest, ds)
+
+
+def check_input_by(con: Connection, ctx: Context, manifest: Manifest, ds: str) -> InputFiles:
     """Checks that the columns of the day's input fit job and model, and returns its files.
 
     Reads footers only, except that it imports text of which there is no current copy. Raises InputMissing,
@@ -113,8 +119,7 @@ def check_input(ctx: Context, manifest: Manifest, ds: str) -> InputFiles:
     check_pinned(manifest, ctx.job.model.digest)
     check_trusted(manifest, ctx.job.model.trusted)
     files = to_read(ctx, input_files(ctx, ds), ds, manifest.signature)
-    with connect_for_job(ctx, len(manifest.signature.features)) as con:
-        _check_schema(con, ctx, manifest, files, ds)
+    _check_schema(con, ctx, manifest, files, ds)
     return files
 
 
@@ -284,13 +289,12 @@ def _columns_of_files(
     kept = [name for name in features if name in inputs and inputs[name].kind != "number"]  # those are rounded anyway
     check_widened(con, found, {*ctx.job.input.carry, *kept})
     held = {name for columns in found.values() for name in columns}
-    names = {name.lower(): name for name in folders_of(ctx.job, "unscored", files, held, features).names}
-    if not names and len(files) == 1:
-        return found
-    kinds = column_types(rows_of(con, ctx.lake, ctx.job, "unscored", files, features))
+    names, compared = folders_of(ctx.job, "unscored", files, held, features)
+    if compared or len(files) > 1:
+        rows_of(con, ctx.lake, ctx.job, "unscored", files, features)  # raises if they do not agree
+    of_folders, replaced = dict.fromkeys(names, "VARCHAR"), {name.lower() for name in names}
     return {
-        path: {name: kind for name, kind in columns.items() if name.lower() not in names}
-        | {name: kinds[name] for name in names.values()}
+        path: {name: kind for name, kind in columns.items() if name.lower() not in replaced} | of_folders
         for path, columns in found.items()
     }
 

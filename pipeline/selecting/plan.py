@@ -21,7 +21,7 @@ from pipeline.periods import Grain
 from pipeline.records import FileInfo, Plan, RunRecord, State, Term, new_run_id, now
 from pipeline.selecting.imported import InputFiles
 from pipeline.selecting.input import (
-    check_input,
+    check_input_by,
     connect_for_job,
     describe_files,
     empty_input,
@@ -46,11 +46,12 @@ def plan(ctx: Context, ds: str, run_id: str | None = None, *, goes_on: bool = Fa
     manifest = ctx.manifest()
     _check_grain(ctx)
     with timed("plan") as clock:
-        files = check_input(ctx, manifest, ds)
         found = None
-        if goes_on:
-            found, stored = rows_by_footers(ctx, files.read, ds, manifest.version)
-            startup.import_ahead(ctx, scores=found > stored)
+        with connect_for_job(ctx, len(manifest.signature.features)) as con:
+            files = check_input_by(con, ctx, manifest, ds)
+            if goes_on:
+                found, stored = rows_by_footers(con, ctx, files.read, ds, manifest.version)
+                startup.import_ahead(ctx, scores=found > stored)
         planned = make_plan(ctx, manifest, ds, files, found)
         clock.rows = planned.candidates.rows
     record = RunRecord(
@@ -88,11 +89,13 @@ def _check_grain(ctx: Context) -> None:
         )
 
 
-def rows_by_footers(ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, version: str) -> tuple[int, int]:
+def rows_by_footers(
+    con: Connection, ctx: Context, files: Mapping[str, Sequence[FileInfo]], ds: str, version: str
+) -> tuple[int, int]:
     """Returns the numbers of rows of the input and of the stored predictions, from the footers of the files."""
     base = ctx.lake.parts(Partition(ctx.job.name, ds, version))
     found, stored = input_paths(ctx, files), stored_paths(ctx, base)
-    with connect_for_job(ctx) as con, translated_errors(describe_files(files), [*found, *stored]):
+    with translated_errors(describe_files(files), [*found, *stored]):
         return count_rows(con, found), count_rows(con, stored) if stored else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -81,13 +82,28 @@ def to_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+KEPT, KEPT_BYTES = 32, 100_000
+"""Number of small files whose rows are kept, and their size up to which they are."""
+
+
 def from_bytes(content: bytes) -> pa.Table:
-    """Returns the rows of a small file, without columns from its path. Raises pyarrow's errors."""
+    """Returns the rows of a small file, without columns from its path. Raises pyarrow's errors.
+
+    For the same content it returns the same table: the stages of a run read some files several times, and those of
+    each day of a backfill the model's.
+    """
+    return _kept(content) if len(content) <= KEPT_BYTES else _rows(content)
+
+
+def _rows(content: bytes) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(pa.BufferReader(content)) as file:  # takes a fifth of the time of read_table
         return file.read(use_threads=False)
+
+
+_kept = lru_cache(KEPT)(_rows)
 
 
 def read_metadata(file: Path | BinaryIO) -> dict[str, str]:

@@ -21,6 +21,8 @@ import pytest
 from pipeline.database.connection import (
     connect,
     connect_shared,
+    create_view,
+    files_as_text,
     read_parquet,
     translated_errors,
 )
@@ -95,6 +97,15 @@ def test_times_are_the_same_instants_whatever_wrote_them_and_wherever_they_are_r
     found = json.loads(done.stdout)
     assert len(found) == 2 * len(files) == 2 * 21
     assert {name: each for name, each in found.items() if each != [MICROSECONDS, "2026-10-25", "2026-10-25 02"]} == {}
+
+
+def test_view_of_files_reads_them_whatever_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "it's $paths, [a-z]*.parquet"
+    pq.write_table(pa.table({"a": [1, 2]}), path)
+    pq.write_table(pa.table({"a": [3]}), tmp_path / "it's $paths, b.parquet")
+    with connect() as con:
+        create_view(con, 'the "view"', f"SELECT a FROM {files_as_text([path])}")
+        assert con.sql('FROM "the ""view"""').fetchall() == [(1,), (2,)]
 
 
 def test_translated_errors_a_lack_of_memory_is_not_a_damaged_file(tmp_path: Path) -> None:

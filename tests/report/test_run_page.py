@@ -72,6 +72,14 @@ def test_distribution_has_the_shares_of_the_day_and_of_its_references() -> None:
     assert 'aria-label="Distribution of a&lt;b on this week, and in the training data"' in found.svg
 
 
+def test_distribution_of_labels_escapes_them() -> None:
+    day = Counts(Spec("class", "prediction", labels=("<script>", "b")))
+    day.bins[:] = day.rows = 1
+    found = distributions.distribution(day, {}, "none", Grain.day, 0)
+    assert "&lt;script&gt;</text>" in found.svg
+    assert "<script>" not in found.svg
+
+
 def test_distribution_of_many_classes_keeps_the_frequent_ones() -> None:
     spec = Spec("class", "prediction", labels=tuple(f"c{number}" for number in range(40)))
     day = Counts(spec)

@@ -7,7 +7,7 @@ import math
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import startup
+from pipeline.context import Context
 from pipeline.database import sql_files
 from pipeline.errors import (
     IncompleteFile,
@@ -35,7 +36,8 @@ from pipeline.errors import (
 from pipeline.flow.preview import Preview, preview
 from pipeline.lake.layout import Partition
 from pipeline.model.matrix import fingerprints
-from pipeline.selecting.input import check_input_unchanged
+from pipeline.records import FileInfo
+from pipeline.selecting.input import check_input_unchanged, connect_for_job
 from pipeline.selecting.plan import plan, rows_by_footers
 from pipeline.selecting.views import select
 from tests.stages import stage
@@ -527,15 +529,20 @@ def test_input_removed_after_the_plan_is_changed_and_not_damaged(workspace: Work
         check_input_unchanged(ctx, record.plan, DAY)
 
 
+def by_footers(ctx: Context, files: Mapping[str, Sequence[FileInfo]]) -> tuple[int, int]:
+    with connect_for_job(ctx) as con:
+        return rows_by_footers(con, ctx, files, DAY, "v1")
+
+
 def test_rows_by_footers_are_those_of_input_and_partition(workspace: Workspace) -> None:
     ctx = workspace.context()
     workspace.day(5)
     files = ctx.lake.input_files(ctx.job.patterns, DAY)
-    assert rows_by_footers(ctx, files, DAY, "v1") == (5, 0)
+    assert by_footers(ctx, files) == (5, 0)
     workspace.run()
     workspace.day(table(9))
     files = ctx.lake.input_files(ctx.job.patterns, DAY)
-    assert rows_by_footers(ctx, files, DAY, "v1") == (9, 5)
+    assert by_footers(ctx, files) == (9, 5)
 
 
 def test_rows_by_footers_names_the_stored_file_that_is_damaged(workspace: Workspace) -> None:
@@ -547,7 +554,7 @@ def test_rows_by_footers_names_the_stored_file_that_is_damaged(workspace: Worksp
     ctx = workspace.context()
     files = ctx.lake.input_files(ctx.job.patterns, DAY)
     with pytest.raises(UnreadableFile) as caught:
-        rows_by_footers(ctx, files, DAY, "v1")
+        by_footers(ctx, files)
     assert caught.value.where == str(second)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.storage.parquet import read_metadata, read_schema, write_parquet
+from pipeline.storage.parquet import from_bytes, read_metadata, read_schema, to_bytes, write_parquet
 
 SCHEMA = pa.schema([("x", pa.int64())])
 
@@ -58,3 +58,11 @@ def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path: Path) -> Non
 
     write_parquet(path, SCHEMA, writes_it_too(), {})
     assert pq.read_table(path).column("x").to_pylist() == [1, 2]
+
+
+def test_from_bytes_is_the_rows_of_the_content_and_the_same_table_for_the_same() -> None:
+    first, second = (to_bytes(pa.table({"x": values})) for values in ([1, 2], [3]))
+    assert [from_bytes(each).column("x").to_pylist() for each in (first, second)] == [[1, 2], [3]]
+    assert from_bytes(bytes(bytearray(first))) is from_bytes(first)
+    with pytest.raises(pa.ArrowInvalid):
+        from_bytes(first[:-5])

@@ -69,7 +69,7 @@ def test_browser_page_of_a_stopped_run_says_where_it_ended_and_shows_what_broke_
         text = visit.locator("main").inner_text()
         assert "Nothing was published: the run was stopped in validate_input." in text
         assert "99.0, 120.5, 75.0" in text
-        assert "0 MB" not in text
+        assert " 0 MB" not in text
         assert "Previous run" in visit.locator("nav").inner_text()
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
         assert visit.page.evaluate(CONTRAST) == []

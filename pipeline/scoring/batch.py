@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipeline.job.config import Policy
 from pipeline.model.manifest import Signature
-from pipeline.model.matrix import row_fingerprints, to_matrix
+from pipeline.model.matrix import features_of, to_matrix
 from pipeline.model.memory_layout import taken
 from pipeline.selecting.triage import Triaged, reasons_for, restricted_to, triage, with_reasons
 
@@ -70,11 +70,11 @@ def prepare(
     `kept` names the columns that these rows keep; by default all. The features of the batch are added to `histograms`.
     Raises QualityStop where the policy says `fail`.
     """
-    matrix = to_matrix(batch, signature.features, signature.inputs)
-    fingerprints = row_fingerprints(batch, matrix, signature.features, signature.inputs)
+    features = features_of(batch, signature.features, signature.inputs)
+    matrix, fingerprints = features.matrix, features.fingerprints
     if histograms is not None:
         histograms.see_features(batch, matrix)
-    fates = triage(batch, matrix, fingerprints, policy)
+    fates = triage(batch, features, policy)
     if REUSED + "fingerprint" in batch.schema.names:
         fates = restricted_to(fates, batch.column(REUSED + "fingerprint").to_numpy() == fingerprints)
     rejected = reasons = None

@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.errors import QualityStop
 from pipeline.job.config import Policy
+from pipeline.model.matrix import Features, is_finite
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +60,7 @@ class Triaged:
         return counts
 
 
-def triage(batch: pa.RecordBatch, matrix: NDArray[np.float32], prints: NDArray[np.int64], policy: Policy) -> Triaged:
+def triage(batch: pa.RecordBatch, features: Features, policy: Policy) -> Triaged:
     """Decides on the rows of a batch of `selecting/to_score.sql`. Raises QualityStop where the policy says `fail`."""
     rows = batch.num_rows
     reasons, revisions = np.zeros(rows, np.int8), np.zeros(rows, np.int32)
@@ -68,7 +69,7 @@ def triage(batch: pa.RecordBatch, matrix: NDArray[np.float32], prints: NDArray[n
     if newest.null_count < rows:
         known, of_model = _is_valid(newest), _is_valid(stored)
         before = _raw(stored)
-        same = of_model & (before == prints) & (before != NO_FEATURES)
+        same = of_model & (before == features.fingerprints) & (before != NO_FEATURES)
         reasons = _BY_STORED.take(known.view(np.int8) + of_model.view(np.int8))
         if (returned := of_model & (before == NO_FEATURES)).any():
             reasons[returned] = RETURNED
@@ -84,7 +85,7 @@ def triage(batch: pa.RecordBatch, matrix: NDArray[np.float32], prints: NDArray[n
         elsewhere = batch.column("__other_version").to_numpy(zero_copy_only=False)
         reasons[elsewhere & (reasons == NEW)] = MODEL
     unchanged = 0 if same is None else int(np.count_nonzero(same))
-    unfit = rejected(matrix, policy)
+    unfit = None if features.finite else rejected(features.matrix, policy)
     if unfit is not None and same is not None:
         unfit &= ~same
     left_out = [mask for mask in (same, unfit) if mask is not None]
@@ -161,9 +162,8 @@ def rejected(matrix: NDArray[np.float32], policy: Policy) -> NDArray[np.bool_] |
 
     Raises QualityStop where the policy says `fail`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(matrix.sum()):  # then all are, without an array of the answers; if not, it may have overflowed
-            return None
+    if is_finite(matrix):
+        return None
     infinite = np.isinf(matrix)
     missing = np.isnan(matrix)
     for mask, kind, setting in (

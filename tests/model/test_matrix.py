@@ -15,8 +15,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.model.inputs import Category, FixedList, Hash, Input, Integer
-from pipeline.model.matrix import BLOCK_VALUES, CHUNK_ROWS, fingerprints, row_fingerprints, to_matrix
-from pipeline.model.memory_layout import by_columns, taken
+from pipeline.model.matrix import (
+    BLOCK_VALUES,
+    CHUNK_ROWS,
+    features_of,
+    fingerprints,
+    is_finite,
+    row_fingerprints,
+    to_matrix,
+)
+from pipeline.model.memory_layout import LINE, aligned, by_columns, taken
 from tests.workspace import Workspace
 
 INF, NAN = math.inf, math.nan
@@ -171,6 +179,48 @@ def test_to_matrix_lies_column_by_column_and_with_lists_row_by_row() -> None:
     np.testing.assert_array_equal(found, np.column_stack(list(columns.values())))
     assert by_columns(to_matrix(MIXED, ["a", "n"], INPUTS))
     assert not by_columns(to_matrix(MIXED, ["a", "many"], INPUTS))
+
+
+@pytest.mark.parametrize("odd", [None, NAN, INF, -INF, -0.0, 3e38])
+@pytest.mark.parametrize("rows", [0, 3, CHUNK_ROWS + 5])
+def test_features_of_one_pass_are_those_of_several(rows: int, odd: float | None) -> None:
+    """In several blocks of columns, of which one has a value that is not like the others."""
+    columns = 2 * BLOCK_VALUES // CHUNK_ROWS
+    values = np.random.default_rng(0).normal(size=(columns, rows)).astype(np.float32)
+    if odd is not None:
+        values[1, -2:] = odd
+    batch = pa.record_batch({f"f{index}": column for index, column in enumerate(values)})
+    found = features_of(batch, batch.schema.names, {})
+    np.testing.assert_array_equal(found.matrix, values.T)
+    np.testing.assert_array_equal(np.signbit(found.matrix), np.signbit(values.T))
+    np.testing.assert_array_equal(found.fingerprints, fingerprints(values.T + np.float32(0)))
+    assert found.finite == (not rows or odd is None or abs(odd) < INF)
+
+
+def test_features_of_declared_inputs_are_finite_or_not() -> None:
+    features = [*INPUTS, "a"]
+    found = features_of(MIXED, features, INPUTS)
+    expected = to_matrix(MIXED, features, INPUTS)
+    np.testing.assert_array_equal(found.matrix, expected)
+    np.testing.assert_array_equal(found.fingerprints, row_fingerprints(MIXED, expected, features, INPUTS))
+    assert not found.finite
+    assert features_of(MIXED.slice(2), ["a", "n"], INPUTS).finite
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_is_finite_looks_at_every_value(value: float) -> None:
+    rows = matrix([1, 2], [-3, 3e38])
+    assert is_finite(rows)
+    for place in np.ndindex(2, 2):
+        other = rows.copy()
+        other[place] = value
+        assert not is_finite(other)
+
+
+def test_aligned_begins_with_a_line_of_the_cache() -> None:
+    found = [aligned((size, 3), np.float32) for size in range(1, 60)]
+    assert [array.ctypes.data % LINE for array in found] == [0] * len(found)
+    assert [array.shape for array in found] == [(size, 3) for size in range(1, 60)]
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

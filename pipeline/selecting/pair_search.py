@@ -42,7 +42,7 @@ LEAST_STORED = 0.6
 """Share of the input that is stored, below which all stored rows are joined: these are few, and all rows are read."""
 LEAST_FOUND = 0.6
 """Share of the stored rows to find, below which all are joined."""
-TRIES = 16
+TRIES = 6
 """Number of rows from which pieces are compared, after which the search ends if these pieces are short."""
 SHORT = 16
 """Number of rows below which a piece is joined: if keys were withdrawn between all stored rows, pieces are many."""

@@ -47,7 +47,7 @@ def run(scratch: Path, rows: list[int], repeats: int) -> None:
         ["plan, score and commit, x first scoring: join", *(f"{each['all'] / first:.2f}" for each in joined.values())],
         ["**paired by position**", *(f"**{each['all'] / first:.2f}**" for each in paired.values())],
     ]
-    text = f"{machine()}. The least of {repeats} runs, taken in turn, on a busy machine."
+    text = f"{machine()}. The least of {repeats} runs, taken in turn."
     write_section("pairing", f"{text}\n\n{markdown(columns, lines)}")
 
 

@@ -22,7 +22,7 @@ from pipeline.database.keys import canonical, check_stored_key, key_expression
 from pipeline.records import Plan
 from pipeline.selecting.imported import of_plan
 from pipeline.selecting.input import NUMBER, describe_files, input_paths, input_rows, stored_paths
-from pipeline.selecting.pairing import POSITION, Gap, Pairs, Parts, Piece, located
+from pipeline.selecting.pairing import POSITION, Gap, Pairs, Parts, Piece, located, taken
 from pipeline.selecting.source import FILE
 from pipeline.storage.parquet import ROW_GROUP
 
@@ -170,7 +170,7 @@ class _Search:
                 return
             if begin == end:
                 continue
-            here = _Here([column.slice(begin, end - begin) for column in keys], position + begin)
+            here = _Stretch([column.slice(begin, end - begin) for column in keys], position + begin)
             most = min(end - begin, BLOCK)
             part, row = self._place(sample)
             if self._last is not None and part != self._last:
@@ -187,7 +187,7 @@ class _Search:
         """Returns part and place of a stored row of the sample."""
         return (None, 0) if sample is None else (int(self._part[sample]), int(self._row[sample]))
 
-    def _match(self, here: _Here, part: int, row: int, count: int) -> None:
+    def _match(self, here: _Stretch, part: int, row: int, count: int) -> None:
         """Looks for so many stored rows, from `row` on, among the rows that are left."""
         for start, stored in self._parts.groups(part, row, row + count) if here.left else ():
             places, kept = here.find(stored)
@@ -201,7 +201,7 @@ class _Search:
                     self._rows += end - begin
 
 
-class _Here:
+class _Stretch:
     """Some rows of the input: their key columns, and POSITION of the first one."""
 
     def __init__(self, keys: list[pa.Array], position: int) -> None:
@@ -244,14 +244,7 @@ class _Here:
 def _equal(ours: list[pa.Array], places: NDArray[np.int64], theirs: list[pa.Array], kept: NDArray[np.int64]) -> bool:
     """Tells whether keys at some places are those of others at other places."""
     pairs = zip(ours, theirs, strict=True)
-    return all(_taken(mine, places).equals(_taken(other, kept)) for mine, other in pairs)
-
-
-def _taken(column: pa.Array, places: NDArray[np.int64]) -> pa.Array:
-    """Returns the values at places in ascending order; a slice if none is left out."""
-    if len(places) and places[-1] - places[0] + 1 == len(places):
-        return column.slice(places[0], len(places))
-    return column.take(places)
+    return all(taken(mine, places).equals(taken(other, kept)) for mine, other in pairs)
 
 
 def _comparable(ours: list[pa.Array], theirs: list[pa.Array]) -> tuple[pa.Array, pa.Array]:

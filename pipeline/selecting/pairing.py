@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 POSITION = "__position"
 """Column of the input: number of the file times FILE_STEP, plus the place of the row in its file."""
 FILE_STEP = 1 << 40
-LEAST_ROWS = 500_000
-"""Number of stored rows below which they are joined: that takes a few tenths of a second."""
+"""More rows than a file has."""
 CACHED = 8
 """Number of row groups of stored rows in memory: 2 to 5 MB each."""
 
@@ -195,9 +194,8 @@ class Pairs:
                 if begin == end:
                     continue
                 rows = places[begin:end] - start
-                together = rows[-1] - rows[0] + 1 == len(rows)
                 here.append(low + which[begin:end])
-                found.append([each.slice(rows[0], len(rows)) if together else each.take(rows) for each in columns])
+                found.append([taken(column, rows) for column in columns])
         return np.concatenate(here), [pa.concat_arrays(column) for column in zip(*found, strict=True)]
 
     @cached_property
@@ -205,6 +203,13 @@ class Pairs:
         """For each piece, where it begins, and where it and those before it end."""
         bounds = np.array([(piece.position, piece.position + piece.length) for piece in self.pieces], np.int64)
         return bounds[:, 0], np.maximum.accumulate(bounds[:, 1])
+
+
+def taken(column: pa.Array, places: NDArray[np.int64]) -> pa.Array:
+    """Returns the values at places in ascending order; a slice if none is left out."""
+    if len(places) and places[-1] - places[0] + 1 == len(places):
+        return column.slice(places[0], len(places))
+    return column.take(places)
 
 
 def located(rows: Relation, con: Connection, ctx: Context, files: Files, ds: str) -> tuple[Relation, Expression] | None:

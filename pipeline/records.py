@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from pipeline.errors import UsageError
 from pipeline.periods import DS
@@ -309,7 +309,7 @@ class Statistics(Stored):
 class RunRecord(Stored):
     """The record of one run: what it was to do, what it did, and how it ended."""
 
-    format: int = RECORD_FORMAT
+    format: Annotated[int, Field(strict=True)] = RECORD_FORMAT
     run_id: Name
     job: Name
     ds: Ds

@@ -103,10 +103,11 @@ def test_record_with_fields_of_a_later_version_is_read(lake: Lake) -> None:
     assert lake.records.read("toy", DAY, record.run_id) == record
 
 
-def test_record_of_another_format_is_not_read(lake: Lake) -> None:
+@pytest.mark.parametrize("text", ['"format": 2', '"format": "1"'])
+def test_record_of_another_format_is_not_read(lake: Lake, text: str) -> None:
     record = lakes.add_run(lake, TOY)
     path = lake.workspace.path(lake.records.key("toy", DAY, record.run_id))
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 1', text))
     with pytest.raises(LakeDamaged, match=r"an unknown format(?s:.)*use the version of Lakescore that"):
         lake.records.read("toy", DAY, record.run_id)
 
